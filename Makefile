@@ -1,0 +1,56 @@
+# Everything from here: `make` alone lists what there is.
+PYTHON ?= python3
+VENV   ?= .venv
+PROFILE ?=
+FROM   ?=
+RUN    := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint tables report status doctor repro clean
+
+help: ## this list
+	@echo "make reproduce-<paper> [PROFILE=quick|paper]   train, tables, figures (papers: mm)"
+	@echo "make data-<name> [FROM=folder]                 prepare cifar10, cifar100, mnist or digits"
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 47
+	@echo "Variables: PROFILE, FROM, PYTHON=$(PYTHON), VENV=$(VENV), ARGS (more options for reproduce, for example ARGS='--device cpu')"
+
+setup: $(STAMP) ## the environment in .venv, from requirements.lock
+
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is here; this needs 3.11 to 3.13: make setup PYTHON=python3.12")'
+	@echo "Setting up $(VENV): torch, torchvision and the rest, some 5 GB; a few minutes."
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+data-%: $(STAMP)
+	@$(RUN) -m papers prepare $* $(if $(FROM),--from "$(FROM)")
+
+reproduce-%: $(STAMP)
+	@test -f papers/$*/replicate.py || { echo "There is no paper '$*'; there are: $(patsubst papers/%/replicate.py,%,$(wildcard papers/*/replicate.py))" >&2; exit 2; }
+	@$(RUN) -m papers.$*.replicate reproduce $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
+
+test: $(STAMP) ## all tests, on two processes (about ten minutes on two cores)
+	@$(RUN) -m pytest -n 2 $(ARGS)
+
+lint: $(STAMP) ## ruff
+	@$(RUN) -m ruff check .
+
+tables: $(STAMP) ## the tables and claims of all papers, from the records that are here
+	@$(RUN) -m papers table $(if $(PROFILE),--profile $(PROFILE))
+
+report: $(STAMP) ## tables, figures and the generated parts of the READMEs
+	@$(RUN) -m papers report
+
+status: $(STAMP) ## how many seeds each cell has
+	@$(RUN) -m papers status --profile $(or $(PROFILE),paper)
+
+doctor: $(STAMP) ## what is wrong with this machine, and how to mend it
+	@$(RUN) -m papers doctor
+
+repro: $(STAMP) ## the quick profile through DVC: only what changed
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/dvc repro
+
+clean: ## remove what can be made again: unfinished work, quick results, tables, figures (not .venv, not data)
+	@rm -rf .work papers/*/results/quick papers/*/tables papers/*/figures papers/*/summaries papers/*/checkpoints

@@ -1,0 +1,263 @@
+"""The command line over one paper (`python -m papers.<paper>.replicate`) or all of them (`python -m papers`).
+
+Only `train` and `reproduce` import torch; `plan`, `status`, `table` and `figures` work on records alone.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from common.console import observe_pack, print_status
+from common.cost import clock, speeds, work
+from common.data.sources import prepare
+from common.doctor import examine
+from common.errors import UserError
+from common.method import Paper, Planned, plan
+from common.spec import Profile
+from common.store import load_records, merge, pack_records, record_files
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA, WORK = ROOT / "data", ROOT / ".work"
+PACK_LIMIT = {"cuda": 64, "cpu": 64}
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main(*papers: Paper, arguments: Sequence[str] | None = None) -> None:
+    """Run one command; a UserError is one sentence on standard error and exit code 2, Ctrl-C is exit code 130."""
+    options = parser(papers).parse_args(arguments)
+    try:
+        sys.exit(options.command(papers, options) or 0)
+    except UserError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_plain(str(error))}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("\nInterrupted; the same command goes on from the last saved epoch.")
+        sys.exit(130)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def parser(papers: Sequence[Paper]) -> argparse.ArgumentParser:
+    """Every command with its options; `--help` of each shows them."""
+    what = papers[0].title if len(papers) == 1 else "all papers: " + ", ".join(p.name for p in papers)
+    top = argparse.ArgumentParser(description=f"Replication of {what}.", epilog="See the README for the whole story.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    chosen = _selection()
+    _add(commands, "plan", command_plan, "what would be trained, how many runs, and for how long", chosen)
+    _add_training(_add(commands, "train", command_train, "train every run that has no record; goes on where it stopped", chosen))
+    _add(commands, "status", command_status, "how many seeds each cell has", chosen)
+    _add(commands, "table", command_table, "write the tables and claims beside the published numbers, and print them", chosen)
+    _add(commands, "figures", command_figures, "draw the figures from records", chosen)
+    whole = _add(commands, "reproduce", command_reproduce, "prepare, train, tables, figures: what `make reproduce-...` calls", chosen)
+    _add_training(whole)
+    incoming = _add(commands, "merge", command_merge, "bring in records made on another machine")
+    incoming.add_argument("source", type=Path, help="a tar of pack-records, a folder, or one record")
+    outgoing = _add(commands, "pack-records", command_pack_records, "put the records into one tar, to merge elsewhere", chosen)
+    outgoing.add_argument("target", type=Path, help="the tar to write, for example records.tar")
+    sets = _add(commands, "prepare", command_prepare, "make data/<name>.npz from a folder, an archive or a download")
+    sets.add_argument("names", nargs="+", help="cifar10, cifar100, mnist or digits")
+    sets.add_argument("--from", dest="source", type=Path, help="an .npz, the official archive, or class folders of PNGs "
+                      "(or set LONGTAIL_DATA); without it torchvision downloads")
+    _add(commands, "doctor", command_doctor, "environment, device, data and disk: what is wrong and how to mend it")
+    return top
+
+
+def _selection() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--profile", choices=("quick", "paper"), help="quick: scikit-learn's digits, minutes on two CPU "
+                        "cores; paper: the published protocol (default: paper where there are a GPU and the data)")
+    shared.add_argument("--column", action="append", default=[], metavar="NAME", help="only this column, for example "
+                        "cifar10-lt-100 (repeatable)")
+    shared.add_argument("--method", action="append", default=[], metavar="NAME", help="only this method: mm-drw, or "
+                        "mm-drw@released (repeatable)")
+    shared.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 (default: as params.yaml says)")
+    return shared
+
+
+def _add_training(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where it is)")
+    command.add_argument("--precision", choices=("bfloat16", "float32", "float64"), help="default: bfloat16 on CUDA, float32 on CPU")
+    command.add_argument("--no-compile", dest="compile", action="store_false", default=None, help="do not compile on CUDA")
+    command.add_argument("--pack", type=_positive, metavar="M", help="at most M runs side by side (results do not change)")
+    command.add_argument("--minutes", type=float, metavar="T", help="pause after T minutes; the same command goes on")
+    command.add_argument("--save-every", type=float, default=20.0, metavar="S", help="seconds between resume states (default: 20)")
+
+
+def _add(commands, name: str, function, text: str, *parents) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=list(parents))
+    command.set_defaults(command=function)
+    return command
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def resolve_profile(papers: Sequence[Paper], options: argparse.Namespace) -> Profile:
+    """The profile asked for; else that of the named columns; else paper where a GPU and the data are, and says why."""
+    if options.profile:
+        return options.profile
+    owners = {profile for p in papers for profile, columns in p.columns.items() for c in columns if c.name in options.column}
+    if owners:
+        return "quick" if owners == {"quick"} else "paper"
+    needed = sorted({c.dataset for p in papers for c in p.columns["paper"]})
+    absent = [n for n in needed if not (DATA / f"{n}.npz").exists()]
+    gpu = Path("/dev/nvidia0").exists()
+    why = "a GPU and the data are here" if gpu and not absent else " and ".join(
+        ([] if gpu else ["no GPU"]) + ([f"no data/{absent[0]}.npz"] if absent else []))
+    profile: Profile = "paper" if gpu and not absent else "quick"
+    console.print(f"Profile [bold]{profile}[/]: {why}. (--profile, or PROFILE= with make, overrides.)")
+    return profile
+
+
+def planned_runs(papers: Sequence[Paper], options: argparse.Namespace) -> tuple[Profile, list[Planned]]:
+    """The runs of all papers that the options select, each key once."""
+    profile, found, refusals = resolve_profile(papers, options), {}, []
+    for paper in papers:
+        try:
+            selected = plan(paper, profile, columns=tuple(options.column), methods=tuple(options.method), seeds=options.seeds)
+            found |= {m.run.key: m for m in selected if m.run.key not in found}
+        except UserError as refusal:
+            refusals.append(refusal)
+    if len(refusals) == len(papers):
+        raise refusals[0]
+    return profile, list(found.values())
+
+
+def papers_root(papers: Sequence[Paper]) -> Path:
+    """The folder of all papers: records are looked up under it by key."""
+    return papers[0].folder.parent
+
+
+def command_plan(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    profile, planned = planned_runs(papers, options)
+    have = record_files(papers_root(papers))
+    missing = [m for m in planned if m.run.key not in have]
+    table = Table("column", "runs", "have a record", "to train", "protocol")
+    for name in dict.fromkeys(m.run.column.name for m in planned):
+        of = [m for m in planned if m.run.column.name == name]
+        p = of[0].run.protocol
+        table.add_row(name, str(len(of)), str(sum(m.run.key in have for m in of)), str(sum(m.run.key not in have for m in of)),
+                      f"{p.epochs} epochs, batch {p.batch_size}")
+    console.print(table)
+    console.print(f"{len(missing)} of {len(planned)} runs of profile {profile} are to be trained. {_expected(papers, missing)}")
+
+
+def _expected(papers: Sequence[Paper], missing: Sequence[Planned]) -> str:
+    """How long, on every device that has left records."""
+    total = sum(work(m.run.column, m.run.protocol) for m in missing)
+    known = speeds(load_records(papers_root(papers)).values()) if missing else {}
+    if not known:
+        return "No device has left a record yet, so the time is unknown." if missing else ""
+    return "Expected: " + "; ".join(f"{clock(total * s)} on {device}" for device, s in sorted(known.items())) + "."
+
+
+def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
+    profile, planned = planned_runs(papers, options)
+    return train_runs(papers, planned, options)
+
+
+def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: argparse.Namespace) -> int:
+    """Train what is missing. Returns 0, or 3 when the minutes ran out first."""
+    from common.train.loop import Workspace
+    from common.train.work import choose_device, missing_runs, train
+
+    root = papers_root(papers)
+    missing = missing_runs(planned, root)
+    if not missing:
+        console.print(f"All {len(planned)} runs have their records: nothing to train.")
+        return 0
+    device = choose_device(options.device, options.precision, options.compile)
+    limit = options.pack or PACK_LIMIT["cuda" if device.cuda else "cpu"]
+    console.print(f"Training {len(missing)} runs on {device.name} in {device.precision}, at most {limit} side by side.")
+    deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+    done = train(planned, root=root, data=DATA, work=Workspace(WORK, options.save_every, deadline), device=device, limit=limit,
+                 observer=observe_pack)
+    if not done:
+        console.print("The minutes are over; the same command goes on from here.")
+    return 0 if done else 3
+
+
+def command_status(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    profile = resolve_profile(papers, options)
+    have = set(record_files(papers_root(papers)))
+    for paper in papers:
+        print_status(console, paper, profile, have, tuple(options.column), options.seeds)
+
+
+def command_table(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    from common.report.tables import print_table, write_tables
+
+    profile, records = resolve_profile(papers, options), load_records(papers_root(papers))
+    for paper in papers:
+        files = write_tables(paper, records, profile, paper.folder / "tables")
+        print_table(paper, records, profile, console)
+        console.print(f"Tables with every cell: {_relative(files[0].parent)}")
+
+
+def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    from common.report.figures import save_figures
+
+    profile, records = resolve_profile(papers, options), load_records(papers_root(papers))
+    for paper in papers:
+        for line in save_figures(paper, profile, records, paper.folder / "figures"):
+            console.print(line)
+
+
+def command_reproduce(papers: Sequence[Paper], options: argparse.Namespace) -> int:
+    begun = time.monotonic()
+    options.profile, planned = planned_runs(papers, options)
+    for name in sorted({m.run.column.dataset for m in planned}):
+        console.print(prepare(name, DATA, None))
+    if code := train_runs(papers, planned, options):
+        return code
+    command_figures(papers, options)
+    command_table(papers, options)
+    console.print(f"\nDone in {clock(time.monotonic() - begun)}.")
+    if options.profile == "quick":
+        name = papers[0].name if len(papers) == 1 else "PAPER"
+        console.print("These runs are on scikit-learn's digits: they show that every method trains, not what the paper claims.\n"
+                      f"The real thing, on CIFAR: make data-cifar10 data-cifar100 FROM=FOLDER && make reproduce-{name} PROFILE=paper\n"
+                      f"What that would train: .venv/bin/python -m papers.{name}.replicate plan --profile paper")
+    return 0
+
+
+def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    places = {m.run.key: m.folder for p in papers for profile in p.columns for m in _all_runs(p, profile)}
+    counts = merge(options.source, places, papers_root(papers))
+    console.print(f"Merged {counts['new']} new records; {counts['known']} were here already. Rebuild the tables with `make tables`.")
+
+
+def _all_runs(paper: Paper, profile: Profile) -> list[Planned]:
+    """Every run of a profile with the runs that they start from, for up to ten seeds."""
+    runs = plan(paper, profile, seeds=10)
+    return runs + [m.start for m in runs if m.start]
+
+
+def command_pack_records(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    _, planned = planned_runs(papers, options)
+    keys = {m.run.key for m in planned} | {m.start.run.key for m in planned if m.start}
+    console.print(f"{pack_records(papers_root(papers), options.target, keys)} records in {options.target}.")
+
+
+def command_prepare(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    for name in options.names:
+        console.print(prepare(name, DATA, options.source))
+
+
+def command_doctor(papers: Sequence[Paper], options: argparse.Namespace) -> int:
+    return examine(console, DATA, sorted({c.dataset for p in papers for columns in p.columns.values() for c in columns}))
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path

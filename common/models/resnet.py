@@ -1,0 +1,77 @@
+"""CIFAR ResNets (He et al., 2016) of M runs packed into one network: convolutions with groups=M.
+
+Channels of run m are [m * c, (m + 1) * c) of every feature map. Batch normalisation is per channel already, so a run
+of a pack computes what it computes alone. One run (M = 1) is the plain network.
+
+Option-A shortcuts: where the shape changes, every second pixel and zero-padded channels, no parameters. ReLU after
+the addition; global average pool. Initialisation: kaiming_normal (fan-in, gain sqrt 2) on convolutions, batch
+normalisation (1, 0), as the released LDAM code has it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.models.sizes import BACKBONES
+
+
+class Block(nn.Module):
+    """conv3x3-BN-ReLU-conv3x3-BN + shortcut, ReLU, of `runs` runs."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int, runs: int):
+        super().__init__()
+        self.runs, self.c_in, self.c_out, self.stride = runs, c_in, c_out, stride
+        self.conv1 = nn.Conv2d(c_in * runs, c_out * runs, 3, stride, 1, groups=runs, bias=False)
+        self.bn1 = nn.BatchNorm2d(c_out * runs)
+        self.conv2 = nn.Conv2d(c_out * runs, c_out * runs, 3, 1, 1, groups=runs, bias=False)
+        self.bn2 = nn.BatchNorm2d(c_out * runs)
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        if self.c_in == self.c_out:
+            return x
+        x = x[:, :, ::2, ::2]
+        n, _, h, w = x.shape
+        pad = (self.c_out - self.c_in) // 2
+        x = F.pad(x.reshape(n, self.runs, self.c_in, h, w), (0, 0, 0, 0, pad, pad))
+        return x.reshape(n, self.runs * self.c_out, h, w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class PackedResNet(nn.Module):
+    """Images [batch, runs * channels, height, width] -> features [runs, batch, width]."""
+
+    def __init__(self, blocks: int, width: int, runs: int, channels: int = 3):
+        super().__init__()
+        self.runs, self.width = runs, 4 * width
+        self.conv = nn.Conv2d(channels * runs, width * runs, 3, 1, 1, groups=runs, bias=False)
+        self.bn = nn.BatchNorm2d(width * runs)
+        layers, c_in = [], width
+        for c_out, stride in ((width, 1), (2 * width, 2), (4 * width, 2)):
+            for i in range(blocks):
+                layers.append(Block(c_in, c_out, stride if i == 0 else 1, runs))
+                c_in = c_out
+        self.blocks = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(F.relu(self.bn(self.conv(x)))).mean((2, 3))
+        return x.reshape(len(x), self.runs, self.width).transpose(0, 1)
+
+
+def backbone(name: str, runs: int, channels: int = 3) -> PackedResNet:
+    """The packed backbone of that name in `BACKBONES`."""
+    return PackedResNet(*BACKBONES[name], runs=runs, channels=channels)
+
+
+@torch.no_grad()
+def initialise(net: nn.Module, generators: Sequence[torch.Generator]) -> None:
+    """Draw the convolutions of run m from generators[m], layer by layer, so that a run starts alike in every pack."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            for weight, generator in zip(module.weight.chunk(len(generators)), generators, strict=True):
+                drawn = torch.empty(weight.shape, dtype=torch.float32)
+                weight.copy_(nn.init.kaiming_normal_(drawn, generator=generator))

@@ -1,0 +1,167 @@
+"""Where records, checkpoints and resume states live, and how records travel between machines. No torch.
+
+A record is `<paper>/results/<profile>/<column>/<method>-s<seed>-<key>.json`; a run is looked up by its key under all
+papers, so a run that several tables need is trained once. Nothing is ever half-written: a temporary file is renamed.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.spec import canonical_json, spec_key
+
+SCHEMA = 1
+FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    "schema": int, "key": str, "label": str, "spec": dict, "status": str, "accuracy": dict, "per_class_accuracy": list,
+    "confusion": list, "groups": dict, "calibration": dict, "curves": dict, "norms": dict, "counts": list, "made": dict,
+    "digest": str,
+}
+STATUSES = ("done", "diverged")
+SPEC_FIELDS = {"column", "protocol", "method", "data", "seed"}
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write the whole file or nothing. A full disk is a UserError, and leaves the old file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{path} could not be written ({error.strerror}); free some space or choose another place, "
+                            "and start again: nothing else was changed.") from None
+        raise
+
+
+def seal(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with its digest: the SHA-256 of everything else in it."""
+    body = {k: v for k, v in record.items() if k != "digest"}
+    return {**body, "digest": hashlib.sha256(canonical_json(body)).hexdigest()}
+
+
+def check_record(record: Any, where: str) -> dict[str, Any]:
+    """The record, if it is whole and its own: fields, schema, key of its spec and digest. Else a UserError naming `where`."""
+    if not isinstance(record, dict):
+        raise UserError(f"{where} is not a record: it holds {type(record).__name__} instead of fields.")
+    if record.get("schema") != SCHEMA:
+        raise UserError(f"{where} has record schema {record.get('schema')!r}; this version reads schema {SCHEMA}.")
+    for name, kind in FIELDS.items():
+        if not isinstance(record.get(name), kind):
+            raise UserError(f"{where} is not a record: field {name!r} is missing or of the wrong type.")
+    if record["status"] not in STATUSES or set(record["spec"]) != SPEC_FIELDS:
+        raise UserError(f"{where} is not a record: its status or its spec is not one that this version writes.")
+    if spec_key(record["spec"]) != record["key"]:
+        raise UserError(f"{where} carries key {record['key']}, but its spec has key {spec_key(record['spec'])}.")
+    if seal(record)["digest"] != record["digest"]:
+        raise UserError(f"{where} is damaged: its content does not match its digest.")
+    return record
+
+
+def parse_record(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(content)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{where} is damaged: it is not JSON ({error}).") from None
+    return check_record(record, where)
+
+
+def record_path(folder: Path, record: Mapping[str, Any]) -> Path:
+    """A readable file name that ends in the key."""
+    method = re.sub(r"[^A-Za-z0-9.@]+", "-", record["label"]).strip("-")
+    return folder / f"{method}-s{record['spec']['seed']}-{record['key']}.json"
+
+
+def save_record(folder: Path, record: Mapping[str, Any]) -> Path:
+    """Seal and write a record; one that is there already under the same key is replaced by name, never duplicated."""
+    path = record_path(folder, record)
+    write_atomically(path, json.dumps(seal(record), separators=(",", ":"), allow_nan=False).encode() + b"\n")
+    return path
+
+
+def record_files(root: Path) -> dict[str, Path]:
+    """Key -> file of every record under `root` (the folder of all papers); only names are read."""
+    pattern = re.compile(r"-([0-9a-f]{16})\.json$")
+    files = sorted(root.glob("*/results/*/*/*.json"))
+    return {found[1]: path for path in files if (found := pattern.search(path.name))}
+
+
+def load_records(root: Path, keys: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Key -> checked record, of all under `root` or of `keys` only."""
+    files = record_files(root)
+    wanted = files if keys is None else [k for k in keys if k in files]
+    return {key: _read(files[key], key) for key in wanted}
+
+
+def _read(path: Path, key: str) -> dict[str, Any]:
+    record = parse_record(path.read_bytes(), str(path))
+    if record["key"] != key:
+        raise UserError(f"{path} holds the record of key {record['key']}: rename or remove it.")
+    return record
+
+
+def merge(source: Path, places: Mapping[str, Path], root: Path) -> dict[str, int]:
+    """Bring in records made elsewhere: a tar, a folder or one JSON file. All are checked before the first is written.
+
+    places: key -> folder for every run that the papers know; a record of no such run is foreign and refused.
+    A record that is here already is kept; another one under the same key is refused unless it is the same.
+    Returns how many were new and how many known.
+    """
+    incoming = {name: parse_record(content, name) for name, content in _read_source(Path(source)).items()}
+    if not incoming:
+        raise UserError(f"{source} holds no record (*.json).")
+    known, fresh = load_records(root, {r["key"] for r in incoming.values()}), {}
+    for name, record in incoming.items():
+        key = record["key"]
+        if key not in places:
+            raise UserError(f"{name} is foreign: no paper here plans the run {key} ({record['label']}); nothing was merged.")
+        for other in (known.get(key), fresh.get(key)):
+            if other and other["digest"] != record["digest"]:
+                raise UserError(f"{name} differs from the record of run {key} that is here; remove one of the two; nothing was merged.")
+        if key not in known:
+            fresh[key] = record
+    for key, record in fresh.items():
+        save_record(places[key], record)
+    return {"new": len(fresh), "known": len(incoming) - len(fresh)}
+
+
+def _read_source(source: Path) -> dict[str, bytes]:
+    """Name -> content of every *.json in a tar, folder or file; a tar is read in memory, so no member can leave a folder."""
+    if source.is_dir():
+        return {str(p): p.read_bytes() for p in sorted(source.rglob("*.json"))}
+    if not source.exists():
+        raise UserError(f"{source} does not exist.")
+    if source.suffix == ".json":
+        return {str(source): source.read_bytes()}
+    try:
+        with tarfile.open(source) as tar:
+            members = [m for m in tar.getmembers() if m.isfile() and m.name.endswith(".json")]
+            return {f"{source}: {m.name}": tar.extractfile(m).read() for m in members}
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"{source} is not a whole tar of records ({error}).") from None
+
+
+def pack_records(root: Path, target: Path, keys: Iterable[str] | None = None) -> int:
+    """Write the records under `root` (all, or of `keys`) into one xz tar, the same bytes for the same records."""
+    buffer, files = io.BytesIO(), record_files(root)
+    chosen = sorted(files[k] for k in (files if keys is None else keys) if k in files)
+    with tarfile.open(fileobj=buffer, mode="w:xz") as tar:
+        for path in chosen:
+            info = tarfile.TarInfo(str(path.relative_to(root)))
+            info.size = path.stat().st_size
+            tar.addfile(info, io.BytesIO(path.read_bytes()))
+    write_atomically(target, buffer.getvalue())
+    return len(chosen)

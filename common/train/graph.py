@@ -1,0 +1,42 @@
+"""One training step as one CUDA graph: what a GPU would spend on launching kernels is paid once."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from common.train.pack import Pack
+
+WARM_UP = 4  # steps before capture: lazy initialisation, cuDNN's choices and compilation must lie behind it
+
+
+def capture(pack: "Pack", drawn: Tensor, compiled: bool) -> Callable[[Tensor], None]:
+    """Capture `pack.step` for batches of drawn's shape. Returns a function that trains on other draws of that shape.
+
+    The warm-up trains for real, so weights, statistics, momenta and the loss sum are put back. `drawn` becomes the
+    graph's own input. The last, smaller batch of an epoch is captured uncompiled: one step in a hundred is not worth
+    a compilation.
+    """
+    saved = [(t, t.detach().clone()) for run in range(pack.runs) for t in pack.run_state(run).values()]
+    saved.append((pack.loss_sum, pack.loss_sum.clone()))
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UP):
+            pack.step(drawn, compiled)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    pack.optimiser.zero_grad(set_to_none=True)
+    with torch.cuda.graph(graph):
+        pack.step(drawn, compiled)
+    with torch.no_grad():
+        for tensor, before in saved:
+            tensor.copy_(before)
+
+    def replay(other: Tensor) -> None:
+        drawn.copy_(other)
+        graph.replay()
+
+    return replay

@@ -1,0 +1,167 @@
+"""The one training loop: epochs of a pack, evaluation, resume state, records."""
+
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+
+from common.data.sets import Images
+from common.errors import UserError
+from common.method import Planned
+from common.spec import canonical_json, spec_key
+from common.store import save_record, write_atomically
+from common.train.pack import Device, Pack
+from common.train.record import Curves, make_diverged_record, make_record, surroundings
+
+WATCH = 5  # before the rate first decays, an epoch is tested on every fifth test image: the whole set would cost a quarter of it
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an observer is told after each epoch."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    best: float
+    worst: float
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where unfinished work is kept, out of git and out of DVC's sight. save_seconds: the least time between two saves."""
+
+    folder: Path
+    save_seconds: float = 20.0
+    deadline: float = math.inf  # of time.monotonic(); the pack pauses at the end of the epoch that passes it
+
+    def resume_file(self, keys: Sequence[str]) -> Path:
+        return self.folder / "resume" / f"{spec_key({'keys': list(keys)})}.pt"
+
+    def log(self, **event) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "log.jsonl", "ab") as file:
+            file.write(canonical_json({"time": round(time.time(), 3), **event}) + b"\n")
+
+
+def checkpoint_path(planned: Planned) -> Path:
+    """Where the weights of a finished run are: <paper>/checkpoints/<key>.safetensors."""
+    return planned.folder.parents[2] / "checkpoints" / f"{planned.run.key}.safetensors"
+
+
+def test_stride(pack: Pack, epoch: int) -> int:
+    """1 (the whole test set) from the first decay on and in the last epoch, else every WATCH-th image."""
+    first = min(pack.protocol.decay_epochs, default=0)
+    return 1 if epoch >= first or epoch + 1 == pack.protocol.epochs else WATCH
+
+
+def load_start(pack: Pack) -> None:
+    """Give runs that start from another run its backbone; the head stays as drawn."""
+    for run, member in enumerate(pack.members):
+        if start := member.start:
+            path = checkpoint_path(start)
+            if not path.exists():
+                raise UserError(f"{path} is missing: {member.label} starts from {start.label}, so train that first.")
+            state = load_file(path, device=str(pack.rate.device))
+            pack.load_run_state(run, {n: t for n, t in state.items() if n.startswith("backbone.")})
+
+
+def train_pack(members: Sequence[Planned], images: Images, device: Device, work: Workspace,
+               observe: Callable[[Progress], None] = lambda progress: None) -> bool:
+    """Train the pack from where it stopped, and leave a record and a checkpoint for every run.
+
+    Returns False if the workspace's deadline ended it early; the next call then goes on from there.
+    """
+    pack = Pack(members, images, device)
+    keys = [m.run.key for m in pack.members]
+    file = work.resume_file(keys)
+    epoch, curves, seconds = 0, Curves(pack.runs), 0.0
+    if file.exists():
+        epoch, curves, seconds = load_state(pack, file)
+    else:
+        load_start(pack)
+    saved = begun = time.monotonic()
+    while epoch < pack.protocol.epochs:
+        tallies = run_epoch(pack, epoch, curves)
+        epoch += 1
+        tell(pack, epoch, curves, work, observe)
+        now = time.monotonic()
+        if epoch < pack.protocol.epochs and (now > work.deadline or now - saved >= work.save_seconds):
+            save_state(pack, file, epoch, curves, seconds + now - begun)
+            if now > work.deadline:
+                return False
+            saved = time.monotonic()
+    finish(pack, curves, tallies, seconds + time.monotonic() - begun)
+    file.unlink(missing_ok=True)
+    return True
+
+
+def run_epoch(pack: Pack, epoch: int, curves: Curves) -> list:
+    """Train and test one epoch; a run whose loss has left the finite range is stopped."""
+    losses = pack.train_epoch(epoch).tolist()
+    for run, loss in enumerate(losses):
+        if pack.alive[run] and not math.isfinite(loss):
+            pack.stop_run(run)
+    tallies = pack.evaluate(test_stride(pack, epoch))
+    curves.add(epoch, losses, tallies, last=epoch + 1 == pack.protocol.epochs)
+    return tallies
+
+
+def tell(pack: Pack, epoch: int, curves: Curves, work: Workspace, observe: Callable[[Progress], None]) -> None:
+    """Report the epoch just finished to the log and to the observer."""
+    alive = [r for r in range(pack.runs) if pack.alive[r]] or [0]
+    accuracies = [curves.accuracy[r][-1] for r in alive]
+    loss = sum(curves.loss[r][-1] for r in alive) / len(alive)
+    observe(Progress(epoch, pack.protocol.epochs, loss, max(accuracies), min(accuracies)))
+    runs = {m.run.key: [None if not pack.alive[r] else curves.loss[r][-1], curves.accuracy[r][-1]]
+            for r, m in enumerate(pack.members)}
+    work.log(column=pack.column.name, epoch=epoch, loss_and_accuracy=runs)
+
+
+def save_state(pack: Pack, file: Path, epoch: int, curves: Curves, seconds: float) -> None:
+    """Write all that the next start needs; draws need no state, they are made from (seed, purpose, epoch)."""
+    buffer = io.BytesIO()
+    state = {
+        "keys": [m.run.key for m in pack.members], "epoch": epoch, "seconds": seconds, "alive": pack.alive,
+        "curves": json.dumps(vars(curves)), "device": vars(pack.device),
+        "runs": [{n: t.cpu().clone() for n, t in pack.run_state(r).items()} for r in range(pack.runs)],
+    }
+    torch.save(state, buffer)
+    write_atomically(file, buffer.getvalue())
+
+
+def load_state(pack: Pack, file: Path) -> tuple[int, Curves, float]:
+    """Restore the pack; returns the epochs done, the curves and the seconds spent."""
+    try:
+        state = torch.load(file, weights_only=True)
+    except Exception as error:  # whatever a damaged file makes the unpickler raise
+        raise UserError(f"{file} is damaged ({type(error).__name__}); delete it, and its runs start again.") from None
+    if state["device"]["precision"] != pack.device.precision:
+        raise UserError(f"{file} was begun in {state['device']['precision']}; go on with --precision "
+                        f"{state['device']['precision']}, or delete it to start again in {pack.device.precision}.")
+    for run, tensors in enumerate(state["runs"]):
+        pack.load_run_state(run, tensors)
+    pack.alive = list(state["alive"])
+    curves = Curves(pack.runs)
+    vars(curves).update(json.loads(state["curves"]))
+    return state["epoch"], curves, state["seconds"]
+
+
+def finish(pack: Pack, curves: Curves, tallies: list, seconds: float) -> None:
+    """Leave a checkpoint, then a record, of every run; `seconds` is shared equally."""
+    made = {**surroundings(pack), "seconds": round(seconds / pack.runs, 3)}
+    for run, member in enumerate(pack.members):
+        if not pack.alive[run]:
+            epoch = next(e for e, loss in enumerate(curves.loss[run]) if not math.isfinite(loss))
+            save_record(member.folder, make_diverged_record(pack, run, curves, epoch, made))
+            continue
+        tensors = {n: t.cpu().contiguous() for n, t in pack.run_state(run).items() if not n.startswith("momentum.")}
+        write_atomically(checkpoint_path(member), save(tensors, {"key": member.run.key, "label": member.label}))
+        group = next(i for i, g in enumerate(pack.groups) if g.first <= run < g.stop)
+        save_record(member.folder, make_record(pack, run, curves, tallies[group], made))

@@ -1,0 +1,118 @@
+"""The record of a finished run, from the counts of its last evaluation and its curves."""
+
+import datetime
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.metrics import Tally, summary
+from common.store import SCHEMA
+from common.train.pack import Pack
+
+FEATURE_NORM_EVERY = 10  # epochs between the stored feature norms, which are one number a class
+
+
+class Curves:
+    """What an epoch leaves of every run; it grows by `add` and travels in the resume state."""
+
+    def __init__(self, runs: int):
+        self.loss: list[list[float]] = [[] for _ in range(runs)]
+        self.accuracy: list[list[float]] = [[] for _ in range(runs)]
+        self.norms: list[list[list[float]]] = [[] for _ in range(runs)]
+        self.tested: list[int] = []
+        self.norm_epochs: list[int] = []
+
+    def add(self, epoch: int, losses: Sequence[float], tallies: Sequence[Tally], last: bool) -> None:
+        """losses [runs]; tallies in the order of the runs, one a group."""
+        accuracies = torch.cat([t.accuracy() for t in tallies]).tolist()
+        self.tested.append(int(tallies[0].confusion[0].sum()))
+        with_norms = last or (epoch + 1) % FEATURE_NORM_EVERY == 0
+        self.norm_epochs += [epoch] if with_norms else []
+        means = [n for t in tallies for n in (t.norms / t.confusion.sum(2)).tolist()] if with_norms else []
+        for run, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True)):
+            self.loss[run].append(round(float(loss), 6))
+            self.accuracy[run].append(round(accuracy, 4))
+            if with_norms:
+                self.norms[run].append([float(f"{n:.4g}") for n in means[run]])
+
+
+def best_epoch(accuracy: Sequence[float], tested: Sequence[int]) -> int:
+    """The first epoch of highest accuracy among those that saw the whole test set."""
+    whole = max(tested)
+    return max((e for e, n in enumerate(tested) if n == whole), key=lambda e: (accuracy[e], -e))
+
+
+def make_record(pack: Pack, run: int, curves: Curves, tally: Tally, made: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of run `run`, whose group's last evaluation over the whole test set is `tally`."""
+    member, state = pack.members[run], pack.run_state(run)
+    group = next(g for g in pack.groups if g.first <= run < g.stop)
+    at = run - group.first
+    counts = pack.feed.counts if member.method.task == "classes" else np.full(4, len(pack.feed.labels))
+    parts = summary(tally.confusion[at].cpu().numpy(), tally.bins[at].cpu().numpy(), counts)
+    accuracy, tested = curves.accuracy[run], curves.tested
+    best = best_epoch(accuracy, tested)
+    last = parts.pop("accuracy")
+    norms = state["head.weight"][0].norm(dim=0).tolist()
+    return _common(pack, run, curves, made) | parts | {
+        "status": "done",
+        "accuracy": {"last": last, "best": accuracy[best], "best_epoch": best},
+        "norms": {"classifier": [float(f"{n:.5g}") for n in norms], "feature_epochs": list(curves.norm_epochs),
+                  "feature": curves.norms[run]},
+        "counts": counts.tolist(),
+    }
+
+
+def make_diverged_record(pack: Pack, run: int, curves: Curves, epoch: int, made: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run that left the finite range in `epoch`: it has no accuracy, and says when it ended."""
+    return _common(pack, run, curves, {**made, "diverged_in_epoch": epoch}) | {
+        "status": "diverged",
+        "accuracy": {"last": None, "best": None, "best_epoch": None},
+        "per_class_accuracy": [], "confusion": [], "groups": {"many": None, "medium": None, "few": None},
+        "calibration": {"ece": None, "bins": []},
+        "norms": {"classifier": [], "feature_epochs": [], "feature": []},
+        "counts": pack.feed.counts.tolist(),
+    }
+
+
+def _common(pack: Pack, run: int, curves: Curves, made: Mapping[str, Any]) -> dict[str, Any]:
+    member = pack.members[run]
+    finite = [v if np.isfinite(v) else None for v in curves.loss[run]]
+    return {
+        "schema": SCHEMA,
+        "key": member.run.key,
+        "label": f"{member.run.column.name} {member.method.label}",
+        "spec": member.run.spec(),
+        "curves": {"train_loss": finite, "test_accuracy": curves.accuracy[run], "tested": curves.tested},
+        "made": dict(made),
+    }
+
+
+def surroundings(pack: Pack) -> dict[str, Any]:
+    """Device, precision, versions and commit: what made a record, beside its spec."""
+    cuda = pack.device.cuda
+    name = torch.cuda.get_device_name(pack.rate.device) if cuda else _processor()
+    return {
+        "device": name, "device_type": "cuda" if cuda else "cpu", "precision": pack.device.precision,
+        "compiled": pack.device.compile, "torch": torch.__version__, "python": platform.python_version(),
+        "commit": _commit(), "runs_in_pack": pack.runs,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return f"{names[0] if names else platform.processor() or 'CPU'}, {torch.get_num_threads()} threads"
+
+
+def _commit() -> str:
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

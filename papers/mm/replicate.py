@@ -1,0 +1,298 @@
+"""Learning Imbalanced Datasets with Maximum Margin Loss (H. Kang, T. Vu, C. D. Yoo; KAIST).
+
+Claim: a margin that shrinks exponentially with the gap between a sample's own logit and its strongest rival, larger
+for misclassified samples than for correct ones, lowers the error on imbalanced CIFAR-10/100; with LDAM's class
+margins and deferred re-weighting (MM-LDAM-DRW) it has the lowest error of Table 1 in every column.
+
+    python -m papers.mm.replicate plan                            what would run, and for how long
+    python -m papers.mm.replicate train --column cifar10-lt-100   the published protocol on one column
+    python -m papers.mm.replicate table                           Tables 1 to 3 beside the published numbers
+
+Reading "written" is the text; "released" is github.com/ihaeyong/Maximum-Margin-LDAM. README.md has every difference.
+
+z_j: logit of class j, here the cosine between feature and class weight (section 3.1); y: label; n_j: training images
+of class j; s: scale; delta+ / delta-: parameters of the hard positive / negative margin; beta: delta+ / delta-.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.cli import main
+from common.data.sampling import (
+    class_balanced,
+    deferred,
+    effective_number_sampler,
+    effective_number_weights,
+    inverse_weights,
+    shuffled,
+    uniform_weights,
+)
+from common.data.sets import SETS
+from common.losses import (
+    cross_entropy,
+    focal,
+    hinge,
+    largest_other,
+    ldam,
+    ldam_hinge,
+    ldam_margins,
+    shift_target,
+    sigmoid_focal,
+    softmax_cross_entropy,
+    target,
+    uniform_margin,
+)
+from common.method import COSINE, Context, Figure, Head, Method, Outputs, Paper, Table
+from common.report.figures import per_class_error
+from common.spec import Column, Protocol, load_yaml
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+
+
+# ---------------------------------------------------------------- section 3.1: the maximum margin loss
+
+
+def hard_positive_margin(z_y: "Tensor", z_rival: "Tensor", delta_plus: "Tensor | float") -> "Tensor":
+    """Eq. (2): Delta+_y = exp(-max(z_y - max_{j != y} z_j, 0) - delta+). All [..., batch]."""
+    return (-(z_y - z_rival).clamp(min=0) - delta_plus).exp()
+
+
+def hard_negative_margin(z_y: "Tensor", z_rival: "Tensor", delta_minus: "Tensor | float") -> "Tensor":
+    """Eq. (3): Delta-_y = exp(-max(max_{j != y} z_j - z_y, 0) - delta-). All [..., batch]."""
+    return (-(z_rival - z_y).clamp(min=0) - delta_minus).exp()
+
+
+def maximum_margin(z: "Tensor", y: "Tensor", delta_plus: "Tensor | float", delta_minus: "Tensor | float") -> "Tensor":
+    """Eq. (1): Delta_y^MM is Delta+_y where f(x) = y and Delta-_y elsewhere. [..., batch, classes] -> [..., batch].
+
+    A constant for the gradient, as a margin is (gap: the text does not say; the released code detaches it).
+    """
+    z_y, z_rival = target(z, y).detach(), largest_other(z, y).detach()
+    correct = z_y >= z_rival
+    return hard_positive_margin(z_y, z_rival, delta_plus).where(correct, hard_negative_margin(z_y, z_rival, delta_minus))
+
+
+def mm(outputs: Outputs, labels: "Tensor", context: Context, *, s: float, delta: float, beta: float) -> "Tensor":
+    """Eq. (4) with Eq. (5): cross-entropy of s (z_j - Delta_y^MM [j = y]), delta- = delta and delta+ = delta- * beta.
+
+    The margins are those of the unscaled cosines (gap: the text leaves open on which side of s they are taken).
+    """
+    margin = maximum_margin(outputs.logits, labels, delta * beta, delta)
+    return cross_entropy(s * shift_target(outputs.logits, labels, margin), labels)
+
+
+# ---------------------------------------------------------------- section 3.2: class-distribution-aware margins
+
+
+def class_margins(n: "Tensor", largest: float) -> "Tensor":
+    """gamma_j = C / n_j^(1/4) (text before Eq. 6), with C such that the smallest class has `largest`. [classes]."""
+    return ldam_margins(n, largest)
+
+
+def mm_ldam(outputs: Outputs, labels: "Tensor", context: Context, *, s: float, delta: float, beta: float,
+            largest: float) -> "Tensor":
+    """Eq. (4) with delta+_j = (delta- - gamma_j) beta (Eq. 6) and delta-_j = delta- - gamma_j (Eq. 7), j = y."""
+    delta_minus = delta - class_margins(context.counts, largest)[labels]
+    margin = maximum_margin(outputs.logits, labels, delta_minus * beta, delta_minus)
+    return cross_entropy(s * shift_target(outputs.logits, labels, margin), labels)
+
+
+# ---------------------------------------------------------------- the released code's margins
+
+
+def margin_as_released(x: "Tensor", y: "Tensor", delta_minus: "Tensor | float", beta: float) -> "Tensor":
+    """The released Delta [..., batch] on cosines x: it reads every sample's "own" cosine from the class of the batch's
+    first sample, lets the rival be at least 0 (the own entry is set to 0), and is 0 where the two are equal."""
+    first = y[..., :1].unsqueeze(-1).expand(*y.shape, 1)
+    p = x.gather(-1, first).squeeze(-1).detach()
+    q = x.scatter(-1, y.unsqueeze(-1), 0.0).amax(-1).detach()
+    correct, wrong = (-(p - q) - delta_minus * beta).exp(), (-(q - p) - delta_minus).exp()
+    return correct.where(p > q, wrong).where(p != q, 0.0)
+
+
+def mm_as_released(outputs: Outputs, labels: "Tensor", context: Context, *, s: float, delta: float,
+                   beta: float) -> "Tensor":
+    """The released MM: `margin_as_released` on the target's cosine, then the scale."""
+    margin = margin_as_released(outputs.logits, labels, delta, beta)
+    return cross_entropy(s * shift_target(outputs.logits, labels, margin), labels)
+
+
+def mm_ldam_as_released(outputs: Outputs, labels: "Tensor", context: Context, *, s: float, delta: float, beta: float,
+                        largest: float) -> "Tensor":
+    """The released MM-LDAM: delta- less the class margin of the sample's own class."""
+    delta_minus = delta - ldam_margins(context.counts, largest)[labels]
+    margin = margin_as_released(outputs.logits, labels, delta_minus, beta)
+    return cross_entropy(s * shift_target(outputs.logits, labels, margin), labels)
+
+
+# ---------------------------------------------------------------- params.yaml
+
+
+@dataclass(frozen=True)
+class Profile:
+    seeds: int
+    protocol: Protocol
+    columns: dict[str, Column]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A column of Table 2 or 3: delta-, the betas tried, the one in bold."""
+
+    delta: float
+    betas: tuple[float, ...]
+    best: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    s: float
+    delta: float
+    beta: float
+
+
+@dataclass(frozen=True)
+class Written:
+    scale: float
+    largest_margin: float
+
+
+@dataclass(frozen=True)
+class Released:
+    largest_margin: float
+    settings: dict[str, dict[str, Setting]]
+
+
+@dataclass(frozen=True)
+class Baselines:
+    focal_gamma: float
+    effective_number: float
+    scale: float
+    largest_margin: float
+    uniform_margin: float
+
+
+@dataclass(frozen=True)
+class Params:
+    paper: Profile
+    quick: Profile
+    stand_ins: dict[str, str]
+    grids: dict[str, Grid]
+    written: Written
+    released: Released
+    baselines: Baselines
+
+
+PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
+
+
+# ---------------------------------------------------------------- section 4: the rows of Tables 1, 2 and 3
+
+
+def drw(protocol: Protocol, then) -> partial:
+    """Algorithm 1: all weights 1 before the learning rate is annealed (T_0), `then` from it on."""
+    return partial(deferred, before=uniform_weights, then=then, start=protocol.decay_epochs[0])
+
+
+def drs(protocol: Protocol) -> partial:
+    """Deferred re-sampling: every image once an epoch before T_0, every class equally often from it on."""
+    return partial(deferred, before=shuffled, then=class_balanced, start=protocol.decay_epochs[0])
+
+
+def baselines(column: Column, protocol: Protocol) -> list[Method]:
+    """The quoted rows of Table 1. LDAM is trained with both scales: the text's s = 10 and its own code's s = 30."""
+    p, w = PARAMS.baselines, PARAMS.written
+    effective = partial(effective_number_weights, beta=p.effective_number)
+    ldam_10, ldam_30 = (partial(ldam, s=s, largest=p.largest_margin) for s in (w.scale, p.scale))
+    prior = Head("linear", bias=-math.log(SETS[column.dataset].classes - 1), decay_bias=False)
+    rotation = Method("ssp-rotation", "written", softmax_cross_entropy, task="rotation")
+    released_drw = {"loss": ldam_30, "head": COSINE, "weights": drw(protocol, effective)}
+    rows = [
+        Method("ce", "written", softmax_cross_entropy),
+        Method("focal", "written", partial(focal, gamma=p.focal_gamma)),
+        Method("ldam", "written", ldam_10, COSINE),
+        Method("ldam", "released", ldam_30, COSINE),
+        Method("cb-rs", "written", softmax_cross_entropy,
+               sampler=partial(effective_number_sampler, beta=p.effective_number)),
+        Method("cb-rw", "written", softmax_cross_entropy, weights=effective),
+        Method("cb-focal", "written", partial(sigmoid_focal, gamma=p.focal_gamma), prior, effective, reduction="batch"),
+        Method("hg-drs", "written", partial(hinge, s=p.scale, m=p.uniform_margin), COSINE, sampler=drs(protocol)),
+        Method("ldam-hg-drs", "written", partial(ldam_hinge, s=p.scale, largest=p.largest_margin), COSINE,
+               sampler=drs(protocol)),
+        Method("m-drw", "written", partial(uniform_margin, s=p.scale, m=p.uniform_margin), COSINE,
+               drw(protocol, effective)),
+        Method("ldam-drw", "written", ldam_10, COSINE, drw(protocol, inverse_weights)),
+        Method("ldam-drw", "released", **released_drw),
+        Method("ldam-drw-ssp", "written", **released_drw, starts_from=rotation),
+    ]
+    not_printed = ("hg-drs", "ldam-hg-drs") if column.dataset == "cifar100" else ()
+    return [r for r in rows if r.name not in not_printed]
+
+
+def own_rows(column: Column, protocol: Protocol) -> list[Method]:
+    """MM, MM-DRW and MM-LDAM-DRW of Table 1, and the grid of Table 2 or 3, in both readings.
+
+    `written` re-weights by 1 / n_y (Algorithm 1), normalised as section 4 says of re-weighting; `released` by the
+    inverse effective number.
+    """
+    w, r, grid = PARAMS.written, PARAMS.released, PARAMS.grids[column.name]
+    best = {"s": w.scale, "delta": grid.delta, "beta": grid.best}
+    inverse = drw(protocol, inverse_weights)
+    effective = drw(protocol, partial(effective_number_weights, beta=PARAMS.baselines.effective_number))
+    theirs = {name: vars(setting) for name, setting in r.settings[column.name].items()}
+    rows = [
+        Method("mm", "written", partial(mm, **best), COSINE),
+        Method("mm", "released", partial(mm_as_released, **theirs["mm"]), COSINE),
+        Method("mm-drw", "written", partial(mm, **best), COSINE, inverse),
+        Method("mm-drw", "released", partial(mm_as_released, **theirs["mm-drw"]), COSINE, effective),
+        Method("mm-ldam-drw", "written", partial(mm_ldam, **best, largest=w.largest_margin), COSINE, inverse),
+        Method("mm-ldam-drw", "released",
+               partial(mm_ldam_as_released, **theirs["mm-ldam-drw"], largest=r.largest_margin), COSINE, effective),
+    ]
+    for beta in grid.betas:
+        variant, point = f"beta={beta};delta={grid.delta}", {"delta": grid.delta, "beta": beta}
+        rows.append(Method("mm-drw", "written", partial(mm, s=w.scale, **point), COSINE, inverse, variant=variant))
+        loss = partial(mm_as_released, s=theirs["mm-drw"]["s"], **point)
+        rows.append(Method("mm-drw", "released", loss, COSINE, effective, variant=variant))
+    return rows
+
+
+def methods(column: Column, protocol: Protocol) -> tuple[Method, ...]:
+    """Everything that is trained on a column, in the order of Table 1, then the grid."""
+    return (*baselines(column, protocol), *own_rows(column, protocol))
+
+
+# ---------------------------------------------------------------- Figure 3
+
+
+def figure_3(paper: Paper, profile: str, records: dict):
+    """Per-class error of CB-RW and MM-DRW under step imbalance (ratio 100 in the paper)."""
+    column = "cifar10-step-100" if profile == "paper" else "digits-step-20"
+    return per_class_error(paper, profile, records, column, ("cb-rw", "mm-drw"))
+
+
+PAPER = Paper(
+    name="mm",
+    title="Learning Imbalanced Datasets with Maximum Margin Loss",
+    folder=HERE,
+    columns={name: tuple(p.columns.values()) for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
+    protocols={"paper": PARAMS.paper.protocol, "quick": PARAMS.quick.protocol},
+    seeds={"paper": PARAMS.paper.seeds, "quick": PARAMS.quick.seeds},
+    methods=methods,
+    tables=(
+        Table("1", "Top-1 validation errors of ResNet-32 on imbalanced CIFAR-10 and CIFAR-100"),
+        Table("2", "Hyper-parameters beta / delta- of MM-DRW on CIFAR-10"),
+        Table("3", "Hyper-parameters beta / delta- of MM-DRW on CIFAR-100"),
+    ),
+    figures=(Figure("3", "Per-class top-1 error under step imbalance", figure_3),),
+    stand_ins=PARAMS.stand_ins,
+)
+
+if __name__ == "__main__":
+    main(PAPER)

@@ -1,0 +1,400 @@
+"""Every form of a source, whole and broken, on miniatures with the official names."""
+
+import dataclasses
+import errno
+import gzip
+import io
+import os
+import pickle
+import socket
+import struct
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.data import sources
+from common.data.sets import SETS, canonical_order, content_digest, load
+from common.data.sources import ARCHIVES, IDX, VARIABLE, Raw, prepare
+from common.errors import UserError
+
+NAMES = ("cat", "dog", "eel")
+
+
+@pytest.fixture(autouse=True)
+def no_way_out(monkeypatch: pytest.MonkeyPatch):
+    """No test of this file reads a copy that the machine happens to have, or touches the internet."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(sources, "download", lambda name, folder: pytest.fail("went to the internet"))
+
+
+def make_mini(name: str, monkeypatch: pytest.MonkeyPatch, channels: int = 3) -> Raw:
+    """Three classes of random 4 x 4 images (30 train, 6 test), in random order, put into SETS in the place of `name`."""
+    generator = np.random.default_rng(11)
+    arrays = []
+    for per_class in (10, 2):
+        labels = generator.permutation(np.repeat(np.arange(3, dtype=np.uint8), per_class))
+        arrays += [generator.integers(0, 256, (len(labels), 4, 4, channels), np.uint8), labels]
+    known = dataclasses.replace(
+        SETS[name], side=4, channels=channels, classes=3, train=30, test=6,
+        digest_train=content_digest(*arrays[:2]), digest_test=content_digest(*arrays[2:]),
+    )
+    monkeypatch.setitem(SETS, name, known)
+    return Raw(*arrays, classes=NAMES, origin="here")
+
+
+@pytest.fixture
+def mini(monkeypatch: pytest.MonkeyPatch) -> Raw:
+    return make_mini("cifar10", monkeypatch)
+
+
+def python2_pickle(value: object) -> bytes:
+    """Protocol 2 as Python 2's cPickle and an old NumPy wrote it, which is what the official archives contain."""
+
+    def text(s: bytes) -> bytes:
+        return b"T" + struct.pack("<I", len(s)) + s
+
+    def write(v: object) -> bytes:
+        if isinstance(v, dict):
+            return b"}(" + b"".join(write(k) + write(x) for k, x in v.items()) + b"u"
+        if isinstance(v, list):
+            return b"](" + b"".join(map(write, v)) + b"e"
+        if isinstance(v, np.ndarray):
+            state = b"(K\3" + text(b"|") + b"NNN" + b"J\xff\xff\xff\xff" * 2 + b"K\0tb"
+            dtype = b"cnumpy\ndtype\n" + text(b"u1") + b"K\0K\1\x87R" + state
+            shape = b"".join(b"J" + struct.pack("<i", n) for n in v.shape) + b"\x86"
+            make = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85" + text(b"b") + b"\x87R"
+            return make + b"(K\1" + shape + dtype + b"\x89" + text(v.tobytes()) + b"tb"
+        return text(v.encode()) if isinstance(v, str) else b"J" + struct.pack("<i", int(v))
+
+    return b"\x80\x02" + write(value) + b"."
+
+
+def archive_files(name: str, raw: Raw) -> dict[str, bytes]:
+    """File name -> content of a miniature official archive."""
+    layout = ARCHIVES[name]
+    files = {layout.meta: python2_pickle({layout.names: list(raw.classes)})}
+    for part, x, y in ((layout.train, raw.x_train, raw.y_train), (layout.test, raw.x_test, raw.y_test)):
+        for f, rows in zip(part, np.array_split(np.arange(len(x)), len(part)), strict=True):
+            planes = x[rows].transpose(0, 3, 1, 2).reshape(len(rows), -1)
+            files[f] = python2_pickle({"batch_label": f, layout.labels: y[rows].tolist(), "data": planes})
+    return files
+
+
+def write_folder(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True)
+    for f, content in files.items():
+        (folder / f).write_bytes(content)
+    return folder
+
+
+def write_tar(path: Path, folder: str, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for f, content in {**files, "readme.html": os.urandom(4000)}.items():
+            info = tarfile.TarInfo(f"{folder}/{f}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def write_npz(path: Path, raw: Raw, **changed: np.ndarray | None) -> Path:
+    arrays = {key: getattr(raw, key) for key in Raw._fields[:4]} | {"classes": np.array(raw.classes)} | changed
+    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
+    return path
+
+
+def write_pngs(folder: Path, raw: Raw) -> Path:
+    for split, x, y in (("train", raw.x_train, raw.y_train), ("test", raw.x_test, raw.y_test)):
+        for i, (pixels, label) in enumerate(zip(x, y, strict=True)):
+            path = folder / split / raw.classes[label] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.squeeze()).save(path)
+    return folder
+
+
+def assert_is(name: str, folder: Path, raw: Raw):
+    """`folder` holds `raw` in canonical order."""
+    images = load(name, folder)
+    for x, y in (("x_train", "y_train"), ("x_test", "y_test")):
+        order = canonical_order(getattr(raw, x), getattr(raw, y))
+        np.testing.assert_array_equal(getattr(images, x), getattr(raw, x)[order])
+        np.testing.assert_array_equal(getattr(images, y), getattr(raw, y)[order])
+    assert images.classes == raw.classes
+
+
+def test_every_form_of_cifar_gives_the_same_images(mini: Raw, tmp_path: Path):
+    layout = ARCHIVES["cifar10"]
+    files = archive_files("cifar10", mini)
+    given = {
+        "npz": write_npz(tmp_path / "some.npz", mini),
+        "npz in a folder": write_npz(tmp_path / "cifar10.npz", mini).parent,
+        "tar": write_tar(tmp_path / "renamed.tar.gz", layout.folder, files),
+        "tar in a folder": write_tar(write_folder(tmp_path / "t", {}) / layout.tar, layout.folder, files).parent,
+        "unpacked": write_folder(tmp_path / "u" / layout.folder, files),
+        "unpacked in a folder": tmp_path / "u",
+        "pngs": write_pngs(tmp_path / "p", mini),
+        "pngs in a folder of many": write_pngs(tmp_path / "many" / "cifar10", mini).parent,
+    }
+    for form, source in given.items():
+        prepare("cifar10", tmp_path / form, source)
+        assert_is("cifar10", tmp_path / form, mini)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_archive_order_numbers_the_images_of_the_archive(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    raw = make_mini(name, monkeypatch)
+    write_tar(tmp_path / ARCHIVES[name].tar, ARCHIVES[name].folder, archive_files(name, raw))
+    prepare(name, tmp_path / "out", tmp_path)
+    assert_is(name, tmp_path / "out", raw)
+    images = load(name, tmp_path / "out")
+    assert sorted(images.archive_order.tolist()) == list(range(30))
+    np.testing.assert_array_equal(raw.x_train[images.archive_order], images.x_train)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("place", ["", "MNIST/raw"])
+def test_mnist_from_the_official_files(packed: bool, place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    raw = make_mini("mnist", monkeypatch, channels=1)._replace(classes=("0", "1", "2"))
+    write_idx(tmp_path / place, raw, packed)
+    prepare("mnist", tmp_path / "out", tmp_path)
+    assert_is("mnist", tmp_path / "out", raw)
+
+
+def write_idx(folder: Path, raw: Raw, packed: bool = False):
+    folder.mkdir(parents=True, exist_ok=True)
+    for key, stem in IDX.items():
+        array = getattr(raw, key).squeeze()
+        content = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+        (folder / f"{stem}{'.gz' if packed else ''}").write_bytes(gzip.compress(content) if packed else content)
+
+
+def test_mnist_npz_may_lack_the_channel_axis(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    raw = make_mini("mnist", monkeypatch, channels=1)
+    write_npz(tmp_path / "mnist.npz", raw, x_train=raw.x_train[..., 0], x_test=raw.x_test[..., 0])
+    prepare("mnist", tmp_path / "out", tmp_path)
+    assert_is("mnist", tmp_path / "out", raw)
+
+
+def test_truncated_idx_says_how_many_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    write_idx(tmp_path, make_mini("mnist", monkeypatch, channels=1))
+    path = tmp_path / IDX["x_train"]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="train-images-idx3-ubyte is truncated: it has 479 bytes of data, expected 480"):
+        prepare("mnist", tmp_path / "out", tmp_path)
+
+
+def test_the_archive_adds_its_order_to_what_is_there_and_an_npz_does_not_take_it_away(
+    mini: Raw, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    out = tmp_path / "out"
+    npz = write_npz(tmp_path / "cifar10.npz", mini)
+    archive = write_folder(tmp_path / "cifar-10-batches-py", archive_files("cifar10", mini))
+    prepare("cifar10", out, npz)
+    assert load("cifar10", out).archive_order is None
+    prepare("cifar10", out, archive)
+    assert load("cifar10", out).archive_order is not None
+    prepare("cifar10", out, npz)
+    assert load("cifar10", out).archive_order is not None
+    assert "archive order known, already in" in capsys.readouterr().out
+    prepare("cifar10", tmp_path / "copy", out)
+    np.testing.assert_array_equal(load("cifar10", tmp_path / "copy").archive_order, load("cifar10", out).archive_order)
+
+
+def test_what_is_there_is_left_alone_and_what_is_damaged_made_anew(mini: Raw, tmp_path: Path, capsys: pytest.CaptureFixture):
+    path = prepare("cifar10", tmp_path / "out", write_npz(tmp_path / "a.npz", mini))
+    said = f"30 train and 6 test images of 3 classes, digest {SETS['cifar10'].digest}, from {tmp_path / 'a.npz'}"
+    assert said in capsys.readouterr().out
+    before = path.stat().st_mtime_ns, path.stat().st_ino
+    assert prepare("cifar10", tmp_path / "out") == path
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
+    assert "already in" in capsys.readouterr().out
+    path.write_bytes(path.read_bytes()[:500])
+    prepare("cifar10", tmp_path / "out", tmp_path / "a.npz")
+    assert "is damaged" in capsys.readouterr().out
+    assert_is("cifar10", tmp_path / "out", mini)
+
+
+def test_the_same_file_whatever_the_order_of_the_source(mini: Raw, tmp_path: Path):
+    mixed = np.random.default_rng(2).permutation(30)
+    write_npz(tmp_path / "a.npz", mini)
+    write_npz(tmp_path / "b.npz", mini, x_train=mini.x_train[mixed], y_train=mini.y_train[mixed].astype(np.int64))
+    a, b = (prepare("cifar10", tmp_path / f, tmp_path / f"{f}.npz") for f in "ab")
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_the_source_comes_before_the_environment_and_that_before_the_internet(
+    mini: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_npz(tmp_path / "cifar10.npz", mini)
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    prepare("cifar10", tmp_path / "a")
+    assert_is("cifar10", tmp_path / "a", mini)
+    monkeypatch.setenv(VARIABLE, "/nowhere")
+    prepare("cifar10", tmp_path / "b", tmp_path)
+    with pytest.raises(UserError, match="/nowhere does not exist"):
+        prepare("cifar10", tmp_path / "c")
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setattr(sources, "download", lambda name, folder: mini)
+    prepare("cifar10", tmp_path / "c")
+    assert_is("cifar10", tmp_path / "c", mini)
+
+
+@pytest.mark.parametrize("kept", [0, 10, 300, -40])
+def test_truncated_tar(kept: int, mini: Raw, tmp_path: Path):
+    path = write_tar(tmp_path / "cifar-10-python.tar.gz", "cifar-10-batches-py", archive_files("cifar10", mini))
+    path.write_bytes(path.read_bytes()[:kept])
+    refuse("cifar-10-python.tar.gz is truncated or unreadable", tmp_path, path)
+
+
+def test_tar_of_another_dataset_lacks_the_batches(mini: Raw, tmp_path: Path):
+    path = write_tar(tmp_path / "cifar.tar.gz", "cifar-100-python", {"train": b""})
+    refuse("lacks data_batch_1, .*test_batch, batches.meta; expected the official archive of cifar10", tmp_path, path)
+
+
+def test_a_missing_batch_is_named(mini: Raw, tmp_path: Path):
+    files = archive_files("cifar10", mini)
+    del files["data_batch_4"]
+    refuse("lacks data_batch_4; expected", tmp_path, write_folder(tmp_path / "cifar-10-batches-py", files))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"garbage", b"\x80\x02}.", python2_pickle([1]), python2_pickle({"data": "x"})])
+def test_a_broken_batch_is_named(content: bytes, mini: Raw, tmp_path: Path):
+    files = archive_files("cifar10", mini) | {"data_batch_2": content}
+    refuse("cifar-10-batches-py: data_batch_2 ", tmp_path, write_folder(tmp_path / "cifar-10-batches-py", files))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_malicious_pickle_is_refused_and_runs_nothing(protocol: int, mini: Raw, tmp_path: Path):
+    witness = tmp_path / "witness"
+    malicious = type("Malicious", (), {"__reduce__": lambda self: (os.system, (f"touch {witness}",))})
+    bad = pickle.dumps({"data": malicious()}, protocol)
+    files = archive_files("cifar10", mini) | {"data_batch_1": bad}
+    refuse("it asks for .*system", tmp_path, write_folder(tmp_path / "cifar-10-batches-py", files))
+    assert not witness.exists()
+    pickle.loads(bad)  # the attack is a real one
+    assert witness.exists()
+
+
+def refuse(message: str, tmp_path: Path, source: Path, name: str = "cifar10"):
+    """`prepare` fails with one sentence and leaves nothing behind."""
+    with pytest.raises(UserError, match=message) as caught:
+        prepare(name, tmp_path / "out", source)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_wrong_labels_are_told_by_the_digest(mini: Raw, tmp_path: Path):
+    labels = mini.y_train.copy()
+    pair = [np.flatnonzero(labels == 0)[0], np.flatnonzero(labels == 1)[0]]
+    labels[pair] = labels[pair[::-1]]
+    message = f"a.npz: the train split of cifar10 has digest .*, expected {SETS['cifar10'].digest_train[:16]}"
+    refuse(message, tmp_path, write_npz(tmp_path / "a.npz", mini, y_train=labels))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"x_train": np.zeros((29, 4, 4, 3), np.uint8), "y_train": np.arange(29) % 3}, "has 29 train images .*expected 30"),
+        ({"y_test": np.array([0, 0, 0, 2, 2, 2])}, "has no test image of 1 of the 3 classes of cifar10, the first is 'dog'"),
+        ({"y_test": np.array([0, 1, 2, 3, 1, 2])}, "test label 3 of cifar10 is not one of 0 to 2"),
+        ({"x_train": np.zeros((30, 8, 8, 3), np.uint8)}, r"train images of cifar10 are uint8 \(30, 8, 8, 3\)"),
+        ({"x_train": np.zeros((30, 4, 4, 3))}, r"train images of cifar10 are float64"),
+        ({"y_train": np.zeros(30)}, r"with float64 labels"),
+        ({"y_train": np.zeros(29, np.uint8)}, r"labels \(29,\), expected uint8 \(30, 4, 4, 3\)"),
+        ({"classes": np.array(["a"])}, "names 1 classes; cifar10 has 3"),
+        ({"y_train": None}, "a.npz has no array 'y_train'"),
+        ({"archive_order": np.zeros(30, int)}, "archive_order does not number the 30 train images"),
+        ({"y_train": np.array([None] * 30)}, "a.npz is damaged"),
+    ],
+)
+def test_wrong_arrays_are_told(changed: dict, message: str, mini: Raw, tmp_path: Path):
+    refuse(message, tmp_path, write_npz(tmp_path / "a.npz", mini, **changed))
+
+
+def test_a_missing_class_folder_and_one_too_many_are_named(mini: Raw, tmp_path: Path):
+    folder = write_pngs(tmp_path / "p", mini)
+    for split in ("train", "test"):
+        (folder / split / "dog").rename(tmp_path / "elsewhere")
+        refuse(f"{split} has no folder for 'dog'; expected 3 classes", tmp_path, folder)
+        (tmp_path / "elsewhere").rename(folder / split / "dog")
+    for split in ("train", "test"):
+        (folder / split / "fox").mkdir()
+    refuse("train has 4 class folders; cifar10 has 3", tmp_path, folder)
+
+
+def test_an_empty_class_folder_a_damaged_and_a_large_png_are_told(mini: Raw, tmp_path: Path):
+    folder = write_pngs(tmp_path / "p", mini)
+    first = next((folder / "train" / "cat").glob("*.png"))
+    Image.new("RGB", (5, 4)).save(first)
+    refuse(f"{first.name} has 5 x 4 pixels, expected 4 x 4", tmp_path, folder)
+    Image.fromarray(mini.x_train[0]).save(first)
+    first.write_bytes(first.read_bytes()[:60])
+    refuse(f"{first.name} is damaged", tmp_path, folder)
+    _ = [path.unlink() for path in first.parent.iterdir()]
+    refuse("has no train image of 1 of the 3 classes of cifar10, the first is 'cat'", tmp_path, folder)
+
+
+def test_an_unfit_source_is_answered_with_the_accepted_forms(mini: Raw, tmp_path: Path):
+    everything = "cifar10.npz, the official cifar-10-python.tar.gz or its folder, or PNGs in train/<class>/ and test/"
+    refuse(f"nothing does not exist; give {everything}", tmp_path, tmp_path / "nothing")
+    refuse(f"holds no cifar10; it may be, or hold, {everything}", tmp_path, write_folder(tmp_path / "empty", {}))
+    (tmp_path / "a.txt").write_text("hello")
+    refuse("a.txt holds no cifar10", tmp_path, tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_full_disk_leaves_nothing_half_written(there: bool, mini: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source, out = write_npz(tmp_path / "a.npz", mini), tmp_path / "out"
+    out.mkdir()
+    if there:
+        (out / "cifar10.npz").write_bytes(b"old")
+
+    def full(handle: int):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cifar10.npz could not be written \(No space left on device\)"):
+        prepare("cifar10", out, source)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == ({"cifar10.npz": b"old"} if there else {})
+
+
+def test_a_failed_download_is_one_sentence_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()  # the real download, but with no network below it
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+    def unreachable(*args: object, **kwargs: object):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    refuse("cifar10 could not be downloaded .*not known.*give --from or set LONGTAIL_DATA to a copy: c", tmp_path, None)
+    refuse("mnist could not be downloaded .*the four official idx files", tmp_path, None, name="mnist")
+    assert socket.getdefaulttimeout() is None
+
+
+def test_a_download_is_read_like_any_other_source(mini: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import torchvision.datasets
+
+    monkeypatch.undo()
+    monkeypatch.delenv(VARIABLE, raising=False)
+    raw = make_mini("cifar10", monkeypatch)
+    files, inner = archive_files("cifar10", raw), "cifar-10-batches-py"
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", lambda root, download: write_folder(Path(root) / inner, files))
+    prepare("cifar10", tmp_path / "out")
+    assert_is("cifar10", tmp_path / "out", raw)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["cifar10.npz"]
+
+
+def test_real_cifar_from_an_archive_made_of_it(cifar10: Path):
+    """The whole round trip at full size: 50,000 images through the official layout, in an order of its own."""
+    images = load("cifar10", cifar10)
+    mixed = np.random.default_rng(4).permutation(50_000)
+    raw = Raw(images.x_train[mixed], images.y_train[mixed], images.x_test, images.y_test, images.classes, "here")
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path would keep its 400 MB for days
+        write_folder(Path(folder) / "cifar-10-batches-py", archive_files("cifar10", raw))
+        prepare("cifar10", Path(folder), Path(folder))
+        again = load("cifar10", Path(folder))
+    np.testing.assert_array_equal(again.x_train, images.x_train)
+    np.testing.assert_array_equal(raw.x_train[again.archive_order], again.x_train)

@@ -1,0 +1,174 @@
+"""The contract of a pack (one run is a pack of one; a run does not notice its neighbours)."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common.data.feed import stream
+from common.errors import UserError
+from common.losses import softmax_cross_entropy
+from common.method import Method
+from common.train.pack import Device, Pack
+from common.train.work import choose_device
+from tests.common.train.toys import METHODS, PROTOCOL, planned
+
+DOUBLE = Device("cpu", "float64", False)
+SINGLE = Device("cpu", "float32", False)
+
+
+class PlainBlock(nn.Module):
+    """A basic block as every textbook has it, one run, no groups."""
+
+    def __init__(self, c_in, c_out, stride):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
+        self.bn1, self.bn2 = nn.BatchNorm2d(c_out), nn.BatchNorm2d(c_out)
+        self.stride, self.extra = stride, c_out - c_in
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.extra:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.extra // 2, self.extra // 2))
+        return F.relu(y + x)
+
+
+class PlainNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(1, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        self.blocks = nn.Sequential(PlainBlock(16, 16, 1), PlainBlock(16, 32, 2), PlainBlock(32, 64, 2))
+
+    def forward(self, x):
+        return self.blocks(F.relu(self.bn(self.conv(x)))).mean((2, 3))
+
+
+def test_a_pack_of_one_is_the_plain_network_under_plain_sgd(digits, tmp_path):
+    """Three steps of torch's own SGD on a textbook network give the weights of a pack of one."""
+    pack = Pack([planned(METHODS[0], tmp_path)], digits, DOUBLE)
+    net, head = PlainNet().double(), nn.Linear(64, 10).double()
+    net.load_state_dict({n: t.clone() for n, t in pack.net.state_dict().items()})
+    with torch.no_grad():
+        head.weight.copy_(pack.heads[0].weight[0].T)
+        head.bias.copy_(pack.heads[0].bias[0, 0])
+    sgd = torch.optim.SGD([*net.parameters(), *head.parameters()], lr=0.1, momentum=0.9, weight_decay=0.0002)
+    pack.begin_epoch(0)
+    for start in (0, 50, 100):
+        drawn = pack.drawn[:, :, start:start + 50]
+        images = pack.feed.batch(drawn)
+        loss = F.cross_entropy(head(net(images)), pack.feed.labels[drawn[0, 0]])
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        pack.step(drawn)
+    for name, tensor in net.state_dict().items():
+        torch.testing.assert_close(pack.net.state_dict()[name], tensor, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(pack.heads[0].weight[0].T, head.weight, rtol=1e-10, atol=1e-12)
+
+
+def test_each_run_of_a_pack_equals_the_run_alone(digits, tmp_path):
+    """Same draws exactly, same weights to float64 rounding, for five methods with five seeds and mixed heads."""
+    members = [planned(m, tmp_path, seed) for seed, m in enumerate(METHODS)]
+    packed = Pack(members, digits, DOUBLE)
+    alone = [Pack([m], digits, DOUBLE) for m in members]
+    for epoch in range(PROTOCOL.epochs):
+        losses = packed.train_epoch(epoch)
+        for run, single in enumerate(alone):
+            assert losses[run] == pytest.approx(float(single.train_epoch(epoch)), rel=1e-9)
+            assert torch.equal(packed.drawn[:, run], single.drawn[:, 0])
+    for run, single in enumerate(alone):
+        mine, theirs = packed.run_state(run), single.run_state(0)
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            torch.testing.assert_close(mine[name], theirs[name], rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+    together = torch.cat([t.accuracy() for t in packed.evaluate()[:4]])
+    assert together.tolist() == [float(p.evaluate()[0].accuracy()) for p in alone[:4]]
+
+
+def test_runs_of_one_seed_see_the_same_batches_and_start_alike_whatever_the_method(digits, tmp_path):
+    pack = Pack([planned(METHODS[0], tmp_path, 7), planned(METHODS[1], tmp_path, 7)], digits, SINGLE)
+    pack.begin_epoch(0)
+    assert torch.equal(pack.drawn[:, 0], pack.drawn[:, 1])
+    first, second = pack.run_state(0), pack.run_state(1)
+    assert all(torch.equal(first[n], second[n]) for n in first if n.startswith("backbone."))
+
+
+def broken(outputs, labels, context):
+    """Cross-entropy until epoch 1, then not a number."""
+    bad = (context.epoch >= 1).to(outputs.logits.dtype)
+    return softmax_cross_entropy(outputs, labels, context) + (bad - bad) / (1 - bad)
+
+
+def test_a_diverged_run_leaves_its_neighbours_bit_for_bit_alone(digits, tmp_path):
+    from common.train.loop import run_epoch
+    from common.train.record import Curves
+
+    def train(middle: Method) -> Pack:
+        pack = Pack([planned(m, tmp_path) for m in (METHODS[0], middle, METHODS[1])], digits, SINGLE)
+        curves = Curves(3)
+        for epoch in range(3):
+            run_epoch(pack, epoch, curves)
+        return pack
+
+    sound, hurt = train(METHODS[2]), train(Method("broken", "written", broken))
+    assert hurt.alive == [True, False, True]
+    assert sound.alive == [True, True, True]
+    for run in (0, 2):
+        mine, theirs = sound.run_state(run), hurt.run_state(run)
+        assert all(torch.equal(mine[n], theirs[n]) for n in mine)
+
+
+@pytest.mark.parametrize(("drop", "sizes"), [(False, [50] * 9 + [14]), (True, [50] * 9)])
+def test_last_smaller_batch_is_kept_or_dropped_as_the_protocol_says(digits, tmp_path, drop, sizes):
+    protocol = dataclasses.replace(PROTOCOL, drop_last=drop)
+    pack = Pack([planned(METHODS[0], tmp_path, protocol=protocol)], digits, SINGLE)
+    assert pack.batch_sizes == sizes
+    seen = []
+    pack.step = lambda drawn: seen.append(drawn.shape[-1])
+    pack.train_epoch(0)
+    assert seen == sizes
+
+
+def test_weights_reduction_and_rate_reach_the_loss(digits, tmp_path):
+    """The weighted mean divides by the batch's sum of weights, "batch" by its size."""
+    members = [planned(METHODS[1], tmp_path), planned(METHODS[3], tmp_path)]
+    pack = Pack(members, digits, DOUBLE)
+    pack.begin_epoch(2)
+    assert float(pack.rate) == pytest.approx(0.1 * 0.01)
+    drawn = pack.drawn[:, :, :50]
+    features = pack.net(pack.feed.batch(drawn))
+    losses = pack._losses(features, drawn)
+    for run, (member, divide_by_weights) in enumerate(zip(members, (True, False), strict=True)):
+        from common.method import Outputs
+
+        y = pack.feed.labels[drawn[0, run]]
+        outputs = Outputs(pack.heads[run](features[run:run + 1])[0], features[run])
+        each = member.method.loss(outputs, y, pack.context)
+        w = torch.tensor([member.method.weights(pack.feed.counts, 2)[c] for c in y.tolist()])
+        wanted = (w * each).sum() / (w.sum() if divide_by_weights else 50)
+        assert losses[run].item() == pytest.approx(wanted.item(), rel=1e-12)
+
+
+def test_bias_without_decay_is_not_decayed(digits, tmp_path):
+    pack = Pack([planned(METHODS[0], tmp_path), planned(METHODS[3], tmp_path)], digits, SINGLE)
+    decays = {id(p): g["weight_decay"] for g in pack.optimiser.param_groups for p in g["params"]}
+    assert decays[id(pack.heads[0].bias)] == pytest.approx(0.0002)
+    assert decays[id(pack.heads[1].bias)] == 0.0
+    assert len(decays) == len(pack.parameters())
+    assert pack.heads[1].bias.unique().tolist() == pytest.approx([-2.2])
+
+
+def test_streams_are_apart():
+    draws = {stream(s, p, e).initial_seed() for s in range(5) for p in ("order", "augmentation") for e in range(5)}
+    assert len(draws) == 50
+
+
+def test_on_a_cpu_the_default_is_eager_float32_and_a_wrong_device_is_said():
+    if not torch.cuda.is_available():
+        assert choose_device(None, None, None) == Device("cpu", "float32", False)
+        with pytest.raises(UserError, match="0 CUDA devices"):
+            choose_device("cuda:3", None, None)
+    with pytest.raises(UserError, match="not a device"):
+        choose_device("gpu", None, None)

@@ -1,0 +1,28 @@
+"""A column that trains in a second on the CPU: scikit-learn's digits, some methods of every kind."""
+
+from functools import partial
+from pathlib import Path
+
+from common.data.sampling import class_balanced, deferred, effective_number_weights, shuffled, uniform_weights
+from common.losses import focal, ldam, sigmoid_focal, softmax_cross_entropy
+from common.method import COSINE, Head, Method, Planned, make_run
+from common.spec import Column, Protocol
+
+COLUMN = Column("digits", "lt", 20, "resnet8")
+PROTOCOL = Protocol(epochs=3, batch_size=50, rate=0.1, momentum=0.9, weight_decay=0.0002, warmup_epochs=1,
+                    decay_epochs=(2,), decay_factor=0.01, drop_last=False)
+ROTATION = Method("rotation", "written", softmax_cross_entropy, task="rotation")
+METHODS = (
+    Method("ce", "written", softmax_cross_entropy),
+    Method("ldam-drw", "written", partial(ldam, s=30.0, largest=0.5), COSINE,
+           weights=partial(deferred, before=uniform_weights, then=effective_number_weights, start=2)),
+    Method("drs", "written", partial(focal, gamma=1.0), sampler=partial(deferred, before=shuffled, then=class_balanced, start=1)),
+    Method("cb-focal", "written", partial(sigmoid_focal, gamma=1.0), Head("linear", bias=-2.2, decay_bias=False),
+           weights=effective_number_weights, reduction="batch"),
+    ROTATION,
+)
+
+
+def planned(method: Method, folder: Path, seed: int = 0, protocol: Protocol = PROTOCOL, column: Column = COLUMN) -> Planned:
+    """A run whose record goes where a paper's would, under `folder` in the place of `papers/`."""
+    return Planned(make_run(column, protocol, method, seed), method, folder / "toy" / "results" / "quick" / column.name)
