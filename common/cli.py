@@ -4,10 +4,13 @@ Only `train` and `reproduce` import torch; `plan`, `status`, `table` and `figure
 """
 
 import argparse
+import csv
+import io
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +22,7 @@ from common.doctor import examine
 from common.errors import UserError
 from common.method import Paper, Planned, plan
 from common.spec import Profile
-from common.store import load_records, merge, pack_records, record_files
+from common.store import load_records, merge, pack_records, record_files, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA, WORK = ROOT / "data", ROOT / ".work"
@@ -56,6 +59,7 @@ def parser(papers: Sequence[Paper]) -> argparse.ArgumentParser:
     _add(commands, "status", command_status, "how many seeds each cell has", chosen)
     _add(commands, "table", command_table, "write the tables and claims beside the published numbers, and print them", chosen)
     _add(commands, "figures", command_figures, "draw the figures from records", chosen)
+    _add(commands, "report", command_report, "tables, all figures into figures/, and the generated parts of the READMEs", chosen)
     whole = _add(commands, "reproduce", command_reproduce, "prepare, train, tables, figures: what `make reproduce-...` calls", chosen)
     _add_training(whole)
     incoming = _add(commands, "merge", command_merge, "bring in records made on another machine")
@@ -76,13 +80,14 @@ def _selection() -> argparse.ArgumentParser:
                         "cores; paper: the published protocol (default: paper where there are a GPU and the data)")
     shared.add_argument("--column", action="append", default=[], metavar="NAME", help="only this column, for example "
                         "cifar10-lt-100 (repeatable)")
-    shared.add_argument("--method", action="append", default=[], metavar="NAME", help="only this method: mm-drw, or "
-                        "mm-drw@released (repeatable)")
+    shared.add_argument("--method", action="append", default=[], metavar="NAME", help="only this method: ldam-drw, or "
+                        "ldam-drw@released (repeatable)")
     shared.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 (default: as params.yaml says)")
     return shared
 
 
 def _add_training(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--summary", type=Path, metavar="FILE", help="also write a CSV of the selected runs and their results")
     command.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where it is)")
     command.add_argument("--precision", choices=("bfloat16", "float32", "float64"), help="default: bfloat16 on CUDA, float32 on CPU")
     command.add_argument("--no-compile", dest="compile", action="store_false", default=None, help="do not compile on CUDA")
@@ -163,8 +168,11 @@ def _expected(papers: Sequence[Paper], missing: Sequence[Planned]) -> str:
 
 
 def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
-    profile, planned = planned_runs(papers, options)
-    return train_runs(papers, planned, options)
+    _, planned = planned_runs(papers, options)
+    code = train_runs(papers, planned, options)
+    if options.summary and code == 0:
+        write_summary(options.summary, planned, load_records(papers_root(papers), [m.run.key for m in planned]))
+    return code
 
 
 def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: argparse.Namespace) -> int:
@@ -186,6 +194,19 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: arg
     if not done:
         console.print("The minutes are over; the same command goes on from here.")
     return 0 if done else 3
+
+
+def write_summary(path: Path, planned: Sequence[Planned], records: Mapping[str, Mapping[str, Any]]) -> None:
+    """One line a run: what DVC watches in place of the records, which live in git and must outlast a stage."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["run", "seed", "key", "status", "last", "best", "digest"])
+    for item in planned:
+        record = records[item.run.key]
+        accuracy = record["accuracy"]
+        rows.writerow([item.label, item.run.seed, item.run.key, record["status"], accuracy["last"], accuracy["best"],
+                       record["digest"]])
+    write_atomically(path, text.getvalue().encode())
 
 
 def command_status(papers: Sequence[Paper], options: argparse.Namespace) -> None:
@@ -214,11 +235,26 @@ def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> Non
             console.print(line)
 
 
+def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    """READMEs and figures/ hold the published protocol only: what is committed must not depend on who ran the quick profile."""
+    from common.report.figures import save_figures
+    from common.report.readme import fill, front_table, results_block
+
+    command_table(papers, options)
+    records = load_records(papers_root(papers))
+    for paper in papers:
+        for line in save_figures(paper, "paper", records, ROOT / "figures" / paper.name):
+            console.print(line)
+        fill(paper.folder / "README.md", "results", results_block(paper, records))
+    fill(ROOT / "README.md", "front", front_table(papers, records))
+    console.print("README.md and the papers' README.md are up to date with the records.")
+
+
 def command_reproduce(papers: Sequence[Paper], options: argparse.Namespace) -> int:
     begun = time.monotonic()
     options.profile, planned = planned_runs(papers, options)
     for name in sorted({m.run.column.dataset for m in planned}):
-        console.print(prepare(name, DATA, None))
+        prepare(name, DATA, None)
     if code := train_runs(papers, planned, options):
         return code
     command_figures(papers, options)
@@ -252,7 +288,7 @@ def command_pack_records(papers: Sequence[Paper], options: argparse.Namespace) -
 
 def command_prepare(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     for name in options.names:
-        console.print(prepare(name, DATA, options.source))
+        prepare(name, DATA, options.source)
 
 
 def command_doctor(papers: Sequence[Paper], options: argparse.Namespace) -> int:

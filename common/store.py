@@ -30,9 +30,10 @@ SPEC_FIELDS = {"column", "protocol", "method", "data", "seed"}
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write the whole file or nothing. A full disk is a UserError, and leaves the old file as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
@@ -40,7 +41,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise UserError(f"{path} could not be written ({error.strerror}); free some space or choose another place, "
                             "and start again: nothing else was changed.") from None

@@ -1,9 +1,13 @@
 """Records as a run would leave them, for tests of everything that reads records. No torch."""
 
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from common.data.sets import SETS
-from common.method import Planned
+from common.method import Method, Paper, Planned, Table, plan
+from common.spec import Column, Profile, Protocol
 from common.store import SCHEMA, seal
 
 MADE = {"seconds": 30.0, "device": "test device", "device_type": "cpu", "precision": "float32", "compiled": False,
@@ -55,3 +59,58 @@ def _diverged() -> dict[str, Any]:
         "per_class_accuracy": [], "confusion": [], "groups": {"many": None, "medium": None, "few": None},
         "calibration": {"ece": None, "bins": []}, "norms": {"classifier": [], "feature_epochs": [], "feature": []},
     }
+
+
+# ---------------------------------------------------------------- a paper of three methods, and records of it
+
+HEADER = ("paper,table,caption_short,dataset,imbalance_type,imbalance_ratio,backbone,"
+          "method,method_ref,metric,unit,value,std,group,notes")
+PUBLISHED = (  # table, dataset, imbalance, ratio, method, whose, value, notes
+    "1,cifar10,lt,100,ce,[4],29.60,row=ERM", "1,cifar10,step,100,ce,[4],36.70,row=ERM", "1,imagenet,none,,ce,[4],44.40,row=ERM",
+    "1,cifar10,lt,100,ghost,[5],28.00,", "1,cifar10,lt,100,rival,[4],22.10,", "1,cifar10,step,100,rival,[4],22.90,",
+    "1,cifar10,lt,100,own,ours,22.00,", "1,cifar10,step,100,own,ours,23.00,",
+    "2,cifar10,lt,100,own,ours,22.30,beta=1.0;delta=2.0", "2,cifar10,step,100,own,ours,23.00,beta=1.2;delta=2.0",
+    "2,cifar10,lt,100,own,ours,22.00,beta=1.1;delta=2.0", "2,cifar10,step,100,own,ours,23.40,beta=1.3;delta=2.0",
+)
+SETTINGS = {"lt": ("beta=1.0;delta=2.0", "beta=1.1;delta=2.0"), "step": ("beta=1.2;delta=2.0", "beta=1.3;delta=2.0")}
+
+
+def some_loss(outputs: Any, labels: Any, context: Any, *, kind: str) -> None:
+    """Stands for a loss: only its name and keyword are ever looked at."""
+
+
+def toy_methods(column: Column, protocol: Protocol) -> tuple[Method, ...]:
+    """`ce` and `rival` have one reading, `own` has two, and an ablation of two settings."""
+    rows = [("ce", "written", ""), ("rival", "written", "")]
+    rows += [("own", reading, variant) for variant in ("", *SETTINGS[column.imbalance]) for reading in ("written", "released")]
+    return tuple(Method(name, reading, partial(some_loss, kind=f"{name} {reading} {variant}"), variant=variant)
+                 for name, reading, variant in rows)
+
+
+def toy_paper(folder: Path, claims: str = "", published: tuple[str, ...] = PUBLISHED) -> Paper:
+    """A paper in `folder`: two published columns, one stand-in, three seeds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [row.split(",", 6) for row in published]
+    rows = [f"toy,{t},caption,{d},{i},{r},resnet-32,{m},{ref},top1_error,percent,{value},,,{notes}"
+            for t, d, i, r, m, ref, rest in lines for value, notes in [rest.split(",", 1)]]
+    (folder / "published.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    if claims:
+        (folder / "claims.yaml").write_text(claims)
+    protocol = Protocol(4, 32, 0.1, 0.9, 0.0002, 1, (2, 3), 0.1, False)
+    columns = {"paper": (Column("cifar10", "lt", 100, "resnet32"), Column("cifar10", "step", 100, "resnet32")),
+               "quick": (Column("digits", "lt", 20, "resnet8"),)}
+    return Paper("toy", "A toy paper", folder, columns, {"paper": protocol, "quick": protocol}, {"paper": 3, "quick": 2},
+                 toy_methods, (Table("1", "Errors"), Table("2", "Settings")), (), {"digits-lt-20": "cifar10-lt-100"})
+
+
+def toy_records(paper: Paper, errors: Mapping[str, Sequence[float | None]], profile: Profile = "paper",
+                columns: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    """Records of the methods in `errors`, by name or label: the error in percent of each seed, None for a diverged run."""
+    found = {}
+    for planned in plan(paper, profile, columns=columns, seeds=max(map(len, errors.values()))):
+        values = errors.get(planned.method.label, errors.get(planned.method.name, ()))
+        if planned.run.seed < len(values):
+            error = values[planned.run.seed]
+            record = make_record(planned, None if error is None else 100 - error)
+            found[record["key"]] = record
+    return found

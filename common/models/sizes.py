@@ -2,7 +2,7 @@
 
 # name -> blocks a stage, width of the first stage
 BACKBONES: dict[str, tuple[int, int]] = {
-    "resnet8": (1, 16),  # for the 8x8 digits of the quick profile
+    "resnet8": (1, 8),  # for the 8x8 digits of the quick profile
     "resnet20": (3, 16),
     "resnet32": (5, 16),
     "resnet56": (9, 16),

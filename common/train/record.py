@@ -107,7 +107,7 @@ def surroundings(pack: Pack) -> dict[str, Any]:
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return f"{names[0] if names else platform.processor() or 'CPU'}, {torch.get_num_threads()} threads"
+    return f"{names[0] if names else platform.processor() or 'CPU'} ({torch.get_num_threads()} threads)"
 
 
 def _commit() -> str:

@@ -38,8 +38,8 @@ class PlainBlock(nn.Module):
 class PlainNet(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.bn = nn.Conv2d(1, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
-        self.blocks = nn.Sequential(PlainBlock(16, 16, 1), PlainBlock(16, 32, 2), PlainBlock(32, 64, 2))
+        self.conv, self.bn = nn.Conv2d(1, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
+        self.blocks = nn.Sequential(PlainBlock(8, 8, 1), PlainBlock(8, 16, 2), PlainBlock(16, 32, 2))
 
     def forward(self, x):
         return self.blocks(F.relu(self.bn(self.conv(x)))).mean((2, 3))
@@ -48,7 +48,7 @@ class PlainNet(nn.Module):
 def test_a_pack_of_one_is_the_plain_network_under_plain_sgd(digits, tmp_path):
     """Three steps of torch's own SGD on a textbook network give the weights of a pack of one."""
     pack = Pack([planned(METHODS[0], tmp_path)], digits, DOUBLE)
-    net, head = PlainNet().double(), nn.Linear(64, 10).double()
+    net, head = PlainNet().double(), nn.Linear(32, 10).double()
     net.load_state_dict({n: t.clone() for n, t in pack.net.state_dict().items()})
     with torch.no_grad():
         head.weight.copy_(pack.heads[0].weight[0].T)

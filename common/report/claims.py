@@ -1,0 +1,331 @@
+"""A paper's claims as tests on records: `claims.yaml`, strictly loaded, and one `Outcome` per claim and reading.
+
+Every claim comes down to duels: in a column, the best of some champions against the best of some rivals. The test is
+Welch's, one-sided. It is not paired over seeds: runs of one seed share initialisation and batches, but hardly anything
+of that is left after training, and pairing would halve the few degrees of freedom and need equal seeds on both sides.
+"in every column" is an intersection-union test (the largest p), and Holm corrects over the claims of the paper.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from common.errors import UserError
+from common.method import Paper
+from common.report.compare import Arm, Record, Records, arms, majority, published, spread, standing_columns
+from common.spec import Column, Profile, load_yaml
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+LEVEL = 0.05
+ENOUGH = 3  # fewer runs than this on a side: an undecided claim says that n is too small
+RULE = (
+    f"Verdict of a claim: one-sided Welch t-tests over seeds on last-epoch errors; holds where the claim is significant in every "
+    f"column, fails where its opposite is significant in some column (both at {LEVEL}, Holm-corrected over the paper's claims), "
+    f"else undecided; n is called too small below {ENOUGH} runs a side."
+)
+Classes = Literal["all", "majority", "minority"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence of the paper, and the test that it becomes.
+
+    kind "better": `method` has a lower error than each of `than`. "best": than every other row of the tables (where
+    `method` has several rows, its lowest printed one). "setting": the best row of `method` has `parameter` > `above`.
+    Each is meant in every one of `columns`, and for the mean error over each of `classes`.
+    means: how the quote was read, where that takes a word.
+    """
+
+    id: str
+    section: str
+    quote: str
+    kind: Literal["better", "best", "setting"]
+    tables: tuple[str, ...]
+    method: str
+    columns: tuple[str, ...]
+    than: tuple[str, ...] = ()
+    classes: tuple[Classes, ...] = ("all",)
+    parameter: str | None = None
+    above: float | None = None
+    means: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a claim in one reading.
+
+    printed: whether the paper's own numbers bear it out. p, p_against: Holm-corrected, of the claim and of its opposite.
+    gap: by how many points the champion is ahead in the column where it is least so (`where`); None without runs there.
+    done, of: columns with runs for everything that the claim compares, and columns that it names.
+    notes: what was left out of the comparison, and why.
+    """
+
+    claim: Claim
+    reading: str
+    printed: str
+    verdict: str
+    p: float | None
+    p_against: float | None
+    gap: float | None
+    where: str
+    done: int
+    of: int
+    notes: tuple[str, ...]
+
+
+class Row(NamedTuple):
+    """A row of a published table in one column."""
+
+    method: str
+    variant: str
+    error: float
+
+    @property
+    def label(self) -> str:
+        return f"{self.method}[{self.variant}]" if self.variant else self.method
+
+
+class Side(NamedTuple):
+    """One contender: its errors in percent, one per finished run, and how many runs diverged."""
+
+    label: str
+    errors: tuple[float, ...]
+    diverged: int = 0
+
+
+class Duel(NamedTuple):
+    """Some champion beats all rivals, in one column and group of classes; the opposite is that some rival beats all champions."""
+
+    column: str
+    classes: str
+    champions: tuple[Side, ...]
+    rivals: tuple[Side, ...]
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return self.champions + self.rivals
+
+
+class Trial(NamedTuple):
+    """A claim in one reading, made ready for testing. one_sided: columns whose table tries no setting to compare with."""
+
+    claim: Claim
+    reading: str
+    duels: tuple[Duel, ...]
+    one_sided: tuple[str, ...]
+    absent: tuple[str, ...]
+
+
+def load_claims(paper: Paper) -> tuple[Claim, ...]:
+    """The claims of the paper; a method, column or table that published.csv does not have is a UserError, as is a repeated id."""
+    path = paper.folder / "claims.yaml"
+    claims, frame = load_yaml(path, tuple[Claim, ...]), published(paper)
+    for i, claim in enumerate(claims):
+        where = f"{path}: claim {claim.id!r}"
+        if claim.id in [other.id for other in claims[:i]]:
+            raise UserError(f"{where} is there twice.")
+        if (claim.kind == "better") != bool(claim.than):
+            raise UserError(f"{where}: `than` belongs to kind better, and to it alone.")
+        if {claim.parameter is not None, claim.above is not None} != {claim.kind == "setting"}:
+            raise UserError(f"{where}: `parameter` and `above` belong to kind setting, and to it alone.")
+        if not claim.columns or not claim.classes:
+            raise UserError(f"{where}: at least one column and one group of classes is needed.")
+        for column in claim.columns:
+            known = {row.method for row in rows(claim, frame, column)}
+            if missing := [name for name in (claim.method, *claim.than) if name not in known]:
+                raise UserError(f"{where}: table {' or '.join(claim.tables)} has no {missing[0]!r} in column {column!r}.")
+    return claims
+
+
+def rows(claim: Claim, frame: "DataFrame", column: str) -> list[Row]:
+    """The rows of the claim's tables in a column, as errors in percent."""
+    part = frame[frame["table"].isin(claim.tables) & (frame["column"] == column)]
+    return [Row(r.method, r.variant, r.number if r.metric == "top1_error" else 100 - r.number) for r in part.itertuples()]
+
+
+def contenders(claim: Claim, found: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Champions and rivals among the rows of a column; either may be empty for kind "setting"."""
+    own = [row for row in found if row.method == claim.method]
+    if claim.kind == "setting":
+        high = [row for row in own if _parameter(row, claim) > claim.above]
+        return high, [row for row in own if row not in high]
+    champion = min(own, key=lambda row: row.error)
+    if claim.kind == "best":
+        return [champion], [row for row in found if row != champion]
+    return [champion], [min((r for r in found if r.method == name), key=lambda row: row.error) for name in claim.than]
+
+
+def _parameter(row: Row, claim: Claim) -> float:
+    """The value of the claim's parameter in "beta=1.4;delta=0.6"."""
+    values = dict(item.split("=", 1) for item in row.variant.split(";") if "=" in item)
+    try:
+        return float(values[claim.parameter])
+    except (KeyError, ValueError):
+        raise UserError(f"Claim {claim.id!r}: row {row.label} of published.csv has no number for {claim.parameter!r}.") from None
+
+
+def printed_verdict(claim: Claim, frame: "DataFrame") -> str:
+    """Whether the printed numbers bear the claim out: `holds`, `fails (2 of 8 columns)`, or `not printed` (per-class errors)."""
+    if claim.classes != ("all",):
+        return "not printed"
+    failing = 0
+    for column in claim.columns:
+        ours, theirs = contenders(claim, rows(claim, frame, column))
+        failing += min((r.error for r in ours), default=math.inf) >= min((r.error for r in theirs), default=math.inf)
+    return f"fails ({failing} of {len(claim.columns)} columns)" if failing else "holds"
+
+
+def evaluate(paper: Paper, records: Records, profile: Profile) -> list[Outcome]:
+    """The outcome of every claim, once per reading of the methods that it compares, in the order of claims.yaml.
+
+    In the quick profile a claim's columns are replaced by their stand-ins: a demonstration, not evidence on the paper.
+    """
+    frame, claims = published(paper), load_claims(paper)
+    standing = standing_columns(paper, profile)
+    wanted = {name for claim in claims for name in claim.columns}
+    pool = {c.name: arms(paper, records, profile, c) for name in sorted(wanted & set(standing)) for c in standing[name]}
+    trials = [_trial(claim, reading, frame, standing, pool) for claim in claims for reading in _readings(claim, pool, frame)]
+    found = []
+    for reading in dict.fromkeys(trial.reading for trial in trials):
+        family = [trial for trial in trials if trial.reading == reading]
+        # A claim whose table or profile offers nothing to compare is no test, so it takes no share of the correction.
+        forward = iter(holm(p_claim(trial.duels) for trial in family if trial.duels))
+        against = iter(holm(p_opposite(trial.duels) for trial in family if trial.duels))
+        for trial in family:
+            p, opposite = (next(forward), next(against)) if trial.duels else (1.0, 1.0)
+            found.append(_outcome(trial, printed_verdict(trial.claim, frame), p, opposite, profile))
+    return sorted(found, key=lambda outcome: claims.index(outcome.claim))
+
+
+def _readings(claim: Claim, pool: Mapping[str, list[Arm]], frame: "DataFrame") -> list[str]:
+    """The readings in which the compared methods exist, "written" first; one with a single reading stands in for the other."""
+    names = {r.method for column in claim.columns for side in contenders(claim, rows(claim, frame, column)) for r in side}
+    there = {arm.method.reading for found in pool.values() for arm in found if arm.method.name in names}
+    return sorted(there, key=lambda reading: reading != "written") or ["written"]
+
+
+def _trial(claim: Claim, reading: str, frame: "DataFrame", standing: Mapping[str, tuple[Column, ...]],
+           pool: Mapping[str, list[Arm]]) -> Trial:
+    """The duels of a claim on the columns of a profile, and what could not be compared."""
+    duels, one_sided, absent = [], [], []
+    for name in claim.columns:
+        sides = contenders(claim, rows(claim, frame, name))
+        if not all(sides):
+            one_sided.append(name)
+            continue
+        for column in standing.get(name, ()):
+            for classes in claim.classes:
+                found = [[(row, _side(row, reading, pool[column.name], classes)) for row in side] for side in sides]
+                absent += [row.label for side in found for row, runs in side if runs is None]
+                duels.append(Duel(column.name, classes, *(tuple(runs for _, runs in side if runs is not None) for side in found)))
+    return Trial(claim, reading, tuple(duels), tuple(one_sided), tuple(dict.fromkeys(absent)))
+
+
+def _side(row: Row, reading: str, found: list[Arm], classes: Classes) -> Side | None:
+    """A row's runs in this reading, or in the only one that its method has; None where the paper trains no such method."""
+    matching = [arm for arm in found if (arm.method.name, arm.method.variant) == (row.method, row.variant)]
+    if not matching:
+        return None
+    arm = next((a for a in matching if a.method.reading == reading), matching[0])
+    return Side(row.label, tuple(mean_error(record, classes) for record in arm.done), len(arm.diverged))
+
+
+def mean_error(record: Record, classes: Classes) -> float:
+    """Last-epoch error in percent: over the test set, or averaged over the majority or the minority classes."""
+    if classes == "all":
+        return 100 - record["accuracy"]["last"]
+    large = majority(record["counts"])
+    chosen = [a for a, is_large in zip(record["per_class_accuracy"], large, strict=True) if is_large == (classes == "majority")]
+    if not chosen:
+        raise UserError(f"{record['label']}: its classes are balanced, so it has no {classes} classes to compare.")
+    return 100 - statistics.fmean(chosen)
+
+
+def p_less(low: Side, high: Side) -> float:
+    """p of Welch's one-sided test that `low` has the smaller mean error; 1 where there is no spread to test against."""
+    from scipy.stats import ttest_ind_from_stats
+
+    (mean_low, sd_low), (mean_high, sd_high) = spread(low.errors), spread(high.errors)
+    if sd_low is None or sd_high is None or max(sd_low, sd_high) < 1e-9:
+        return 1.0
+    test = ttest_ind_from_stats(mean_low, sd_low, len(low.errors), mean_high, sd_high, len(high.errors),
+                                equal_var=False, alternative="less")
+    return float(test.pvalue)
+
+
+def _p_some_beats_all(some: tuple[Side, ...], others: tuple[Side, ...]) -> float:
+    """Bonferroni over the candidates, intersection-union over those they must beat."""
+    return min(1.0, len(some) * min((max((p_less(a, b) for b in others), default=1.0) for a in some), default=1.0))
+
+
+def p_claim(duels: Sequence[Duel]) -> float:
+    """p of "the champions win every duel": the largest p of all duels."""
+    return max((_p_some_beats_all(d.champions, d.rivals) for d in duels), default=1.0)
+
+
+def p_opposite(duels: Sequence[Duel]) -> float:
+    """p of "the rivals win some duel": the smallest p, times the number of duels."""
+    return min(1.0, len(duels) * min((_p_some_beats_all(d.rivals, d.champions) for d in duels), default=1.0))
+
+
+def holm(ps: Iterable[float]) -> list[float]:
+    """Holm's step-down correction, in the order given.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    values = list(ps)
+    adjusted, largest = [0.0] * len(values), 0.0
+    for rank, i in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def _outcome(trial: Trial, printed: str, p: float, against: float, profile: Profile) -> Outcome:
+    claim, duels = trial.claim, trial.duels
+    ready = [d for d in duels if d.champions and d.rivals and all(s.errors or s.diverged for s in d.sides)]
+    complete = {d.column for d in duels} - {d.column for d in duels if d not in ready}
+    of = len(claim.columns) - len(trial.one_sided) if profile == "paper" else len({d.column for d in duels})
+    everywhere = len(trial.one_sided) == len(claim.columns)
+    verdict = "not decidable" if everywhere else decide(ready, p, against, len(complete), of)
+    tested = not verdict.startswith("not ")
+    gap, where = min((_gap(d) for d in ready if all(s.errors for s in d.sides)), default=(None, ""))
+    return Outcome(claim, trial.reading, printed, verdict, p if tested else None, against if tested else None, gap, where,
+                   len(complete), of, _notes(trial))
+
+
+def _notes(trial: Trial) -> tuple[str, ...]:
+    claim, notes = trial.claim, []
+    if trial.one_sided:
+        notes.append(f"only one side of {claim.parameter} = {claim.above:g} is tried in {', '.join(trial.one_sided)}")
+    if trial.absent:
+        notes.append(f"left out, as there is no such method here: {', '.join(trial.absent)}")
+    lost = dict.fromkeys(f"{s.diverged} of {s.diverged + len(s.errors)} runs of {s.label} in {d.column}"
+                         for d in trial.duels for s in d.sides if s.diverged)
+    return (*notes, f"diverged: {', '.join(lost)}") if lost else tuple(notes)
+
+
+def decide(duels: Sequence[Duel], p: float, against: float, done: int, of: int) -> str:
+    """The verdict from Holm-corrected p values; nothing is decided before every column that the claim names has its runs."""
+    if of == 0:
+        return "not run (no stand-in for its columns)"
+    if done < of:
+        return f"not run ({done} of {of} columns)"
+    if p <= LEVEL:
+        return "holds"
+    if against <= LEVEL:
+        return "fails"
+    fewest = min(len(side.errors) for duel in duels for side in duel.sides)
+    return "undecided (n too small)" if fewest < ENOUGH else "undecided"
+
+
+def _gap(duel: Duel) -> tuple[float, str]:
+    """Points by which the best champion is ahead of the best rival, and where, against whom."""
+    ours = min(statistics.fmean(s.errors) for s in duel.champions)
+    theirs, label = min((statistics.fmean(s.errors), s.label) for s in duel.rivals)
+    return theirs - ours, f"{duel.column}{'' if duel.classes == 'all' else f', {duel.classes} classes'}, against {label}"

@@ -1,0 +1,254 @@
+"""The join of what a paper prints with what our records say: one `Cell` per printed number, reading and column.
+
+Headline numbers are those of the last epoch; the best test epoch is kept beside them and never gets a verdict.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from common.errors import UserError
+from common.method import Method, Paper, make_run
+from common.spec import Column, Profile
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Record = Mapping[str, Any]
+Records = Mapping[str, Record]
+
+CLOSE, NEAR = 0.5, 1.5  # points
+RULE = (
+    f"Verdict of a cell, with delta = ours - published: reproduced where |delta| <= max({CLOSE} points, 2 sd of our runs); "
+    f"near up to {NEAR} points; else higher or lower (our number is higher or lower than the published one)."
+)
+NO_RUN = "no run yet"
+FIELDS = ("paper", "table", "dataset", "imbalance_type", "imbalance_ratio", "backbone", "method", "method_ref", "metric", "value",
+          "group", "notes")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number that the paper prints, and ours for one reading of its method.
+
+    table, row, method, variant, metric, printed, published: the number as printed, and where; row is the paper's own label.
+    column: where our runs are; stands_for: the published column (the same, but for the quick profile).
+    values, best: our runs' last-epoch and best-epoch numbers in the printed metric, one per finished run; keys: their records.
+    state: "mean", "no run yet", "diverged", or "not run: ..."; mean, sd, delta, verdict are None where there is nothing to say.
+    """
+
+    table: str
+    row: str
+    method: str
+    variant: str
+    reading: str
+    column: str
+    stands_for: str
+    metric: str
+    printed: str
+    published: float
+    ours: bool
+    values: tuple[float, ...] = ()
+    best: tuple[float, ...] = ()
+    keys: tuple[str, ...] = ()
+    diverged: int = 0
+    state: str = NO_RUN
+    mean: float | None = None
+    sd: float | None = None
+    delta: float | None = None
+    verdict: str | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def quick(self) -> bool:
+        """Whether the column is a stand-in, whose numbers say nothing about the published one."""
+        return self.column != self.stands_for
+
+
+class Arm(NamedTuple):
+    """The runs of one method on one column: records of the finished and of the diverged ones, in the order of their seeds."""
+
+    method: Method
+    done: tuple[Record, ...]
+    diverged: tuple[Record, ...]
+
+
+def cell_verdict(delta: float, sd: float | None, n: int) -> str | None:
+    """`RULE` on delta = ours - published: "higher" means that our number is the larger one (so worse, for an error).
+
+    No run, no verdict; a single run has no spread, so the fixed half point alone decides.
+    """
+    if n == 0:
+        return None
+    size, tolerance = abs(delta), 1e-9  # what two decimals print as 0.50 is not to fail on the last bit
+    if size <= max(CLOSE, 2 * (sd or 0.0)) + tolerance:
+        return "reproduced"
+    if size <= NEAR + tolerance:
+        return "near"
+    return "higher" if delta > 0 else "lower"
+
+
+def spread(values: tuple[float, ...]) -> tuple[float | None, float | None]:
+    """Mean and standard deviation over seeds (n - 1 in the denominator); None where there are too few values."""
+    mean = statistics.fmean(values) if values else None
+    return mean, statistics.stdev(values) if len(values) > 1 else None
+
+
+def published(paper: Paper) -> "DataFrame":
+    """`published.csv` of the paper, its strings as printed, and beside them: number, column, row, variant."""
+    import pandas
+
+    path = paper.folder / "published.csv"
+    try:
+        frame = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: it holds the numbers that the paper prints.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not a table of published numbers ({' '.join(str(error).split())}).") from None
+    if missing := [name for name in FIELDS if name not in frame]:
+        raise UserError(f"{path}: column {missing[0]!r} is missing.")
+    for line, value in enumerate(frame["value"], 2):
+        if not _is_number(value):
+            raise UserError(f"{path}, line {line}: value {value!r} is not a number.")
+    notes = [_split_notes(text) for text in frame["notes"]]
+    return frame.assign(
+        number=[float(value) for value in frame["value"]],
+        column=[_column_name(row, f"{path}, line {line}") for line, row in enumerate(frame.itertuples(), 2)],
+        row=[row or _spell(method) for (row, _), method in zip(notes, frame["method"], strict=True)],
+        variant=[variant for _, variant in notes],
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) == float(text)
+    except ValueError:
+        return False
+
+
+def _column_name(row: Any, where: str) -> str:
+    """The name that `Column` gives to the column of a printed number; the file spells the backbone "resnet-32"."""
+    try:
+        ratio = int(row.imbalance_ratio or 1)
+    except ValueError:
+        raise UserError(f"{where}: imbalance_ratio {row.imbalance_ratio!r} is not a whole number.") from None
+    return Column(row.dataset, row.imbalance_type, ratio, row.backbone.replace("-", "")).name
+
+
+def _split_notes(notes: str) -> tuple[str, str]:
+    """The paper's own label of the row, and what else tells rows of one method apart."""
+    items = [item for item in notes.split(";") if item]
+    row = next((item[4:] for item in items if item.startswith("row=")), "")
+    return row, ";".join(item for item in items if not item.startswith(("row=", "label=")))
+
+
+def _spell(method: str) -> str:
+    """A label for a row whose own the file does not repeat: short words are acronyms (`LDAM-DRW`), others names (`Focal`)."""
+    return "-".join(word.upper() if len(word) <= 4 else word.capitalize() for word in method.split("-"))
+
+
+def standing_columns(paper: Paper, profile: Profile) -> dict[str, tuple[Column, ...]]:
+    """Published column name -> the columns of this profile whose runs are shown for it."""
+    found: dict[str, tuple[Column, ...]] = {}
+    for column in paper.columns[profile]:
+        # The join is on dataset, imbalance and backbone: which images a subset keeps is not printed anywhere.
+        plain = Column(column.dataset, column.imbalance, column.ratio, column.backbone.replace("-", "")).name
+        name = plain if profile == "paper" else paper.stand_ins.get(column.name)
+        if name is not None and (profile == "quick" or name not in found):
+            found[name] = (*found.get(name, ()), column)
+    return found
+
+
+def arms(paper: Paper, records: Records, profile: Profile, column: Column) -> list[Arm]:
+    """Every method of a column, as the paper lists them, with the records it has; more seeds than planned all count."""
+    seeds = sorted(set(range(paper.seeds[profile])) | {record["spec"]["seed"] for record in records.values()})
+    protocol, found = paper.protocols[profile], []
+    for method in paper.methods(column, protocol):
+        keys = [make_run(column, protocol, method, seed).key for seed in seeds]
+        have = [records[key] for key in keys if key in records]
+        done = tuple(r for r in have if r["status"] == "done")
+        found.append(Arm(method, done, tuple(r for r in have if r["status"] != "done")))
+    return found
+
+
+def cells(paper: Paper, records: Records, profile: Profile) -> list[Cell]:
+    """One cell per printed number, reading and column of the profile, in the order of published.csv.
+
+    A number that no run of this profile can stand beside still yields its cell in the paper profile, with the reason as state.
+    """
+    standing, found = standing_columns(paper, profile), []
+    per_column = {c.name: arms(paper, records, profile, c) for columns in standing.values() for c in columns}
+    for row in published(paper).itertuples():
+        columns = [column.name for column in standing.get(row.column, ())]
+        if not columns and profile == "paper":
+            found.append(_cell(row, row.column, None, state=_why_not(row, paper)))
+        for name in columns:
+            matching = [arm for arm in per_column[name] if (arm.method.name, arm.method.variant) == (row.method, row.variant)]
+            if not matching:
+                found.append(_cell(row, name, None, state="not run: no such method here"))
+            found += [_cell(row, name, arm) for arm in matching]
+    return found
+
+
+def _why_not(row: Any, paper: Paper) -> str:
+    if row.dataset in {column.dataset for column in paper.columns["paper"]}:
+        return "not run: column not planned"
+    return f"not run: needs {row.dataset}"
+
+
+def _cell(row: Any, column: str, arm: Arm | None, state: str = NO_RUN) -> Cell:
+    cell = {name: getattr(row, name) for name in ("table", "row", "method", "variant", "metric")}
+    cell |= {"printed": row.value, "published": row.number, "column": column, "stands_for": row.column, "reading": "",
+             "ours": row.method_ref == "ours", "state": state}
+    if arm is None:
+        return Cell(**cell)
+    cell |= {"reading": arm.method.reading, "diverged": len(arm.diverged), "flags": flags(arm.done)}
+    if not arm.done:
+        return Cell(**{**cell, "state": "diverged" if arm.diverged else NO_RUN})
+    values = tuple(measure(record, row.metric, row.group) for record in arm.done)
+    mean, sd = spread(values)
+    cell |= {"values": values, "best": tuple(measure(r, row.metric, row.group, "best") for r in arm.done),
+             "keys": tuple(r["key"] for r in arm.done), "state": "mean", "mean": mean, "sd": sd}
+    if column == row.column:
+        delta = mean - row.number
+        cell |= {"delta": delta, "verdict": cell_verdict(delta, sd, len(values))}
+    return Cell(**cell)
+
+
+def measure(record: Record, metric: str, group: str = "", epoch: str = "last") -> float:
+    """A record's number in the metric that the paper prints; `epoch` is "last" or "best"."""
+    if group not in ("", "all") or metric not in ("top1_error", "top1_accuracy"):
+        raise UserError(f"published.csv has metric {metric!r}, group {group!r}; common/report/compare.py does not measure that.")
+    accuracy = record["accuracy"][epoch]
+    return 100 - accuracy if metric == "top1_error" else accuracy
+
+
+def flags(records: Iterable[Record]) -> tuple[str, ...]:
+    """What makes the runs of one cell unlike each other: numbers from unlike machines are shown, but not silently."""
+    chosen = list(records)
+    kinds = {"precision": "precision", "devices": "device", "torch": "torch", "compilation": "compiled"}
+    return tuple(f"mixed {name}: {values}" for name, field in kinds.items() if ", " in (values := made(chosen, field)))
+
+
+def made(records: Iterable[Record], field: str) -> str:
+    """The different values of a field of `made`, sorted and joined by commas."""
+    return ", ".join(sorted({str(record["made"].get(field, "not recorded")).replace(",", ";") for record in records}))
+
+
+def minutes(records: Iterable[Record]) -> float:
+    """Device-minutes behind some records: `seconds` of a record is its run's share of its pack."""
+    return sum(float(record["made"].get("seconds") or 0.0) for record in records) / 60
+
+
+def majority(counts: Iterable[int]) -> list[bool]:
+    """Which classes are majority classes: those above the geometric mean of the largest and the smallest class.
+
+    Under step imbalance these are exactly the frequent classes; balanced classes are all majority classes.
+    """
+    sizes = list(counts)
+    return [size * size >= max(sizes) * min(sizes) for size in sizes]

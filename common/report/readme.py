@@ -1,0 +1,106 @@
+"""The generated parts of the READMEs: all numbers come from records, none from fingers."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from common.errors import UserError
+from common.method import Paper, Table
+from common.report import claims as claim_tests
+from common.report.compare import Cell, Records, cells, minutes
+from common.report.tables import METRICS, behind, cell_text, escape, grid, markdown_table, mean_text
+from common.store import write_atomically
+
+
+def fill(path: Path, name: str, text: str) -> None:
+    """Replace what stands between the two `generated: NAME` comments of a Markdown file, which must be there once each."""
+    begin, end = f"<!-- begin generated: {name} -->", f"<!-- end generated: {name} -->"
+    try:
+        page = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise UserError(f"{path} needs the two lines {begin!r} and {end!r}, once each and in this order.")
+    head, rest = page.split(begin)
+    tail = rest.split(end)[1]
+    write_atomically(path, f"{head}{begin}\n{text.strip()}\n{end}{tail}".encode())
+
+
+def front_table(papers: Sequence[Paper], records: Records) -> str:
+    """One row a paper: its own method's headline cell, verdicts of cells and claims, what is behind them, the command."""
+    header = ["paper", "headline", "published → ours (seeds)", "verdict", "cells", "claims", "runs", "device-minutes", "command"]
+    return markdown_table(header, [_front_row(paper, records) for paper in papers])
+
+
+def _front_row(paper: Paper, records: Records) -> list[str]:
+    found = cells(paper, records, "paper")
+    used = [records[key] for key in dict.fromkeys(key for cell in found for key in cell.keys)]
+    head = headline(paper, found)
+    heads = [cell for cell in found if head and _place(cell) == _place(head)]
+    several = len(heads) > 1
+    return [
+        paper.title,
+        f"Table {head.table}, {head.row}, {head.column}, {METRICS.get(head.metric, head.metric)}" if head else "nothing printed",
+        _by_reading((cell, f"{cell.printed} → {mean_text(cell.values) if cell.n else cell.state}") for cell in heads),
+        "; ".join((f"{cell.reading}: " if several else "") + (cell.verdict or "none yet") for cell in heads) or "none yet",
+        tally(_cell_word(cell) for cell in found), claims_tally(paper, records),
+        str(len(used)), f"{minutes(used):.0f}", f"make reproduce-{paper.name}",
+    ]
+
+
+def _by_reading(texts: Iterable[tuple[Cell, str]]) -> str:
+    pairs = list(texts)
+    return "; ".join((f"{cell.reading}: " if len(pairs) > 1 else "") + text for cell, text in pairs) or "no run yet"
+
+
+def _place(cell: Cell) -> tuple[str, ...]:
+    return cell.table, cell.method, cell.variant, cell.column
+
+
+def headline(paper: Paper, found: Sequence[Cell]) -> Cell | None:
+    """The paper's own last row in its first table, in that table's first column: what it would be quoted for."""
+    first = [cell for cell in found if not paper.tables or cell.table == paper.tables[0].number]
+    own = [cell for cell in first if cell.ours] or first
+    return next((cell for cell in own if (cell.method, cell.variant) == (own[-1].method, own[-1].variant)), None)
+
+
+def _cell_word(cell: Cell) -> str:
+    return cell.verdict or cell.state.split(":")[0]
+
+
+def tally(words: Iterable[str]) -> str:
+    """`12 reproduced, 3 near, 1 no run yet`: the verdicts by how often they occur, equal ones by name."""
+    counts = Counter(words)
+    return ", ".join(f"{n} {word}" for word, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))) or "none"
+
+
+def claims_tally(paper: Paper, records: Records) -> str:
+    """Claims by verdict, each reading counted; numbers in brackets are dropped, as they differ from claim to claim."""
+    if not (paper.folder / "claims.yaml").exists():
+        return "none stated"
+    outcomes = claim_tests.evaluate(paper, records, "paper")
+    return tally(re.sub(r"^not run.*", "not run", outcome.verdict) for outcome in outcomes)
+
+
+def results_block(paper: Paper, records: Records) -> str:
+    """The paper-profile tables in short for the paper's README: every cell, then the verdicts of cells and claims."""
+    found = cells(paper, records, "paper")
+    parts = [_short_table(table, [cell for cell in found if cell.table == table.number]) for table in paper.tables]
+    parts += [
+        f"Cells by verdict (each reading counted): {tally(_cell_word(cell) for cell in found)}.",
+        f"Claims by verdict (each reading counted): {claims_tally(paper, records)}.",
+        behind(found, records),
+        "Verdict rules, best-epoch numbers and p values stand in the tables that `make tables` writes.",
+    ]
+    return "\n\n".join(parts)
+
+
+def _short_table(table: Table, chosen: Sequence[Cell]) -> str:
+    if not chosen:
+        raise UserError(f"published.csv prints no number of table {table.number}.")
+    laid = grid(list(chosen))
+    rows = [[row.label, row.reading or "-", *(cell_text(cell, row) for cell in row.cells)] for row in laid.rows]
+    body = markdown_table(["method", "reading", *(column for column, _ in laid.columns)], rows)
+    return (f"**Table {escape(table.number)}.** {escape(table.caption)} (percent, last epoch; published → mean ± sd (seeds), "
+            f"delta, verdict)\n\n{body}")

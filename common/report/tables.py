@@ -1,0 +1,346 @@
+"""The tables of a paper with our numbers in every cell: Markdown to read, CSV to compute with, rich for the terminal."""
+
+import html
+import io
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import UserError
+from common.method import Paper, Table
+from common.report import claims as claim_tests
+from common.report.claims import Claim, Outcome
+from common.report.compare import RULE, Cell, Records, cells, made, minutes, spread
+from common.spec import Profile
+from common.store import write_atomically
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from rich.console import Console
+
+NOT_PRINTED = "not printed"
+METRICS = {"top1_error": "Top-1 error", "top1_accuracy": "Top-1 accuracy"}
+PER_BLOCK = 4  # published columns side by side in a terminal of 100 characters
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """A row of the table in one reading; cells is as long as the grid has columns, None where the paper prints nothing."""
+
+    label: str
+    reading: str
+    cells: tuple[Cell | None, ...]
+    says_variant: bool  # whether the cells differ in their setting, so that each must say its own
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The table as the paper lays it out: (column, published column) pairs, quick stand-ins last."""
+
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[GridRow, ...]
+
+
+def table_cells(paper: Paper, table: Table, records: Records, profile: Profile) -> list[Cell]:
+    """The cells of one table; the quick profile adds its stand-ins to the published columns."""
+    found = cells(paper, records, "paper") + (cells(paper, records, "quick") if profile == "quick" else [])
+    chosen = [cell for cell in found if cell.table == table.number]
+    if not chosen:
+        raise UserError(f"{paper.folder / 'published.csv'} prints no number of table {table.number}.")
+    return chosen
+
+
+def grid(chosen: list[Cell]) -> Grid:
+    """Lay cells out as the paper does. Rows of one name in one column (an ablation's settings) are told apart by their order."""
+    columns = sorted(dict.fromkeys((c.column, c.stands_for) for c in chosen), key=lambda pair: pair[0] != pair[1])
+    variants: dict[tuple, list[str]] = {}
+    places: dict[tuple, dict[tuple[str, str], Cell]] = {}
+    for cell in chosen:
+        settings = variants.setdefault((cell.row, cell.method, cell.stands_for), [])
+        if cell.variant not in settings:
+            settings.append(cell.variant)
+        row = (cell.row, cell.method, settings.index(cell.variant))
+        places.setdefault(row, {})[cell.reading, cell.column] = cell
+    order = {name: i for i, (name, _) in enumerate(dict.fromkeys(key[:2] for key in places))}
+    rows = []
+    for row, by_place in sorted(places.items(), key=lambda item: (order.get(item[0][0], 0), item[0][2])):
+        settings = {cell.variant for cell in by_place.values()}
+        readings = sorted({reading for reading, _ in by_place} - {""}, key=lambda reading: reading != "written") or [""]
+        label = row[0] + (f" [{settings.copy().pop()}]" if len(settings) == 1 and "" not in settings else "")
+        for reading in readings:
+            found = tuple(by_place.get((reading, name)) or _other_reading(by_place, name) for name, _ in columns)
+            rows.append(GridRow(label, reading, found, len(settings) > 1))
+    return Grid(tuple(columns), tuple(rows))
+
+
+def _other_reading(by_place: Mapping[tuple[str, str], Cell], column: str) -> Cell | None:
+    """What stands in for a reading that a column does not have: the cell that says why, or the only reading there is."""
+    return next((cell for (_, name), cell in by_place.items() if name == column), None)
+
+
+def number(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
+def signed(value: float) -> str:
+    """Two decimals with a sign; zero is +0.00.
+
+    >>> signed(-0.001)
+    '+0.00'
+    """
+    return f"{round(value, 2) + 0.0:+.2f}"
+
+
+def mean_text(values: tuple[float, ...]) -> str:
+    """`29.66 ± 0.26 (4)`: mean, standard deviation over seeds, number of seeds."""
+    mean, sd = spread(values)
+    return f"{number(mean)}{'' if sd is None else f' ± {number(sd)}'} ({len(values)})"
+
+
+def cell_text(cell: Cell | None, row: GridRow, best: bool = False) -> str:
+    """One cell of the Markdown table; `best` gives the best-epoch numbers, which carry no delta and no verdict."""
+    if cell is None:
+        return NOT_PRINTED
+    parts = [mean_text(cell.best if best else cell.values) if cell.n else cell.state]
+    parts += [signed(cell.delta), cell.verdict] if cell.delta is not None and not best else []
+    parts += [f"{cell.diverged} diverged"] if cell.diverged and cell.n else []
+    parts += [f"as {cell.reading}"] if cell.reading and row.reading and cell.reading != row.reading else []
+    text = ", ".join(parts) + (" †" if cell.flags else "")
+    setting = f"{cell.variant}: " if row.says_variant else ""
+    return f"{setting}quick {text}" if cell.quick else f"{setting}{cell.printed} → {text}"
+
+
+def plain(text: object) -> str:
+    """One line without control characters, whatever a name or a record holds."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))
+
+
+def escape(text: object) -> str:
+    """`plain`, and safe inside a cell of a Markdown table: no HTML, no pipe."""
+    return html.escape(plain(text), quote=False).replace("|", "&#124;")
+
+
+def markdown_table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    head = [escape(name) for name in header]
+    lines = [head, ["---"] * len(head), *([escape(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def grid_markdown(laid: Grid, text: Callable[[Cell | None, GridRow], str]) -> str:
+    header = [name if name == stands_for else f"quick: {name} (in place of {stands_for})" for name, stands_for in laid.columns]
+    rows = ([row.label, row.reading or "-", *(text(cell, row) for cell in row.cells)] for row in laid.rows)
+    return markdown_table(["method", "reading", *header], rows)
+
+
+def table_markdown(table: Table, chosen: list[Cell], records: Records) -> str:
+    """The whole page of one table: caption, main table, rule, what is behind it, best-epoch table."""
+    laid, metrics = grid(chosen), dict.fromkeys(METRICS.get(cell.metric, cell.metric) for cell in chosen)
+    page = [
+        f"# Table {escape(table.number)}. {escape(table.caption)}\n",
+        f"{' / '.join(metrics)} on the test set in percent, last epoch. A cell reads: published → mean ± sd (seeds), "
+        f"delta in points, verdict.{_quick_remark(chosen)}\n",
+        grid_markdown(laid, cell_text),
+        f"{RULE}\n",
+        f"{behind(chosen, records)}\n",
+    ]
+    page += [f"† {escape(f'{c.row} ({c.reading}), {c.column}: ' + '; '.join(c.flags))}\n" for c in chosen if c.flags]
+    page += ["## Best test epoch\n",
+             "The same runs at their best test epoch, chosen on the test images themselves, as most published long-tailed "
+             "numbers are: for orientation only, so without a verdict.\n",
+             grid_markdown(laid, lambda cell, row: cell_text(cell, row, best=True))]
+    return "\n".join(page)
+
+
+def _quick_remark(chosen: list[Cell]) -> str:
+    if not any(cell.quick for cell in chosen):
+        return ""
+    return (" Columns marked quick are runs on a small stand-in dataset with a short schedule: they show that the code works, "
+            "and are not to be compared with the published numbers.")
+
+
+def behind(chosen: Iterable[Cell], records: Records) -> str:
+    """Runs, device-minutes, devices, precision and torch behind some cells, each run once."""
+    used = [records[key] for key in dict.fromkeys(key for cell in chosen for key in cell.keys)]
+    if not used:
+        return "No runs yet."
+    facts = "; ".join(escape(f"{name}: {made(used, field)}") for name, field in
+                      (("device", "device"), ("precision", "precision"), ("torch", "torch")))
+    return f"Behind it: {len(used)} runs, {minutes(used):.1f} device-minutes; {facts}."
+
+
+def table_frame(chosen: list[Cell], records: Records) -> "DataFrame":
+    """All cells in long format, in percent; lists are joined by semicolons."""
+    from pandas import DataFrame
+
+    def row(cell: Cell) -> dict[str, object]:
+        used = [records[key] for key in cell.keys]
+        best, best_sd = spread(cell.best)
+        return {
+            "table": cell.table, "row": cell.row, "method": cell.method, "reading": cell.reading, "variant": cell.variant,
+            "column": cell.column, "stands_for": cell.stands_for, "quick": cell.quick, "metric": cell.metric, "unit": "percent",
+            "printed": cell.printed, "published": cell.published, "mean": cell.mean, "sd": cell.sd, "n": cell.n,
+            "values": ";".join(f"{value:.4f}" for value in cell.values), "best_epoch_mean": best, "best_epoch_sd": best_sd,
+            "delta": cell.delta, "verdict": cell.verdict, "state": cell.state, "diverged": cell.diverged,
+            "flags": ";".join(cell.flags), "keys": ";".join(cell.keys), "minutes": minutes(used),
+            "devices": made(used, "device"), "precision": made(used, "precision"), "torch": made(used, "torch"),
+            "commit": made(used, "commit"),
+        }
+
+    return DataFrame([row(cell) for cell in chosen])
+
+
+def csv_bytes(frame: "DataFrame") -> bytes:
+    buffer = io.StringIO()
+    frame.to_csv(buffer, index=False, float_format="%.6g", lineterminator="\n")
+    return buffer.getvalue().encode()
+
+
+def write_tables(paper: Paper, records: Records, profile: Profile, folder: Path) -> list[Path]:
+    """table-<n>.md and .csv for every table of the paper, and claims.md and .csv if it states claims. Returns the files."""
+    contents: dict[str, bytes] = {}
+    for table in paper.tables:
+        chosen = table_cells(paper, table, records, profile)
+        contents[f"table-{table.number}.md"] = table_markdown(table, chosen, records).encode()
+        contents[f"table-{table.number}.csv"] = csv_bytes(table_frame(chosen, records))
+    if (paper.folder / "claims.yaml").exists():
+        outcomes = claim_tests.evaluate(paper, records, profile)
+        contents["claims.md"] = claims_markdown(outcomes, profile).encode()
+        contents["claims.csv"] = csv_bytes(claims_frame(outcomes))
+    for name, content in contents.items():
+        write_atomically(folder / name, content)
+    return [folder / name for name in contents]
+
+
+def claim_test(claim: Claim) -> str:
+    """What was tested, in one line."""
+    tests = {"better": f"{claim.method} below {', '.join(claim.than)}", "best": f"{claim.method} below every other row",
+             "setting": f"{claim.method}: best {claim.parameter} above {claim.above}"}
+    classes = "" if claim.classes == ("all",) else f", {' and '.join(claim.classes)} classes"
+    columns = claim.columns[0] if len(claim.columns) == 1 else f"each of {len(claim.columns)} columns"
+    tables = f"table{'s' if len(claim.tables) > 1 else ''} {' and '.join(claim.tables)}"
+    return f"{tests[claim.kind]} in {columns} of {tables}{classes}"
+
+
+def claims_markdown(outcomes: list[Outcome], profile: Profile) -> str:
+    """The claims with their verdicts, and below them every quote, how it was read and what could not be compared."""
+    rows, words = [], {}
+    for o in outcomes:
+        lead = "-" if o.gap is None else f"{signed(o.gap)} in {o.where}"
+        p = "-" if o.p is None else f"{o.p:.3g} / {o.p_against:.3g}"
+        rows.append([o.claim.id, claim_test(o.claim), o.reading, o.printed, o.verdict, lead, p])
+        said = f"- **{escape(o.claim.id)}** ({escape(o.claim.section)}): “{escape(o.claim.quote)}” {escape(o.claim.means or '')}"
+        notes = words.setdefault(said.rstrip(), {})
+        for note in o.notes:
+            notes.setdefault(note, []).append(o.reading)
+    title = "# Claims\n" if profile == "paper" else (
+        "# Claims, on the quick stand-ins\n\nA demonstration of the procedure: these verdicts say nothing about the paper.\n")
+    header = ["claim", "test", "reading", "printed numbers", "our runs", "smallest lead in points", "p / p of the opposite"]
+    page = [title, markdown_table(header, rows), f"{claim_tests.RULE}\n", "## What the paper says\n"]
+    for said, notes in words.items():
+        page += [said, *("  - " + escape(f"{', '.join(readings)}: {note}") for note, readings in notes.items())]
+    return "\n".join(page) + "\n"
+
+
+def claims_frame(outcomes: list[Outcome]) -> "DataFrame":
+    from pandas import DataFrame
+
+    return DataFrame([
+        {"claim": o.claim.id, "section": o.claim.section, "quote": o.claim.quote, "test": claim_test(o.claim),
+         "reading": o.reading, "printed": o.printed, "verdict": o.verdict, "p": o.p, "p_opposite": o.p_against,
+         "lead": o.gap, "where": o.where, "columns_done": o.done, "columns": o.of, "notes": ";".join(o.notes)} for o in outcomes
+    ])
+
+
+def print_table(paper: Paper, records: Records, profile: Profile, console: "Console | None" = None) -> None:
+    """All tables and claims of the paper for a terminal of 100 characters; quick: each stand-in beside its published column."""
+    from rich.console import Console
+
+    console = console or Console()
+    for table in paper.tables:
+        _print_one(table, table_cells(paper, table, records, profile), records, profile, console)
+    if (paper.folder / "claims.yaml").exists():
+        _print_claims(claim_tests.evaluate(paper, records, profile), profile, console)
+
+
+def _print_one(table: Table, chosen: list[Cell], records: Records, profile: Profile, console: "Console") -> None:
+    if profile == "quick":
+        paired = {cell.stands_for for cell in chosen if cell.quick}
+        chosen = [cell for cell in chosen if cell.stands_for in paired]
+        if not chosen:
+            return  # nothing of this table has a stand-in
+    console.print(plain(f"Table {table.number}. {table.caption}"), style="bold", markup=False, highlight=False)
+    laid = grid(chosen)
+    for block in _blocks(laid, profile):
+        console.print(_rich_block(laid, block))
+    closing = _quick_remark(chosen).strip() if profile == "quick" else RULE
+    shown = [cell for cell in chosen if cell.quick or profile == "paper"]
+    for line in (f"Percent, last epoch, mean ± sd (seeds). {closing}", html.unescape(behind(shown, records)), ""):
+        console.print(line, style="dim", markup=False, highlight=False)
+
+
+def _blocks(laid: Grid, profile: Profile) -> list[list[int]]:
+    """Indices of the columns to show side by side: one dataset, at most `PER_BLOCK`; quick pairs stay together."""
+    if profile == "quick":
+        pairs = [[laid.columns.index((name, name)), i] for i, (column, name) in enumerate(laid.columns) if column != name]
+        return [[*chain(*pairs[i:i + PER_BLOCK // 2])] for i in range(0, len(pairs), PER_BLOCK // 2)]
+    by_dataset: dict[str, list[int]] = {}
+    for i, (column, _) in enumerate(laid.columns):
+        by_dataset.setdefault(column.split("-")[0], []).append(i)
+    return [some[i:i + PER_BLOCK] for some in by_dataset.values() for i in range(0, len(some), PER_BLOCK)]
+
+
+def _rich_block(laid: Grid, block: list[int]) -> object:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    quick = any(laid.columns[i][0] != laid.columns[i][1] for i in block)
+    shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    shown.add_column("method", min_width=12)
+    for i in block:
+        column, stands_for = laid.columns[i]
+        shown.add_column(Text(plain(column) + ("" if not quick else "\npublished" if column == stands_for else "\nquick")))
+    for row in laid.rows:
+        chosen = [row.cells[i] for i in block]
+        if any(cell is not None for cell in chosen):
+            reading = f"\n@{row.reading}" if row.reading else ""
+            shown.add_row(Text(plain(row.label) + reading), *(Text(_terminal_text(cell, row, quick)) for cell in chosen))
+    return shown
+
+
+def _terminal_text(cell: Cell | None, row: GridRow, beside_quick: bool) -> str:
+    """A cell on two or three short lines: setting, published → ours, delta and verdict."""
+    if cell is None:
+        return NOT_PRINTED
+    lines = [plain(cell.variant)] if row.says_variant else []
+    if beside_quick:
+        return "\n".join([*lines, _ours(cell) if cell.quick else cell.printed])
+    if cell.delta is None:
+        return "\n".join([*lines, f"{cell.printed} → {_ours(cell)}"])
+    ours = mean_text(cell.values).replace(" ± ", "±").removesuffix(f" ({cell.n})")
+    mark = "†" if cell.flags else ""
+    return "\n".join([*lines, f"{cell.printed} → {ours}", f"{signed(cell.delta)} {cell.verdict} ({cell.n}){mark}"])
+
+
+def _ours(cell: Cell) -> str:
+    return mean_text(cell.values) if cell.n else plain(cell.state)
+
+
+def _print_claims(outcomes: list[Outcome], profile: Profile, console: "Console") -> None:
+    """Whether the printed numbers bear each claim out, whether ours do, and by how many points in the worst column."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
+    shown.add_column("claim", overflow="fold", min_width=26)
+    for name in ("reading", "printed numbers", "quick stand-in" if profile == "quick" else "our runs"):
+        shown.add_column(name)
+    shown.add_column("lead", justify="right")
+    for o in outcomes:
+        lead = "-" if o.gap is None else signed(o.gap)
+        shown.add_row(*(Text(plain(value)) for value in (o.claim.id, o.reading, o.printed, o.verdict, lead)))
+    console.print(shown)
+    console.print("lead: points ahead in the worst column", style="dim", markup=False, highlight=False)

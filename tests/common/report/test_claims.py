@@ -1,0 +1,213 @@
+"""Claims: strict loading, what the printed numbers say, and verdicts on records whose truth is known."""
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import ttest_ind
+
+from common.errors import UserError
+from common.report.claims import Claim, Duel, Outcome, Side, decide, evaluate, holm, load_claims, p_claim, p_less, p_opposite
+from tests.records import toy_paper, toy_records
+
+BETTER = """
+- id: own-beats-rival
+  section: "4.1"
+  quote: own is better | than rival
+  kind: better
+  tables: ["1"]
+  method: own
+  than: [rival]
+  columns: [cifar10-lt-100, cifar10-step-100]
+"""
+BEST = """
+- id: own-best
+  section: "4.1"
+  quote: own is best
+  kind: best
+  tables: ["1"]
+  method: own
+  columns: [cifar10-lt-100]
+"""
+SETTING = """
+- id: beta-above-one
+  section: "3.2"
+  quote: beta > 1 is best
+  kind: setting
+  tables: ["2"]
+  method: own
+  parameter: beta
+  above: 1.0
+  columns: [cifar10-lt-100, cifar10-step-100]
+"""
+GROUPS = """
+- id: own-better-on-minority
+  section: Figure 3
+  quote: better on the overall classes
+  kind: better
+  tables: ["1"]
+  method: own
+  than: [ce]
+  classes: [majority, minority]
+  columns: [cifar10-step-100]
+"""
+
+
+def outcomes(folder: Path, claims: str, errors: dict, profile: str = "paper", **more) -> dict[tuple[str, str], Outcome]:
+    paper = toy_paper(folder / "toy", claims)
+    return {(o.claim.id, o.reading): o for o in evaluate(paper, toy_records(paper, errors, profile, **more), profile)}
+
+
+def test_holds_fails_and_undecided_per_reading(tmp_path: Path) -> None:
+    errors = {"own@written": (20.0, 20.1, 20.2, 20.1), "own@released": (24.9, 25.0, 25.1, 25.0),
+              "rival": (22.0, 22.1, 22.2, 22.1)}
+    found = outcomes(tmp_path, BETTER, errors)
+    written, released = found["own-beats-rival", "written"], found["own-beats-rival", "released"]
+    assert (written.verdict, released.verdict) == ("holds", "fails")
+    assert written.gap == pytest.approx(2.0)
+    assert released.gap == pytest.approx(-2.9)
+    assert written.where == "cifar10-lt-100, against rival"
+    errors["own@written"] = (22.0, 22.2, 22.1, 22.0)
+    assert outcomes(tmp_path, BETTER, errors)["own-beats-rival", "written"].verdict == "undecided"
+
+
+def test_one_bad_column_is_enough_to_fail(tmp_path: Path) -> None:
+    paper = toy_paper(tmp_path / "toy", BETTER)
+    good = {"own": (20.0, 20.1, 20.2), "rival": (22.0, 22.1, 22.2)}
+    bad = {"own": (24.0, 24.1, 24.2), "rival": (22.0, 22.1, 22.2)}
+    records = toy_records(paper, good, columns=("cifar10-lt-100",)) | toy_records(paper, bad, columns=("cifar10-step-100",))
+    outcome = evaluate(paper, records, "paper")[0]
+    assert (outcome.verdict, outcome.where) == ("fails", "cifar10-step-100, against rival")
+
+
+def test_printed_numbers_are_judged_from_published_csv(tmp_path: Path) -> None:
+    found = outcomes(tmp_path, BETTER + BEST + SETTING + GROUPS, {"ce": (1.0,)})
+    assert found["own-beats-rival", "written"].printed == "fails (1 of 2 columns)"  # 23.00 against 22.90
+    assert found["own-best", "written"].printed == "holds"
+    assert found["beta-above-one", "written"].printed == "holds"
+    assert found["own-better-on-minority", "written"].printed == "not printed"
+
+
+def test_not_run_says_how_many_columns_are(tmp_path: Path) -> None:
+    errors = {"own": (20.0, 20.1), "rival": (22.0, 22.1)}
+    assert outcomes(tmp_path, BETTER, {"own": (20.0,)})["own-beats-rival", "written"].verdict == "not run (0 of 2 columns)"
+    found = outcomes(tmp_path, BETTER, errors, columns=("cifar10-lt-100",))
+    assert found["own-beats-rival", "written"].verdict == "not run (1 of 2 columns)"
+    assert found["own-beats-rival", "written"].p is None
+
+
+def test_few_equal_or_diverged_runs_do_not_decide(tmp_path: Path) -> None:
+    verdict = {name: outcomes(tmp_path, BETTER, errors)["own-beats-rival", "written"].verdict for name, errors in {
+        "one seed": {"own": (20.0,), "rival": (22.0,)},
+        "no spread": {"own": (20.0,) * 4, "rival": (22.0,) * 4},
+        "no difference": {"own": (22.0,) * 4, "rival": (22.0,) * 4},
+        "all diverged": {"own": (20.0, 20.1, 20.2), "rival": (None, None, None)},
+    }.items()}
+    assert verdict == {"one seed": "undecided (n too small)", "no spread": "undecided", "no difference": "undecided",
+                       "all diverged": "undecided (n too small)"}
+    notes = outcomes(tmp_path, BETTER, {"own": (20.0,), "rival": (None,)})["own-beats-rival", "written"].notes
+    assert notes == ("diverged: 1 of 1 runs of rival in cifar10-lt-100, 1 of 1 runs of rival in cifar10-step-100",)
+
+
+def test_best_leaves_out_what_is_not_implemented_and_says_so(tmp_path: Path) -> None:
+    errors = {"own": (20.0, 20.1, 20.2), "rival": (22.0, 22.1, 22.2), "ce": (29.0, 29.1, 29.2)}
+    outcome = outcomes(tmp_path, BEST, errors)["own-best", "written"]
+    assert (outcome.verdict, outcome.notes) == ("holds", ("left out, as there is no such method here: ghost",))
+    assert outcome.where == "cifar10-lt-100, against rival"
+
+
+def test_setting_needs_both_sides_of_the_bound(tmp_path: Path) -> None:
+    errors = {"own[beta=1.0;delta=2.0]@written": (22.9, 23.0, 23.1), "own[beta=1.1;delta=2.0]@written": (21.9, 22.0, 22.1)}
+    outcome = outcomes(tmp_path, SETTING, errors)["beta-above-one", "written"]
+    assert (outcome.verdict, outcome.done, outcome.of) == ("holds", 1, 1)
+    assert outcome.notes == ("only one side of beta = 1 is tried in cifar10-step-100",)
+    outcome = outcomes(tmp_path, SETTING.replace("beta", "delta"), errors)["delta-above-one", "written"]
+    assert (outcome.verdict, outcome.printed, outcome.p) == ("not decidable", "holds", None)
+
+
+def test_groups_of_classes_are_read_from_per_class_accuracy(tmp_path: Path) -> None:
+    paper = toy_paper(tmp_path / "toy", GROUPS)
+    records = toy_records(paper, {"own": (20.0, 20.1, 20.2), "ce": (22.0, 22.1, 22.2)})
+    for record in records.values():  # ce is far better on the minority classes, own on the majority classes
+        accuracy = record["accuracy"]["last"]
+        record["per_class_accuracy"] = [accuracy] * 5 + [accuracy - (10 if "own" in record["label"] else 0)] * 5
+    outcome = evaluate(paper, records, "paper")[0]
+    assert (outcome.verdict, outcome.where) == ("fails", "cifar10-step-100, minority classes, against ce")
+
+
+def test_a_claim_between_single_readings_is_evaluated_once(tmp_path: Path) -> None:
+    claims = BETTER.replace("method: own", "method: rival").replace("than: [rival]", "than: [ce]")
+    assert list(outcomes(tmp_path, claims, {"ce": (30.0,)})) == [("own-beats-rival", "written")]
+
+
+def test_quick_uses_the_stand_ins(tmp_path: Path) -> None:
+    errors = {"own": (20.0, 20.1, 20.2), "rival": (22.0, 22.1, 22.2)}
+    outcome = outcomes(tmp_path, BETTER, errors, "quick")["own-beats-rival", "written"]
+    assert (outcome.verdict, outcome.of, outcome.where) == ("holds", 1, "digits-lt-20, against rival")
+    claims = BETTER.replace("cifar10-lt-100, ", "")
+    assert outcomes(tmp_path, claims, errors, "quick")["own-beats-rival", "written"].verdict.startswith("not run (no stand-in")
+
+
+def duels(rng: random.Random, lead: float, columns: int, seeds: int) -> list[Duel]:
+    def side(label: str, mean: float) -> Side:
+        return Side(label, tuple(rng.gauss(mean, 0.3) for _ in range(seeds)))
+
+    return [Duel(f"column {i}", "all", (side("own", 22 - lead),), (side("rival", 22.0),)) for i in range(columns)]
+
+
+@pytest.mark.parametrize(("lead", "columns", "holds", "fails"), [
+    (1.5, 8, (0.95, 1.0), (0.0, 0.0)),  # true, and large against the spread
+    (0.0, 1, (0.0, 0.09), (0.0, 0.09)),  # no difference: at most one in twenty either way
+    (0.0, 8, (0.0, 0.01), (0.0, 0.09)),
+    (-1.5, 8, (0.0, 0.0), (0.95, 1.0)),  # false
+])
+def test_verdicts_occur_at_the_stated_rates(lead: float, columns: int, holds: tuple, fails: tuple) -> None:
+    rng, verdicts = random.Random(0), []
+    for _ in range(300):
+        drawn = duels(rng, lead, columns, seeds=5)
+        verdicts.append(decide(drawn, p_claim(drawn), p_opposite(drawn), columns, columns))
+    assert holds[0] <= verdicts.count("holds") / 300 <= holds[1]
+    assert fails[0] <= verdicts.count("fails") / 300 <= fails[1]
+
+
+def test_holm_keeps_the_rate_over_many_claims() -> None:
+    rng, wrong = random.Random(1), 0
+    for _ in range(150):
+        ps = holm(p_claim(duels(rng, 0.0, 1, seeds=4)) for _ in range(10))
+        wrong += min(ps) <= 0.05
+    assert wrong / 150 <= 0.1
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_properties(ps: list[float]) -> None:
+    adjusted = holm(ps)
+    assert all(p <= a <= min(1.0, len(ps) * p) + 1e-12 for p, a in zip(ps, adjusted, strict=True))
+    assert sorted(range(len(ps)), key=ps.__getitem__) == sorted(range(len(ps)), key=lambda i: (adjusted[i], ps[i], i))
+
+
+def test_p_is_that_of_welch() -> None:
+    a, b = (20.0, 20.3, 20.1), (20.4, 20.2, 20.9, 20.5)
+    expected = ttest_ind(a, b, equal_var=False, alternative="less").pvalue
+    assert p_less(Side("a", a), Side("b", b)) == pytest.approx(expected)
+    assert p_less(Side("b", b), Side("a", a)) == pytest.approx(1 - expected)
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("kind: better", "kind: bigger", "'bigger'"), ("method: own", "method: mine", "no 'mine'"), ("[rival]", "[]", "`than`"),
+    ("cifar10-step-100]", "cifar10-lt-7]", "cifar10-lt-7"), ("kind: better", "kind: best", "`than`"),
+    ('["1"]', "[1]", "expected str"), ("  section", "  sektion", "sektion"),
+    ("columns:", "above: 1.0\n  columns:", "`parameter`"),
+])
+def test_bad_claims_are_user_errors(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in BETTER
+    with pytest.raises(UserError, match=message):
+        load_claims(toy_paper(tmp_path / "toy", BETTER.replace(old, new)))
+
+
+def test_an_id_may_occur_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="twice"):
+        load_claims(toy_paper(tmp_path / "toy", BETTER + BETTER))
+    [claim] = load_claims(toy_paper(tmp_path / "toy", BETTER))
+    assert isinstance(claim, Claim)

@@ -1,0 +1,111 @@
+"""Strict YAML, run keys, schedules."""
+
+import dataclasses
+from functools import partial
+
+import pytest
+
+from common.errors import UserError
+from common.spec import Column, Protocol, Run, build, describe_function, load_yaml, spec_key
+
+PROTOCOL = Protocol(200, 128, 0.1, 0.9, 0.0002, 5, (160, 180), 0.01, False)
+GOOD = """
+epochs: 200
+batch_size: 128
+rate: 0.1
+momentum: 0.9
+weight_decay: 0.0002
+warmup_epochs: 5
+decay_epochs: [160, 180]
+decay_factor: 0.01
+drop_last: false
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_good_file_is_the_dataclass(tmp_path):
+    assert load_yaml(write(tmp_path, GOOD), Protocol) == PROTOCOL
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ("rate: 0.1", "rate: 0.1\nraet: 0.1", "unknown key 'raet'"),
+    ("rate: 0.1\n", "", "key 'rate' is missing"),
+    ("epochs: 200", "epochs: 200.5", "expected int, found float"),
+    ("epochs: 200", "epochs: '200'", "expected int, found str"),
+    ("drop_last: false", "drop_last: 0", "expected bool, found int"),
+    ("epochs: 200", "epochs: true", "expected int, found bool"),
+    ("[160, 180]", "160", "decay_epochs"),
+    ("[160, 180]", "[160, x]", r"decay_epochs\[1\]"),
+    ("weight_decay: 0.0002", "weight_decay: '2e-4'", "write 0.0005, not 5e-4"),
+    ("epochs: 200", "epochs: 200\nepochs: 100", "not valid YAML"),
+    ("epochs: 200", "epochs: [200", "not valid YAML"),
+])
+def test_a_wrong_file_is_one_sentence_that_names_the_place(tmp_path, old, new, said):
+    path = write(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(UserError, match=said) as error:
+        load_yaml(path, Protocol)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_number_without_a_point_is_a_number_or_refused_never_text(tmp_path):
+    """PyYAML reads 2e-4 as text; whatever our reader makes of it, it does not pass as a string."""
+    try:
+        value = load_yaml(write(tmp_path, GOOD.replace("0.0002", "2e-4")), Protocol).weight_decay
+    except UserError as error:
+        assert "write 0.0005, not 5e-4" in str(error)
+    else:
+        assert value == 0.0002
+
+
+def test_an_integer_is_taken_for_a_float(tmp_path):
+    assert load_yaml(write(tmp_path, GOOD.replace("rate: 0.1", "rate: 1")), Protocol).rate == 1.0
+
+
+def test_missing_file_and_wrong_literal(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        load_yaml(tmp_path / "no.yaml", Protocol)
+    with pytest.raises(UserError, match="'lt'"):
+        build({"dataset": "cifar10", "imbalance": "long", "ratio": 100, "backbone": "resnet32"}, Column, "column")
+
+
+def test_rates_are_those_of_the_ldam_family():
+    rates = [PROTOCOL.learning_rate(e) for e in (0, 3, 4, 159, 160, 179, 180, 199)]
+    assert rates == pytest.approx([0.02, 0.08, 0.1, 0.1, 1e-3, 1e-3, 1e-5, 1e-5])
+
+
+def run(**changes) -> Run:
+    base = {"column": Column("cifar10", "lt", 100, "resnet32"), "protocol": PROTOCOL,
+            "method": {"loss": {"function": "ce"}}, "data": "d", "seed": 0}
+    return Run(**{**base, **changes})
+
+
+def test_the_key_is_stable_and_every_part_of_the_spec_decides_it():
+    """A change of this value orphans every stored record: change it knowingly."""
+    assert run().key == "594232a34d6cf637"
+    others = [run(seed=1), run(data="e"), run(method={"loss": {"function": "ce", "s": 1}}),
+              run(column=Column("cifar10", "lt", 10, "resnet32")), run(column=Column("cifar10", "lt", 100, "resnet32", "archive")),
+              run(protocol=dataclasses.replace(PROTOCOL, rate=0.2))]
+    assert len({r.key for r in [run(), *others]}) == 7
+    assert spec_key(run().spec()) == run().key
+
+
+def test_functions_are_described_by_name_and_keywords():
+    def loss(z, *, s, inner):
+        return z
+
+    nested = partial(partial(loss, s=3.0), inner=partial(max, key=len), s=4.0)
+    assert describe_function(nested) == {"function": "loss", "inner": {"function": "max", "key": {"function": "len"}}, "s": 4.0}
+    with pytest.raises(TypeError, match="positional"):
+        describe_function(partial(loss, 1))
+
+
+def test_column_names():
+    assert Column("cifar10", "lt", 100, "resnet32").name == "cifar10-lt-100"
+    assert Column("cifar10", "step", 10, "resnet110").name == "cifar10-step-10-resnet110"
+    assert Column("mnist", "none", 1, "resnet20", "archive").name == "mnist-resnet20-archive"

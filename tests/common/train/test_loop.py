@@ -1,0 +1,218 @@
+"""Epoch loop, resume after kill -9, records, packs from missing runs."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from common.errors import UserError
+from common.metrics import summary
+from common.method import Method
+from common.store import load_records, record_files
+from common.losses import softmax_cross_entropy
+from common.train.loop import Workspace, checkpoint_path, train_pack
+from common.train.pack import Device
+from common.train.record import best_epoch
+from common.train.work import form_packs, missing_runs, train
+from tests.common.train.toys import METHODS, PROTOCOL, ROTATION, planned
+
+CPU = Device("cpu", "float32", False)
+ROOT = Path(__file__).resolve().parents[3]
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from common.data.sets import load
+from common.train.loop import Workspace, train_pack
+from common.train.pack import Device
+from tests.common.train.toys import METHODS, PROTOCOL, planned
+import dataclasses, torch
+torch.set_num_threads(1)
+folder, data = Path(sys.argv[1]), Path(sys.argv[2])
+protocol = dataclasses.replace(PROTOCOL, epochs=8, decay_epochs=(6,))
+members = [planned(m, folder, 1, protocol) for m in METHODS[:4]]
+train_pack(members, load("digits", data), Device("cpu", "float32", False), Workspace(folder / "work", save_seconds=0.0),
+           lambda p: print("epoch", p.epoch, flush=True))
+"""
+
+
+def start(folder: Path, data: Path) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(data)], stdout=subprocess.PIPE, text=True,
+                            cwd=ROOT, env=environment)
+
+
+@pytest.mark.parametrize("kill_after", [1, 5])
+def test_kill_minus_9_and_start_again_gives_the_same_bits(digits_folder, tmp_path, kill_after):
+    whole = start(tmp_path / "whole", digits_folder)
+    assert whole.wait(120) == 0
+    victim = start(tmp_path / "killed", digits_folder)
+    for line in victim.stdout:
+        if line.strip() == f"epoch {kill_after}":
+            time.sleep(0.05)  # into the next epoch, or into the save
+            victim.send_signal(signal.SIGKILL)
+            break
+    assert victim.wait(60) == -signal.SIGKILL
+    assert not list((tmp_path / "killed").rglob("*.json"))
+    again = start(tmp_path / "killed", digits_folder)
+    epochs = [line.strip() for line in again.stdout]
+    assert again.wait(120) == 0
+    assert epochs[0] in (f"epoch {kill_after}", f"epoch {kill_after + 1}", f"epoch {kill_after + 2}")
+    files = sorted((tmp_path / "whole").rglob("*.safetensors"))
+    assert len(files) == 4
+    for file in files:
+        twin = load_file(tmp_path / "killed" / file.relative_to(tmp_path / "whole"))
+        assert all(torch.equal(tensor, twin[name]) for name, tensor in load_file(file).items())
+    mine, theirs = (load_records(tmp_path / name) for name in ("whole", "killed"))
+    assert mine.keys() == theirs.keys()
+    for key in mine:
+        assert {k: v for k, v in mine[key].items() if k not in ("made", "digest")} == {
+            k: v for k, v in theirs[key].items() if k not in ("made", "digest")}
+
+
+def test_a_record_holds_what_the_run_did(digits, tmp_path):
+    members = [planned(METHODS[1], tmp_path), planned(METHODS[4], tmp_path)]
+    seen = []
+    assert train_pack(members, digits, CPU, Workspace(tmp_path / "work"), seen.append)
+    record, rotation = (load_records(tmp_path)[m.run.key] for m in members)
+    assert [p.epoch for p in seen] == [1, 2, 3]
+    assert record["status"] == "done"
+    assert record["label"] == "digits-lt-20 ldam-drw@written"
+    assert sum(record["counts"]) == 464
+    assert record["curves"]["tested"] == [72, 72, 360]
+    right, total = sum(record["confusion"][c][c] for c in range(10)), sum(map(sum, record["confusion"]))
+    assert record["accuracy"]["last"] == pytest.approx(100 * right / total, abs=1e-3)
+    assert record["accuracy"]["best"] == record["accuracy"]["last"] == record["curves"]["test_accuracy"][-1]
+    assert len(record["norms"]["classifier"]) == 10
+    assert record["norms"]["feature_epochs"] == [2]
+    assert record["made"]["precision"] == "float32"
+    assert record["made"]["runs_in_pack"] == 2
+    assert len(rotation["confusion"]) == 4
+    weights = load_file(checkpoint_path(members[0]))
+    assert weights["head.weight"].shape == (1, 32, 10)
+    log = [json.loads(line) for line in (tmp_path / "work" / "log.jsonl").read_text().splitlines()]
+    assert [e["epoch"] for e in log] == [1, 2, 3]
+
+
+def test_a_diverged_run_leaves_a_record_that_says_when(digits, tmp_path):
+    def infinite(outputs, labels, context):
+        return softmax_cross_entropy(outputs, labels, context) / (2 - context.epoch).clamp(min=0)
+
+    members = [planned(METHODS[0], tmp_path), planned(Method("bad", "written", infinite), tmp_path)]
+    assert train_pack(members, digits, CPU, Workspace(tmp_path / "work"))
+    sound, bad = (load_records(tmp_path)[m.run.key] for m in members)
+    assert sound["status"] == "done"
+    assert bad["status"] == "diverged"
+    assert bad["made"]["diverged_in_epoch"] == 2
+    assert bad["accuracy"] == {"last": None, "best": None, "best_epoch": None}
+
+
+def test_the_second_stage_starts_from_the_first_ones_backbone(digits, digits_folder, tmp_path):
+    second = Method("second", "written", softmax_cross_entropy, starts_from=ROTATION)
+    wanted = [planned(second, tmp_path)]
+    missing = missing_runs(wanted, tmp_path)
+    assert [m.method.name for m in missing] == ["rotation", "second"]
+    with pytest.raises(UserError, match="train that first"):
+        train_pack(wanted, digits, CPU, Workspace(tmp_path / "work"))
+    begun = []
+
+    def observer(pack):
+        from contextlib import nullcontext
+        begun.append([m.method.name for m in pack])
+        return nullcontext(lambda progress: None)
+
+    assert train(wanted, root=tmp_path, data=digits_folder, work=Workspace(tmp_path / "work"), device=CPU, limit=8,
+                 observer=observer)
+    assert begun == [["rotation"], ["second"]]
+    assert missing_runs(wanted, tmp_path) == []
+    from common.train.loop import load_start
+    from common.train.pack import Pack
+
+    pack = Pack(wanted, digits, CPU)
+    before = pack.heads[0].weight.clone()
+    load_start(pack)
+    first = load_file(checkpoint_path(wanted[0].start))
+    assert all(torch.equal(pack.run_state(0)[n], t) for n, t in first.items() if n.startswith("backbone."))
+    assert torch.equal(pack.heads[0].weight, before)
+
+
+def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_folder, tmp_path):
+    wanted = [planned(METHODS[0], tmp_path, seed) for seed in range(3)]
+    from contextlib import nullcontext
+
+    def go(**changes):
+        arguments = {"root": tmp_path, "data": digits_folder, "device": CPU, "limit": 8,
+                     "work": Workspace(tmp_path / "work", 0.0), "observer": lambda pack: nullcontext(epochs.append)}
+        return train(wanted, **{**arguments, **changes})
+
+    epochs = []
+    first = Workspace(tmp_path / "work", 0.0, deadline=time.monotonic() + 0.2)
+    assert not go(work=first)
+    states = list((tmp_path / "work" / "resume").glob("*.pt"))
+    assert len(states) == 1
+    with pytest.raises(UserError, match="begun in float32"):
+        go(device=Device("cpu", "float64", False))
+    content = states[0].read_bytes()
+    states[0].write_bytes(content[:1000])
+    with pytest.raises(UserError, match="damaged"):
+        go()
+    states[0].write_bytes(content)
+    done = len(epochs)
+    assert go(limit=1)  # the pack of three goes on as it was formed
+    assert [e.epoch for e in epochs] == list(range(1, PROTOCOL.epochs + 1))
+    assert done < PROTOCOL.epochs
+    assert not states[0].exists()
+    assert all(r["made"]["runs_in_pack"] == 3 for r in load_records(tmp_path).values())
+
+
+def test_a_smaller_pack_gives_the_same_results(digits, tmp_path):
+    """Results do not depend on the pack: run by run and side by side agree in accuracy."""
+    together, alone = ([planned(METHODS[0], tmp_path / name, seed) for seed in range(2)] for name in ("a", "b"))
+    train_pack(together, digits, Device("cpu", "float64", False), Workspace(tmp_path / "wa"))
+    for member in alone:
+        train_pack([member], digits, Device("cpu", "float64", False), Workspace(tmp_path / "wb"))
+    a, b = load_records(tmp_path / "a"), load_records(tmp_path / "b")
+    assert {k: r["confusion"] for k, r in a.items()} == {k: r["confusion"] for k, r in b.items()}
+
+
+def test_packs_hold_one_column_and_protocol_and_put_equal_methods_together(tmp_path):
+    other = dataclasses.replace(PROTOCOL, epochs=9)
+    runs = [planned(m, tmp_path, s, p) for s in range(3) for m in METHODS for p in (PROTOCOL, other)]
+    packs = form_packs(runs, 8)
+    assert sorted(len(p) for p in packs) == [7, 7, 8, 8]
+    for pack in packs:
+        assert len({m.run.protocol for m in pack}) == 1
+        names = [m.method.name for m in pack]
+        assert sum(a != b for a, b in zip(names, names[1:], strict=False)) == len(set(names)) - 1
+
+
+def test_best_epoch_counts_only_epochs_that_saw_the_whole_test_set():
+    assert best_epoch([99.0, 50.0, 60.0, 60.0], [72, 360, 360, 360]) == 2
+
+
+def test_groups_are_many_medium_few_as_the_literature_has_them():
+    import numpy as np
+
+    confusion = np.diag([10, 8, 6, 4, 2]) + np.array([[0] * 5, [2, 0, 0, 0, 0], [4, 0, 0, 0, 0], [6, 0, 0, 0, 0], [8, 0, 0, 0, 0]])
+    parts = summary(confusion, np.array([[50.0, 40.0, 30.0]]), np.array([101, 100, 20, 19, 1]))
+    assert parts["groups"] == {"many": 100.0, "medium": 70.0, "few": 30.0}
+    assert parts["accuracy"] == 60.0
+    assert parts["calibration"]["ece"] == 20.0
+
+
+def test_lookup_is_by_key_under_all_papers(digits, tmp_path):
+    member = planned(METHODS[0], tmp_path)
+    train_pack([member], digits, CPU, Workspace(tmp_path / "work"))
+    elsewhere = tmp_path / "another-paper" / "results" / "paper" / "digits-lt-20"
+    elsewhere.mkdir(parents=True)
+    file = record_files(tmp_path)[member.run.key]
+    file.rename(elsewhere / file.name)
+    assert missing_runs([member], tmp_path) == []
