@@ -59,8 +59,8 @@ def parser(papers: Sequence[Paper]) -> argparse.ArgumentParser:
     _add(commands, "status", command_status, "how many seeds each cell has", chosen)
     _add(commands, "table", command_table, "write the tables and claims beside the published numbers, and print them", chosen)
     _add(commands, "figures", command_figures, "draw the figures from records", chosen)
-    _add(commands, "report", command_report, "tables, all figures into figures/, and the generated parts of the READMEs", chosen)
-    whole = _add(commands, "reproduce", command_reproduce, "prepare, train, tables, figures: what `make reproduce-...` calls", chosen)
+    _add(commands, "report", command_report, "tables, figures/ and the generated parts of the READMEs", chosen)
+    whole = _add(commands, "reproduce", command_reproduce, "prepare, train, figures, tables: what make calls", chosen)
     _add_training(whole)
     incoming = _add(commands, "merge", command_merge, "bring in records made on another machine")
     incoming.add_argument("source", type=Path, help="a tar of pack-records, a folder, or one record")
@@ -89,11 +89,13 @@ def _selection() -> argparse.ArgumentParser:
 def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--summary", type=Path, metavar="FILE", help="also write a CSV of the selected runs and their results")
     command.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where it is)")
-    command.add_argument("--precision", choices=("bfloat16", "float32", "float64"), help="default: bfloat16 on CUDA, float32 on CPU")
+    command.add_argument("--precision", choices=("bfloat16", "float32", "float64"),
+                         help="default: bfloat16 on CUDA, float32 on CPU")
     command.add_argument("--no-compile", dest="compile", action="store_false", default=None, help="do not compile on CUDA")
     command.add_argument("--pack", type=_positive, metavar="M", help="at most M runs side by side (results do not change)")
     command.add_argument("--minutes", type=float, metavar="T", help="pause after T minutes; the same command goes on")
-    command.add_argument("--save-every", type=float, default=20.0, metavar="S", help="seconds between resume states (default: 20)")
+    command.add_argument("--save-every", type=float, default=20.0, metavar="S",
+                         help="seconds between resume states (default: 20)")
 
 
 def _add(commands, name: str, function, text: str, *parents) -> argparse.ArgumentParser:
@@ -262,16 +264,17 @@ def command_reproduce(papers: Sequence[Paper], options: argparse.Namespace) -> i
     console.print(f"\nDone in {clock(time.monotonic() - begun)}.")
     if options.profile == "quick":
         name = papers[0].name if len(papers) == 1 else "PAPER"
-        console.print("These runs are on scikit-learn's digits: they show that every method trains, not what the paper claims.\n"
-                      f"The real thing, on CIFAR: make data-cifar10 data-cifar100 FROM=FOLDER && make reproduce-{name} PROFILE=paper\n"
-                      f"What that would train: .venv/bin/python -m papers.{name}.replicate plan --profile paper")
+        console.print(
+            "These runs are on scikit-learn's digits: they show that every method trains, not what the paper claims.\n"
+            f"The real thing: make data-cifar10 data-cifar100 FROM=FOLDER && make reproduce-{name} PROFILE=paper\n"
+            f"What that would train: .venv/bin/python -m papers.{name}.replicate plan --profile paper")
     return 0
 
 
 def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     places = {m.run.key: m.folder for p in papers for profile in p.columns for m in _all_runs(p, profile)}
     counts = merge(options.source, places, papers_root(papers))
-    console.print(f"Merged {counts['new']} new records; {counts['known']} were here already. Rebuild the tables with `make tables`.")
+    console.print(f"Merged {counts['new']} new records; {counts['known']} were here already. `make tables` shows them.")
 
 
 def _all_runs(paper: Paper, profile: Profile) -> list[Planned]:

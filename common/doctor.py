@@ -51,7 +51,7 @@ def _device() -> tuple[bool | None, str]:
     except (ImportError, RuntimeError) as error:
         return False, f"torch and torchvision do not load together ({error}): rm -r .venv && make setup"
     if not torch.cuda.is_available():
-        return None, f"no CUDA device: runs use {torch.get_num_threads()} CPU threads in float32; the quick profile is meant for that"
+        return None, f"no CUDA device: runs use {torch.get_num_threads()} CPU threads; the quick profile is meant for that"
     names = ", ".join(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count()))
     return True, f"{names}, CUDA {torch.version.cuda}"
 

@@ -189,5 +189,6 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
                 run = make_run(known[name], protocol, method, seed)
                 found.setdefault(run.key, Planned(run, method, paper.results(profile) / name))
     if unknown := [m for m in methods if m not in seen]:
-        raise UserError(f"{paper.name} has no method {unknown[0]!r}; it has: {', '.join(sorted(n for n in seen if '@' not in n))}.")
+        names = ", ".join(sorted(n for n in seen if "@" not in n))
+        raise UserError(f"{paper.name} has no method {unknown[0]!r}; it has: {names}.")
     return list(found.values())

@@ -132,7 +132,8 @@ def merge(source: Path, places: Mapping[str, Path], root: Path) -> dict[str, int
             raise UserError(f"{name} is foreign: no paper here plans the run {key} ({record['label']}); nothing was merged.")
         for other in (known.get(key), fresh.get(key)):
             if other and other["digest"] != record["digest"]:
-                raise UserError(f"{name} differs from the record of run {key} that is here; remove one of the two; nothing was merged.")
+                raise UserError(f"{name} differs from the record of run {key} that is here; remove one of the two "
+                                "and merge again; nothing was merged.")
         if key not in known:
             fresh[key] = record
     for key, record in fresh.items():

@@ -13,6 +13,8 @@ from common.method import Paper, Table
 from common.report import claims as claim_tests
 from common.report.claims import Claim, Outcome
 from common.report.compare import RULE, Cell, Records, cells, made, minutes, spread
+from common.report.text import escape, markdown_table, mean_text, plain, signed
+from common.report.variants import variants_markdown
 from common.spec import Profile
 from common.store import write_atomically
 
@@ -80,25 +82,6 @@ def _other_reading(by_place: Mapping[tuple[str, str], Cell], column: str) -> Cel
     return next((cell for (_, name), cell in by_place.items() if name == column), None)
 
 
-def number(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}"
-
-
-def signed(value: float) -> str:
-    """Two decimals with a sign; zero is +0.00.
-
-    >>> signed(-0.001)
-    '+0.00'
-    """
-    return f"{round(value, 2) + 0.0:+.2f}"
-
-
-def mean_text(values: tuple[float, ...]) -> str:
-    """`29.66 ± 0.26 (4)`: mean, standard deviation over seeds, number of seeds."""
-    mean, sd = spread(values)
-    return f"{number(mean)}{'' if sd is None else f' ± {number(sd)}'} ({len(values)})"
-
-
 def cell_text(cell: Cell | None, row: GridRow, best: bool = False) -> str:
     """One cell of the Markdown table; `best` gives the best-epoch numbers, which carry no delta and no verdict."""
     if cell is None:
@@ -110,22 +93,6 @@ def cell_text(cell: Cell | None, row: GridRow, best: bool = False) -> str:
     text = ", ".join(parts) + (" †" if cell.flags else "")
     setting = f"{cell.variant}: " if row.says_variant else ""
     return f"{setting}quick {text}" if cell.quick else f"{setting}{cell.printed} → {text}"
-
-
-def plain(text: object) -> str:
-    """One line without control characters, whatever a name or a record holds."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))
-
-
-def escape(text: object) -> str:
-    """`plain`, and safe inside a cell of a Markdown table: no HTML, no pipe."""
-    return html.escape(plain(text), quote=False).replace("|", "&#124;")
-
-
-def markdown_table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
-    head = [escape(name) for name in header]
-    lines = [head, ["---"] * len(head), *([escape(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def grid_markdown(laid: Grid, text: Callable[[Cell | None, GridRow], str]) -> str:
@@ -208,6 +175,8 @@ def write_tables(paper: Paper, records: Records, profile: Profile, folder: Path)
         outcomes = claim_tests.evaluate(paper, records, profile)
         contents["claims.md"] = claims_markdown(outcomes, profile).encode()
         contents["claims.csv"] = csv_bytes(claims_frame(outcomes))
+    if text := variants_markdown(paper, records):
+        contents["variants.md"] = text.encode()
     for name, content in contents.items():
         write_atomically(folder / name, content)
     return [folder / name for name in contents]
@@ -268,9 +237,11 @@ def _print_one(table: Table, chosen: list[Cell], records: Records, profile: Prof
     if profile == "quick":
         paired = {cell.stands_for for cell in chosen if cell.quick}
         chosen = [cell for cell in chosen if cell.stands_for in paired]
-        if not chosen:
-            return  # nothing of this table has a stand-in
     console.print(plain(f"Table {table.number}. {table.caption}"), style="bold", markup=False, highlight=False)
+    if not chosen:
+        said = f"No quick column stands in for its columns; every cell is in table-{table.number}.md.\n"
+        console.print(said, style="dim", markup=False, highlight=False)
+        return
     laid = grid(chosen)
     for block in _blocks(laid, profile):
         console.print(_rich_block(laid, block))

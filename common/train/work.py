@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import torch
@@ -45,7 +45,7 @@ def form_packs(missing: Sequence[Planned], limit: int) -> list[list[Planned]]:
         runs = sorted(same, key=lambda m: (canonical_json(m.run.method), m.run.seed))
         parts = -(-len(runs) // limit)
         bounds = [len(runs) * i // parts for i in range(parts + 1)]
-        packs += [runs[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+        packs += [runs[a:b] for a, b in pairwise(bounds)]
     return packs
 
 

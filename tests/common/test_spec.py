@@ -89,7 +89,8 @@ def test_the_key_is_stable_and_every_part_of_the_spec_decides_it():
     """A change of this value orphans every stored record: change it knowingly."""
     assert run().key == "594232a34d6cf637"
     others = [run(seed=1), run(data="e"), run(method={"loss": {"function": "ce", "s": 1}}),
-              run(column=Column("cifar10", "lt", 10, "resnet32")), run(column=Column("cifar10", "lt", 100, "resnet32", "archive")),
+              run(column=Column("cifar10", "lt", 10, "resnet32")),
+              run(column=Column("cifar10", "lt", 100, "resnet32", "archive")),
               run(protocol=dataclasses.replace(PROTOCOL, rate=0.2))]
     assert len({r.key for r in [run(), *others]}) == 7
     assert spec_key(run().spec()) == run().key

@@ -1,5 +1,5 @@
 """Class counts, selection, and the committed index lists."""
-# ruff: noqa: NPY002 - the released routine draws from NumPy's global state, so the tests must use it too
+
 
 from pathlib import Path
 

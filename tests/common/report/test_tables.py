@@ -12,7 +12,8 @@ from rich.console import Console
 from common.errors import UserError
 from common.method import Paper, Table
 from common.report.compare import RULE
-from common.report.tables import escape, number, print_table, signed, write_tables
+from common.report.tables import print_table, write_tables
+from common.report.text import escape, number, signed
 from common.store import seal
 from tests.common.report.test_claims import BEST, BETTER, SETTING
 from tests.records import PUBLISHED, toy_paper, toy_records

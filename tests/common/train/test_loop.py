@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from common.errors import UserError
-from common.metrics import summary
-from common.method import Method
-from common.store import load_records, record_files
 from common.losses import softmax_cross_entropy
+from common.method import Method
+from common.metrics import summary
+from common.store import load_records, record_files
 from common.train.loop import Workspace, checkpoint_path, train_pack
 from common.train.pack import Device
 from common.train.record import best_epoch
@@ -191,7 +192,7 @@ def test_packs_hold_one_column_and_protocol_and_put_equal_methods_together(tmp_p
     for pack in packs:
         assert len({m.run.protocol for m in pack}) == 1
         names = [m.method.name for m in pack]
-        assert sum(a != b for a, b in zip(names, names[1:], strict=False)) == len(set(names)) - 1
+        assert sum(a != b for a, b in pairwise(names)) == len(set(names)) - 1
 
 
 def test_best_epoch_counts_only_epochs_that_saw_the_whole_test_set():
@@ -201,7 +202,8 @@ def test_best_epoch_counts_only_epochs_that_saw_the_whole_test_set():
 def test_groups_are_many_medium_few_as_the_literature_has_them():
     import numpy as np
 
-    confusion = np.diag([10, 8, 6, 4, 2]) + np.array([[0] * 5, [2, 0, 0, 0, 0], [4, 0, 0, 0, 0], [6, 0, 0, 0, 0], [8, 0, 0, 0, 0]])
+    confusion = np.diag([10, 8, 6, 4, 2])
+    confusion[:, 0] += [0, 2, 4, 6, 8]
     parts = summary(confusion, np.array([[50.0, 40.0, 30.0]]), np.array([101, 100, 20, 19, 1]))
     assert parts["groups"] == {"many": 100.0, "medium": 70.0, "few": 30.0}
     assert parts["accuracy"] == 60.0

@@ -1,0 +1,495 @@
+"""What a pack saves: milliseconds a training step and run, beside the usual ways of training, in one run on one machine.
+
+    python benchmarks/packs.py [--device cpu|cuda] [--runs 1,4,16,32,64] [--data data/cifar10.npz] [--steps N] [--out FILE]
+    python benchmarks/packs.py --readme        # put benchmarks/results/*.json into benchmarks/README.md
+
+Measured, all on CIFAR-10-LT 100 with ResNet-32 and batch 128:
+
+  the common recipe   PIL images, torchvision transforms, a DataLoader with 4 workers, float32, SGD
+  plain eager         the same network and optimiser, the images and their augmentation on the device, float32
+  packs of M runs     `common.train.pack.Pack`, stepped and tested exactly as `common.train.loop` does
+
+A time means something beside the others of the same run only, so every row carries its ratios to the first two. Rows are
+printed and stored as they are measured. Warm-up, compilation and graph capture are not in the times (see `ready_seconds`).
+"""
+
+import argparse
+import gc
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torchvision import transforms
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that the script runs by its path, with nothing installed
+
+from common.data.feed import INDEX, Draw, Feed
+from common.data.imbalance import select
+from common.data.sampling import deferred, effective_number_weights, uniform_weights
+from common.data.sets import SETS, Images, load
+from common.errors import UserError
+from common.losses import ldam, softmax_cross_entropy
+from common.method import COSINE, Method, Planned, make_run
+from common.models.sizes import BACKBONES
+from common.report.readme import fill
+from common.report.tables import markdown_table
+from common.spec import Column, Protocol
+from common.store import write_atomically
+from common.train.loop import test_stride
+from common.train.pack import Device, Pack
+from common.train.record import surroundings
+from common.train.work import choose_device
+
+RESULTS, README = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "README.md"
+COLUMN = Column("cifar10", "lt", 100, "resnet32")
+PROTOCOL = Protocol(epochs=200, batch_size=128, rate=0.1, momentum=0.9, weight_decay=0.0002, warmup_epochs=5,
+                    decay_epochs=(160, 180), decay_factor=0.01, drop_last=False)
+METHODS = (
+    Method("ce", "written", softmax_cross_entropy),
+    Method("ldam-drw", "written", partial(ldam, s=30.0, largest=0.5), COSINE,
+           weights=partial(deferred, before=uniform_weights, then=effective_number_weights, start=160)),
+)
+RECIPE, EAGER = "common recipe", "plain eager"
+WORKERS = 4
+ITEM = {"bfloat16": 2, "float32": 4, "float64": 8}  # bytes of an activation
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured. tested: test images that evaluation is timed on; its time is then scaled to the whole set."""
+
+    runs: tuple[int, ...]
+    steps: int
+    repeats: int
+    warm: int
+    tested: int
+
+
+EFFORTS = {
+    "cuda": Effort((1, 4, 16, 32, 64), steps=96, repeats=5, warm=10, tested=10_000),
+    "cpu": Effort((1, 2, 4), steps=1, repeats=3, warm=1, tested=250),
+}
+
+
+# The textbook network
+
+
+class PlainBlock(nn.Module):
+    """conv3x3-BN-ReLU-conv3x3-BN + option-A shortcut, ReLU (He et al., 2016), of one run."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int):
+        super().__init__()
+        self.stride, self.extra = stride, (c_out - c_in) // 2
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.extra:
+            x = F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.extra, self.extra))
+        return F.relu(y + x)
+
+
+class PlainResNet(nn.Module):
+    """Images [batch, channels, height, width] -> logits [batch, classes]."""
+
+    def __init__(self, blocks: int, width: int, channels: int, classes: int):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        layers, c_in = [], width
+        for c_out, stride in ((width, 1), (2 * width, 2), (4 * width, 2)):
+            for i in range(blocks):
+                layers.append(PlainBlock(c_in, c_out, stride if i == 0 else 1))
+                c_in = c_out
+        self.blocks, self.fc = nn.Sequential(*layers), nn.Linear(c_in, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.blocks(F.relu(self.bn(self.conv(x)))).mean((2, 3)))
+
+
+def plain_network(at: torch.device | str) -> PlainResNet:
+    facts = SETS[COLUMN.dataset]
+    return PlainResNet(*BACKBONES[COLUMN.backbone], facts.channels, facts.classes).to(at)
+
+
+# The floor: bytes over bandwidth
+
+
+def step_bytes(net: nn.Module, shape: Sequence[int], item: int) -> int:
+    """Bytes that a well-fused training step of one run must move, for images of `shape` and activations of `item` bytes.
+
+    Well fused: a convolution's statistics are summed while its output is written; normalisation, ReLU and addition are
+    done by the kernel that reads next; one kernel makes both gradients of a convolution. Nothing stays in a cache from
+    one kernel to the next. Then, with I and E elements in a convolution's input and output:
+
+      convolution, forward       reads I, writes E
+      normalisation, backward    reads the gradient and the output (both sums were taken as the former was written),
+                                 writes the output's gradient: 3 E
+      convolution, backward      reads that and the input, writes the input's gradient (the images need none): E + 2 I
+      addition                   forward reads the shortcut's S elements and writes the sum, backward reads S: E + 2 S
+      images                     read as uint8, written as activations
+      parameters                 float32: read forward, backward and by SGD; gradient written and read; momentum read
+                                 and written; weight written: 8 x 4 bytes each
+
+    Pooling, head and loss are left out: their tensors are a thousandth of these.
+    """
+    net = net.to("meta")
+    elements: list[int] = []
+
+    def convolution(module: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
+        i, e = inputs[0].numel(), output.numel()
+        elements.append(i + e + 3 * e + e + (2 if elements else 1) * i)  # the first one is that of the images
+
+    def addition(module: PlainBlock, inputs: tuple[Tensor], output: Tensor) -> None:
+        elements.append(output.numel() + 2 * (inputs[0].numel() // module.stride**2))
+
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(convolution)
+        elif isinstance(module, PlainBlock):
+            module.register_forward_hook(addition)
+    images = torch.empty(*shape, device="meta")
+    net(images)
+    parameters = sum(p.numel() for p in net.parameters())
+    return item * sum(elements) + (1 + item) * images.numel() + 8 * 4 * parameters
+
+
+def copy_bandwidth(at: torch.device) -> float:
+    """Bytes a second that a large copy on the device reads and writes: median of five."""
+    size = 2**30 if at.type == "cuda" else 2**28
+    source = torch.ones(size // 4, device=at)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    return 2 * size / (median(times(partial(target.copy_, source), 4, 5, at)) / 1000)
+
+
+def times(work: Callable[[], Any], steps: int, repeats: int, at: torch.device) -> list[float]:
+    """Milliseconds that one call of `work` takes: the mean over `steps` calls, `repeats` times. The device is drained around each."""
+    found = []
+    for _ in range(repeats):
+        drain(at)
+        begun = time.perf_counter()
+        for _ in range(steps):
+            work()
+        drain(at)
+        found.append((time.perf_counter() - begun) * 1000 / steps)
+    return found
+
+
+def drain(at: torch.device) -> None:
+    if at.type == "cuda":
+        torch.cuda.synchronize(at)
+
+
+# What is measured
+
+
+def members(runs: int) -> list[Planned]:
+    """CE and LDAM-DRW by turns, two runs a seed; equal methods stand together, as a pack needs them."""
+    chosen = sorted((i % 2, i // 2) for i in range(runs))
+    return [Planned(make_run(COLUMN, PROTOCOL, METHODS[m], seed), METHODS[m], RESULTS) for m, seed in chosen]
+
+
+def read_images(path: Path | None) -> tuple[Images, str]:
+    """The images and what to call them: the real set where it is, else random ones of the same shape and class counts."""
+    facts = SETS[COLUMN.dataset]
+    usual = ROOT / "data" / f"{facts.name}.npz"
+    if path or usual.exists():
+        if (path or usual).name != usual.name:
+            raise UserError(f"--data {path}: the file is called {usual.name}, as `python -m papers prepare {facts.name}` makes it.")
+        return load(facts.name, (path or usual).parent), f"{facts.name}, real images"
+    generator, image = np.random.default_rng(0), (facts.side, facts.side, facts.channels)
+    pixels = [np.frombuffer(generator.bytes(n * int(np.prod(image))), np.uint8).reshape(n, *image) for n in (facts.train, facts.test)]
+    labels = [np.repeat(np.arange(facts.classes, dtype=np.uint8), n // facts.classes) for n in (facts.train, facts.test)]
+    names = tuple(map(str, range(facts.classes)))
+    return Images(pixels[0], labels[0], pixels[1], labels[1], names), f"random images in the shape of {facts.name}"
+
+
+class PilImages(Dataset):
+    """The column's training images the way torchvision's CIFAR-10 hands them out."""
+
+    def __init__(self, images: Images):
+        facts, kept = SETS[COLUMN.dataset], select(images.y_train, COLUMN, images.archive_order)
+        self.pixels, self.labels = images.x_train[kept], images.y_train[kept].astype(np.int64)
+        self.transform = transforms.Compose([
+            transforms.RandomCrop(facts.side, padding=facts.pad), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
+            transforms.Normalize(facts.mean, facts.std)])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+def plain_step(net: nn.Module, optimiser: torch.optim.SGD, images: Tensor, labels: Tensor) -> Tensor:
+    loss = F.cross_entropy(net(images), labels)
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    return loss
+
+
+def plain_training(at: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """A step of the textbook network under torch's own SGD."""
+    net = plain_network(at).train()
+    optimiser = torch.optim.SGD(net.parameters(), lr=PROTOCOL.rate, momentum=PROTOCOL.momentum, weight_decay=PROTOCOL.weight_decay)
+    return partial(plain_step, net, optimiser)
+
+
+def measure_recipe(images: Images, effort: Effort, at: torch.device) -> dict[str, Any]:
+    """The common recipe with its workers running: starting them is not counted, reading the loss at every step is."""
+    data, step, cuda = PilImages(images), plain_training(at), at.type == "cuda"
+    wanted = effort.warm + effort.steps * effort.repeats + 4 * WORKERS  # the workers are still busy when the last step ends
+    sampler = RandomSampler(data, replacement=True, num_samples=wanted * PROTOCOL.batch_size)
+    batches: Iterator = iter(DataLoader(data, PROTOCOL.batch_size, sampler=sampler, num_workers=WORKERS, pin_memory=cuda))
+
+    def work() -> float:
+        x, y = next(batches)
+        return step(x.to(at, non_blocking=True), y.to(at, non_blocking=True)).item()
+
+    times(work, effort.warm, 1, at)
+    return row(RECIPE, 1, "float32", times(work, effort.steps, effort.repeats, at))
+
+
+def measure_eager(feed: Feed, effort: Effort, at: torch.device) -> dict[str, Any]:
+    """The textbook loop on the resident feed."""
+    step, batch = plain_training(at), PROTOCOL.batch_size
+    draw = partial(feed.draw, [Draw(0, None, False)], 0, batch)
+    drawn = draw()
+    batches = cycle(drawn[:, :, i:i + batch] for i in range(0, len(feed.labels) - batch + 1, batch))
+
+    def work() -> None:
+        now = next(batches)
+        step(feed.batch(now).contiguous(), feed.labels[now[INDEX, 0]])  # contiguous: NCHW, as usual
+
+    times(work, effort.warm, 1, at)
+    draw_ms = median(times(draw, 1, effort.repeats, at))
+    return row(EAGER, 1, "float32", times(work, effort.steps, effort.repeats, at), draw_ms / epoch_steps(feed))
+
+
+def epoch_steps(feed: Feed) -> float:
+    """Batches an epoch, the smaller last one by its size."""
+    return len(feed.labels) / PROTOCOL.batch_size
+
+
+def measure_pack(runs: int, images: Images, device: Device, effort: Effort, at: torch.device) -> dict[str, Any]:
+    """A pack as training steps and tests it; what it draws at the start of an epoch is shared among the epoch's steps."""
+    release(device)
+    begun = time.perf_counter()
+    pack = Pack(members(runs), images, device)
+    warm_up(pack, at)
+    ready = time.perf_counter() - begun
+    draw_ms = median(times(partial(pack.begin_epoch, 1), 1, effort.repeats, at))
+    size = PROTOCOL.batch_size
+    batches = cycle(pack.drawn[:, :, i * size:(i + 1) * size] for i in range(pack.batch_sizes.count(size)))
+    measured = times(lambda: pack._run_step(next(batches)), effort.steps, effort.repeats, at)
+    result = row(f"pack of {runs}", runs, device.precision, measured, draw_ms / epoch_steps(pack.feed))
+    result["evaluation"] = measure_evaluation(pack, result["ms"] * epoch_steps(pack.feed), effort, at)
+    result["ready_seconds"] = round(ready, 1)
+    if device.cuda:
+        result["allocated_gib"] = round(torch.cuda.max_memory_allocated(at) / 2**30, 2)
+        result["reserved_gib"] = round(torch.cuda.max_memory_reserved(at) / 2**30, 2)
+    return result
+
+
+def warm_up(pack: Pack, at: torch.device) -> None:
+    """On CUDA a whole epoch, so that the graphs of both batch sizes exist as in training; on the CPU one step."""
+    if pack.device.cuda:
+        pack.train_epoch(0)
+    else:
+        pack.begin_epoch(0)
+        pack._run_step(pack.drawn[:, :, :PROTOCOL.batch_size])
+    drain(at)
+
+
+def measure_evaluation(pack: Pack, epoch_ms: float, effort: Effort, at: torch.device) -> dict[str, float]:
+    """What testing costs as fractions of the training epoch it follows: whole set, strided, and the protocol's average."""
+    scale = SETS[COLUMN.dataset].test / len(pack.feed.test_labels)
+    strides, share = [test_stride(pack, epoch) for epoch in range(PROTOCOL.epochs)], {}
+    for stride in sorted(set(strides)):
+        if pack.device.cuda:
+            pack.evaluate(stride)  # compiles
+        repeats = effort.repeats if pack.device.cuda else 1
+        share[stride] = scale * median(times(partial(pack.evaluate, stride), 1, repeats, at)) / epoch_ms
+    return {"stride": max(strides), "whole": share[1], "strided": share[max(strides)],
+            "protocol": sum(share[s] for s in strides) / len(strides)}
+
+
+def release(device: Device) -> None:
+    """Give back what the pack before has left. A compiled function keeps at most 8 shapes, then it runs uncompiled."""
+    gc.collect()
+    if device.compile:
+        torch.compiler.reset()
+    if device.cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+# Rows, ratios, files
+
+
+def row(name: str, runs: int, precision: str, measured: Sequence[float], extra: float = 0.0) -> dict[str, Any]:
+    """A measurement: median, lowest and highest milliseconds a step; `extra` is added to each."""
+    ms, low, high = (round(f(measured) + extra, 4) for f in (median, min, max))
+    return {"name": name, "runs": runs, "precision": precision, "ms": ms, "low": low, "high": high}
+
+
+def with_ratios(rows: Sequence[dict[str, Any]], floors: dict[str, float]) -> list[dict[str, Any]]:
+    """Each row with its time a run, how often faster than the two usual ways that is (None: not measured yet), and its
+    share of the bandwidth floor. floors: milliseconds a run and step by precision."""
+    base = {r["name"]: r["ms"] for r in rows}
+    done = []
+    for r in rows:
+        per_run = r["ms"] / r["runs"]
+        ratios = {key: round(base[name] / per_run, 3) if name in base else None
+                  for key, name in (("times_recipe", RECIPE), ("times_eager", EAGER))}
+        done.append({**r, "ms_per_run": round(per_run, 4), **ratios, "floor_share": round(floors[r["precision"]] / per_run, 4)})
+    return done
+
+
+def sentence(r: dict[str, Any]) -> str:
+    """A row for the terminal, as it is measured."""
+    cells = dict(zip(HEADER, table_row(r), strict=True))
+    return f"{r['name']}: " + "; ".join(f"{name}: {cell}" for name, cell in list(cells.items())[1:] if cell != "-")
+
+
+HEADER = ("way", "ms a step (lowest to highest)", "ms a step and run", "speed, × common recipe", "speed, × plain eager",
+          "share of the floor", "evaluation of an epoch's time: whole set, strided, protocol", "GPU memory GiB: allocated, reserved",
+          "ready after")
+
+
+def table_row(r: dict[str, Any]) -> list[str]:
+    """The cells of a row under HEADER."""
+    e = r.get("evaluation")
+    ratios = ["-" if r[key] is None else f"{r[key]:.2f}" for key in ("times_recipe", "times_eager")]
+    return [
+        r["name"], f"{r['ms']:.4g} ({r['low']:.4g} to {r['high']:.4g})", f"{r['ms_per_run']:.3g}", *ratios,
+        f"{100 * r['floor_share']:.1f} %",
+        f"{100 * e['whole']:.1f} %, {100 * e['strided']:.1f} %, {100 * e['protocol']:.1f} %" if e else "-",
+        f"{r['allocated_gib']:.1f}, {r['reserved_gib']:.1f}" if "allocated_gib" in r else "-",
+        f"{r['ready_seconds']:.0f} s" if "ready_seconds" in r else "-",
+    ]
+
+
+def page(result: dict[str, Any]) -> str:
+    """A result as Markdown: where it was measured, then its table."""
+    compiled = "compiled" if result["compiled"] else "not compiled"
+    head = (f"**{result['device']}**, torch {result['torch']}, packs in {result['precision']}, {compiled}; {result['data']}; "
+            f"batch {result['batch']}; median of {result['repeats']} times {result['steps']} step(s); commit {result['commit']}. "
+            f"Copy bandwidth {result['bandwidth'] / 1e9:.4g} GB/s, so the floor is "
+            f"{result['floors'][result['precision']]:.3g} ms a run and step.")
+    return f"{head}\n\n{markdown_table(HEADER, map(table_row, result['rows']))}"
+
+
+def fill_readme() -> None:
+    """Put every stored result into the README."""
+    files = sorted(RESULTS.glob("*.json"))
+    if not files:
+        raise UserError(f"{RESULTS} holds no result; measure one with: python benchmarks/packs.py.")
+    try:
+        pages = [page(json.loads(file.read_text())) for file in files]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"A file in {RESULTS} is not a result of this version ({error!r}); delete it and measure again.") from None
+    fill(README, "packs", "\n\n".join(pages))
+    print(f"{len(files)} result(s) in {README}.")
+
+
+def benchmark(device: Device, effort: Effort, images: Images, data: str, out: Path | None) -> Path:
+    """Measure, print and store every row; returns the result's file."""
+    at, batch = torch.device(device.name), PROTOCOL.batch_size
+    images = Images(images.x_train, images.y_train, *every(images, effort.tested), images.classes, images.archive_order)
+    facts, single = SETS[COLUMN.dataset], Pack(members(1), images, device)
+    shape, bandwidth = (batch, facts.channels, facts.side, facts.side), copy_bandwidth(at)
+    weights = {p: step_bytes(plain_network("cpu"), shape, ITEM[p]) for p in ("float32", device.precision)}
+    floors = {p: 1000 * n / bandwidth for p, n in weights.items()}
+    about = surroundings(single)
+    name = re.sub(r"[^a-z0-9]+", "-", f"{about['device_type']}-{about['device']}".lower()).strip("-")
+    result = {**about, "load": os.getloadavg()[0], "cores": os.cpu_count(), "data": f"{COLUMN.name}, {data}", "batch": batch,
+              "steps": effort.steps, "repeats": effort.repeats, "bandwidth": bandwidth, "bytes": weights, "floors": floors}
+    del result["runs_in_pack"]
+    out = out or RESULTS / f"{name}.json"
+    print(f"{about['device']}, {device.precision}, {result['data']}; a run's step moves {weights[device.precision] / 1e6:.0f} MB at least.")
+    feed, rows = single.feed, []
+    del single
+    work = [partial(measure_recipe, images, effort, at), partial(measure_eager, feed, effort, at)]
+    work += [partial(measure_pack, runs, images, device, effort, at) for runs in effort.runs]
+    for measure in work:
+        try:
+            rows.append(measure())
+        except torch.cuda.OutOfMemoryError:
+            print(f"The next row does not fit into the memory of {about['device']}; larger packs are left out.")
+            break
+        result["rows"] = with_ratios(rows, floors)
+        print(sentence(result["rows"][-1]), flush=True)
+        write_atomically(out, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
+    print(f"\n{page(result)}\nStored in {out}.")
+    return out
+
+
+def every(images: Images, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """About `wanted` test images, evenly over the classes."""
+    stride = max(1, len(images.y_test) // wanted)
+    return images.x_test[::stride], images.y_test[::stride]
+
+
+# Command line
+
+
+def whole(text: str, what: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"{what} {text!r} is not a whole number above 0.")
+    return int(text)
+
+
+def run(arguments: Sequence[str] | None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where it is)")
+    parser.add_argument("--runs", help="sizes of packs (default: 1,4,16,32,64 on CUDA, 1,2,4 on a CPU)")
+    parser.add_argument("--data", type=Path, help="cifar10.npz (default: data/cifar10.npz, and random images where it is missing)")
+    parser.add_argument("--steps", help="steps a repeat (default: 96 on CUDA, 1 on a CPU)")
+    parser.add_argument("--out", type=Path, help="the file to write (default: benchmarks/results/<device>.json)")
+    parser.add_argument("--readme", action="store_true", help="measure nothing; put the stored results into the README")
+    options = parser.parse_args(arguments)
+    if options.readme:
+        return fill_readme()
+    if options.device not in (None, "cpu", "cuda"):
+        raise UserError(f"--device {options.device!r} is not cpu or cuda.")
+    device = choose_device(options.device, None, None)
+    usual = EFFORTS["cuda" if device.cuda else "cpu"]
+    runs = tuple(whole(text.strip(), "--runs") for text in options.runs.split(",")) if options.runs is not None else usual.runs
+    steps = whole(options.steps, "--steps") if options.steps is not None else usual.steps
+    images, data = read_images(options.data)
+    benchmark(device, Effort(runs, steps, usual.repeats, usual.warm, usual.tested), images, data, options.out)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0, or 2 after a UserError, which is one sentence on standard error."""
+    try:
+        run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

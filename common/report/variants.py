@@ -1,0 +1,35 @@
+"""Runs that no table of the paper prints: one difference at a time, beside the row from which it departs."""
+
+from common.method import Paper
+from common.report.compare import Arm, Records, arms, measure, published
+from common.report.text import markdown_table, mean_text, signed
+
+TITLE = """# Variants that the paper does not print
+
+Top-1 error in percent, last epoch, mean ± sd (seeds). The difference is to the plain row of the same method, reading and column.
+Columns of the quick profile show that the code works, no more.
+
+"""
+
+
+def variants_markdown(paper: Paper, records: Records) -> str:
+    """A row for every variant that published.csv does not hold, in the columns of both profiles; empty where there is none."""
+    printed = {(row.method, row.variant) for row in published(paper).itertuples()}
+    header, rows = ["column", "method", "reading", "variant", "ours", "plain row", "difference"], []
+    for profile in ("paper", "quick"):
+        for column in paper.columns[profile]:
+            found = arms(paper, records, profile, column)
+            plain = {(arm.method.name, arm.method.reading): arm for arm in found if not arm.method.variant}
+            for arm in found:
+                method = arm.method
+                if method.variant and (method.name, method.variant) not in printed:
+                    base = plain.get((method.name, method.reading))
+                    rows.append([column.name, method.name, method.reading, method.variant, *_compare(arm, base)])
+    return TITLE + markdown_table(header, rows) if rows else ""
+
+
+def _compare(arm: Arm, base: Arm | None) -> list[str]:
+    ours, theirs = (tuple(measure(r, "top1_error") for r in a.done) if a else () for a in (arm, base))
+    difference = signed(sum(ours) / len(ours) - sum(theirs) / len(theirs)) if ours and theirs else "-"
+    diverged = f", {len(arm.diverged)} diverged" if arm.diverged else ""
+    return [(mean_text(ours) if ours else "no run yet") + diverged, mean_text(theirs) if theirs else "no run yet", difference]

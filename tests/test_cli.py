@@ -1,0 +1,150 @@
+"""The command line as a user meets it: help, dry runs, refusals with exit code 2, the quick profile end to end in small."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("plan", "train", "status", "table", "figures", "report", "reproduce", "merge", "pack-records", "prepare", "doctor")
+
+
+def run(*arguments: str, cwd: Path = ROOT, module: str = "papers.mm.replicate") -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", module, *arguments], cwd=cwd, capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL, timeout=300)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory) -> Path:
+    """A copy of the repository whose quick profile takes seconds: one epoch, one seed."""
+    return make_small(tmp_path_factory.mktemp("small") / "repo")
+
+
+def make_small(copy: Path) -> Path:
+    ignored = shutil.ignore_patterns(".git", ".venv", ".work", "*.npz", "__pycache__", "quick", "tables", "summaries",
+                                     "checkpoints", "tmp", "cache", "dvc.lock")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    params = copy / "papers" / "mm" / "params.yaml"
+    head, tail = params.read_text().split("quick:", 1)
+    tail = tail.replace("seeds: 2", "seeds: 1").replace("epochs: 30", "epochs: 2", 1).replace("[24, 27]", "[1, 2]")
+    params.write_text(head + "quick:" + tail)
+    return copy
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) >= 5
+
+
+def test_a_dry_run_is_quick_and_trains_nothing():
+    begun = time.monotonic()
+    done = run("plan", "--profile", "paper", "--column", "cifar10-lt-100")
+    assert done.returncode == 0
+    assert "cifar10-lt-100" in done.stdout
+    assert "of 78 runs" in done.stdout
+    assert time.monotonic() - begun < 20  # the promise of 2 s is the import test's; this only catches a training
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (("plan", "--column", "cifar10-lt-7"), "no column 'cifar10-lt-7'"),
+    (("plan", "--profile", "quick", "--method", "resnet"), "no method 'resnet'"),
+    (("train", "--profile", "quick", "--device", "gpu0"), "'gpu0' is not a device"),
+    (("merge", "nowhere.tar"), "nowhere.tar does not exist"),
+    (("prepare", "imagenet"), "Unknown dataset 'imagenet'"),
+    (("prepare", "cifar10", "--from", "nowhere"), "nowhere"),
+])
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, said, small):
+    done = run(*arguments, cwd=small)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error:")
+
+
+def test_a_count_below_one_is_refused():
+    done = run("plan", "--seeds", "0")
+    assert done.returncode == 2
+    assert "whole number above 0" in done.stderr
+
+
+def test_missing_data_names_the_command_that_makes_it(small):
+    done = run("train", "--profile", "paper", "--column", "cifar10-lt-100", cwd=small)
+    assert done.returncode == 2
+    assert "make data-cifar10" in done.stderr
+
+
+def test_the_quick_profile_end_to_end(small):
+    """Train, tables, figure; a second time nothing is trained; records go out and come back in."""
+    done = run("reproduce", "--profile", "quick", cwd=small)
+    assert done.returncode == 0, done.stderr
+    assert "Training 51 runs on cpu" in done.stdout
+    assert "make reproduce-mm PROFILE=paper" in done.stdout
+    tables = small / "papers" / "mm" / "tables"
+    for number in "123":
+        assert (tables / f"table-{number}.md").exists()
+    first = (tables / "table-1.md").read_text()
+    assert "29.64" in first
+    assert "digits-step-20" in first
+    assert "no run yet" in first
+    figure = small / "papers" / "mm" / "figures" / "figure-3.svg"
+    assert figure.exists()
+    again = run("reproduce", "--profile", "quick", cwd=small)
+    assert "nothing to train" in again.stdout
+    assert (tables / "table-1.md").read_text() == first
+    status = run("status", "--profile", "quick", cwd=small)
+    assert re.search(r"mm-drw@released\W+1\W+1", status.stdout)
+    out = small / "records.tar"
+    assert run("pack-records", str(out), "--profile", "quick", cwd=small).returncode == 0
+    shutil.rmtree(small / "papers" / "mm" / "results" / "quick")
+    merged = run("merge", str(out), cwd=small)
+    assert "Merged 51 new records" in merged.stdout, merged.stderr
+    assert run("merge", str(out), cwd=small).stdout.startswith("Merged 0 new records")
+    plan = run("plan", "--profile", "quick", cwd=small)
+    assert "0 of 49 runs" in plan.stdout
+
+
+def test_one_method_on_one_column_with_a_summary(small):
+    summary = small / "summary.csv"
+    chosen = ("--column", "digits-lt-20", "--method", "ldam-drw-ssp", "--seeds", "2")
+    done = run("train", *chosen, "--summary", str(summary), cwd=small)
+    assert done.returncode == 0, done.stderr
+    lines = summary.read_text().splitlines()
+    assert lines[0] == "run,seed,key,status,last,best,digest"
+    assert len(lines) == 3
+    log = [json.loads(line) for line in (small / ".work" / "log.jsonl").read_text().splitlines()]
+    assert {"column", "epoch", "loss_and_accuracy", "time"} <= set(log[-1])
+
+
+def test_doctor_names_what_is_missing(small):
+    done = run("doctor", cwd=small)
+    assert "torch" in done.stdout
+    assert "data/cifar10.npz is not here: make data-cifar10" in done.stdout
+
+
+def test_every_command_in_the_readmes_exists():
+    """Make targets, modules and options that a README names are real."""
+    targets = re.findall(r"^([a-z%-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    patterns = [re.compile(t.replace("%", "[a-z0-9_<>-]+") + "$") for t in targets]
+    for page in [ROOT / "README.md", *ROOT.glob("*/README.md"), *ROOT.glob("papers/*/README.md")]:
+        for block in re.findall(r"```(?:sh|bash|console)?\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.splitlines():
+                words = shlex.split(line.split("#")[0])
+                if words[:1] == ["make"]:
+                    for word in (w for w in words[1:] if "=" not in w):
+                        assert any(p.match(word) for p in patterns), f"{page}: make {word}"
+                if "-m" in words:
+                    module, *rest = words[words.index("-m") + 1:]
+                    assert (ROOT / (module.replace(".", "/") + ".py")).exists() or (ROOT / module / "__main__.py").exists(), line
+                    help_text = run(*rest[:1], "--help", module=module).stdout
+                    for option in (w for w in rest if w.startswith("--")):
+                        assert option.split("=")[0] in help_text, f"{page}: {line}"
+                if words and words[0].endswith(".py"):
+                    assert (ROOT / words[0]).exists(), line

@@ -1,0 +1,85 @@
+"""`dvc repro`: the quick profile, then nothing to do; one number changed re-runs just what depends on it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_cli import make_small
+
+pytest.importorskip("dvc")
+
+
+def sh(*words: str, cwd: Path) -> str:
+    """Run with this environment's programs first on the PATH; returns what it printed."""
+    import os
+
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def dvc(*words: str, cwd: Path) -> str:
+    return sh(sys.executable, "-m", "dvc", *words, cwd=cwd)
+
+
+def ran(output: str) -> set[str]:
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A fresh checkout with a quick profile of seconds."""
+    copy = make_small(tmp_path_factory.mktemp("dvc") / "repo")
+    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "t"]):
+        sh("git", *words, cwd=copy)
+    return copy
+
+
+def test_repro_from_a_fresh_clone_then_nothing_then_only_what_changed(clone):
+    everything = {"prepare@digits", "mm-train@digits-lt-20", "mm-train@digits-step-20", "mm-tables", "mm-figures"}
+    first = dvc("repro", cwd=clone)
+    assert ran(first) == everything
+    assert (clone / "papers/mm/tables/table-1.md").exists()
+    assert "up to date" in dvc("repro", cwd=clone)
+
+    params = clone / "papers" / "mm" / "params.yaml"
+    text = params.read_text()
+    line = "digits-step-20: {delta: 0.6, betas: [1.2, 1.3, 1.4], best: 1.3}"
+    assert line in text
+    params.write_text(text.replace(line, line.replace("1.4]", "1.45]")))
+    second = dvc("repro", cwd=clone)
+    assert ran(second) == {"mm-train@digits-step-20", "mm-tables", "mm-figures"}
+    assert "Training 2 runs" in second  # the new beta in both readings, nothing else
+    assert "up to date" in dvc("repro", cwd=clone)
+
+    params.write_text(text)
+    third = dvc("repro", cwd=clone)
+    assert "Training" not in third  # the old records are still there, or DVC's own cache is
+
+
+def test_a_record_that_comes_in_rebuilds_the_tables_and_trains_nothing(clone):
+    dvc("repro", cwd=clone)
+    place = clone / "papers/mm/results/paper/README.md"
+    place.write_text(place.read_text() + "\n")
+    again = dvc("repro", cwd=clone)
+    assert ran(again) == {"mm-tables", "mm-figures"}
+
+
+def test_the_paper_pipeline_has_a_stage_for_each_column_and_its_parameters():
+    from ruamel.yaml import YAML
+
+    from papers.mm.replicate import PAPER, PARAMS
+
+    root = Path(__file__).resolve().parents[1]
+    stages = YAML(typ="safe", pure=True).load(root / "papers/mm/dvc.yaml")["stages"]["train"]
+    assert stages["foreach"] == {c.name: c.dataset for c in PAPER.columns["paper"]}
+    quick = YAML(typ="safe", pure=True).load(root / "dvc.yaml")["stages"]["mm-train"]
+    assert quick["foreach"] == [c.name for c in PAPER.columns["quick"]]
+    for block in (stages["do"]["params"], quick["do"]["params"]):
+        for key in block[0]["papers/mm/params.yaml"]:
+            value = PARAMS
+            for part in key.replace("${key}", "cifar10-lt-100").replace("${item}", "digits-lt-20").split("."):
+                value = value[part] if isinstance(value, dict) or hasattr(value, "keys") else getattr(value, part)
