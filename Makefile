@@ -31,7 +31,7 @@ reproduce-%: $(STAMP)
 	@test -f papers/$*/replicate.py || { echo "There is no paper '$*'; there are: $(patsubst papers/%/replicate.py,%,$(wildcard papers/*/replicate.py))" >&2; exit 2; }
 	@$(RUN) -m papers.$*.replicate reproduce $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
-test: $(STAMP) ## all tests, on two processes (about ten minutes on two cores)
+test: $(STAMP) ## all tests, on two processes (some minutes on two cores)
 	@$(RUN) -m pytest -n 2 $(ARGS)
 
 lint: $(STAMP) ## ruff

@@ -20,7 +20,9 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
@@ -36,8 +38,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that the script runs by its path, with nothing installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs by its path, with nothing installed
 
 from common.data.feed import INDEX, Draw, Feed
 from common.data.imbalance import select
@@ -56,6 +57,7 @@ from common.train.pack import Device, Pack
 from common.train.record import surroundings
 from common.train.work import choose_device
 
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS, README = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "README.md"
 COLUMN = Column("cifar10", "lt", 100, "resnet32")
 PROTOCOL = Protocol(epochs=200, batch_size=128, rate=0.1, momentum=0.9, weight_decay=0.0002, warmup_epochs=5,
@@ -82,7 +84,7 @@ class Effort:
 
 
 EFFORTS = {
-    "cuda": Effort((1, 4, 16, 32, 64), steps=96, repeats=5, warm=10, tested=10_000),
+    "cuda": Effort((1, 4, 16, 32, 64), steps=48, repeats=5, warm=10, tested=10_000),
     "cpu": Effort((1, 2, 4), steps=1, repeats=3, warm=1, tested=250),
 }
 
@@ -151,7 +153,7 @@ def step_bytes(net: nn.Module, shape: Sequence[int], item: int) -> int:
 
     Pooling, head and loss are left out: their tensors are a thousandth of these.
     """
-    net = net.to("meta")
+    net = deepcopy(net).to("meta").eval()  # shapes only
     elements: list[int] = []
 
     def convolution(module: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -182,7 +184,7 @@ def copy_bandwidth(at: torch.device) -> float:
 
 
 def times(work: Callable[[], Any], steps: int, repeats: int, at: torch.device) -> list[float]:
-    """Milliseconds that one call of `work` takes: the mean over `steps` calls, `repeats` times. The device is drained around each."""
+    """Milliseconds a call of `work`: the mean over `steps` calls, `repeats` times; the device is drained around each."""
     found = []
     for _ in range(repeats):
         drain(at)
@@ -214,13 +216,13 @@ def read_images(path: Path | None) -> tuple[Images, str]:
     usual = ROOT / "data" / f"{facts.name}.npz"
     if path or usual.exists():
         if (path or usual).name != usual.name:
-            raise UserError(f"--data {path}: the file is called {usual.name}, as `python -m papers prepare {facts.name}` makes it.")
+            raise UserError(f"--data {path} is not called {usual.name}, as `python -m papers prepare {facts.name}` makes it.")
         return load(facts.name, (path or usual).parent), f"{facts.name}, real images"
-    generator, image = np.random.default_rng(0), (facts.side, facts.side, facts.channels)
-    pixels = [np.frombuffer(generator.bytes(n * int(np.prod(image))), np.uint8).reshape(n, *image) for n in (facts.train, facts.test)]
-    labels = [np.repeat(np.arange(facts.classes, dtype=np.uint8), n // facts.classes) for n in (facts.train, facts.test)]
-    names = tuple(map(str, range(facts.classes)))
-    return Images(pixels[0], labels[0], pixels[1], labels[1], names), f"random images in the shape of {facts.name}"
+    generator, splits = np.random.default_rng(0), []
+    for n in (facts.train, facts.test):
+        splits.append(generator.integers(256, size=(n, facts.side, facts.side, facts.channels), dtype=np.uint8))
+        splits.append(np.repeat(np.arange(facts.classes, dtype=np.uint8), n // facts.classes))
+    return Images(*splits, classes=tuple(map(str, range(facts.classes)))), f"random images in the shape of {facts.name}"
 
 
 class PilImages(Dataset):
@@ -251,7 +253,8 @@ def plain_step(net: nn.Module, optimiser: torch.optim.SGD, images: Tensor, label
 def plain_training(at: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
     """A step of the textbook network under torch's own SGD."""
     net = plain_network(at).train()
-    optimiser = torch.optim.SGD(net.parameters(), lr=PROTOCOL.rate, momentum=PROTOCOL.momentum, weight_decay=PROTOCOL.weight_decay)
+    p = PROTOCOL
+    optimiser = torch.optim.SGD(net.parameters(), lr=p.rate, momentum=p.momentum, weight_decay=p.weight_decay)
     return partial(plain_step, net, optimiser)
 
 
@@ -259,6 +262,7 @@ def measure_recipe(images: Images, effort: Effort, at: torch.device) -> dict[str
     """The common recipe with its workers running: starting them is not counted, reading the loss at every step is."""
     data, step, cuda = PilImages(images), plain_training(at), at.type == "cuda"
     wanted = effort.warm + effort.steps * effort.repeats + 4 * WORKERS  # the workers are still busy when the last step ends
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # on machines of fewer cores
     sampler = RandomSampler(data, replacement=True, num_samples=wanted * PROTOCOL.batch_size)
     batches: Iterator = iter(DataLoader(data, PROTOCOL.batch_size, sampler=sampler, num_workers=WORKERS, pin_memory=cuda))
 
@@ -326,8 +330,7 @@ def measure_evaluation(pack: Pack, epoch_ms: float, effort: Effort, at: torch.de
     scale = SETS[COLUMN.dataset].test / len(pack.feed.test_labels)
     strides, share = [test_stride(pack, epoch) for epoch in range(PROTOCOL.epochs)], {}
     for stride in sorted(set(strides)):
-        if pack.device.cuda:
-            pack.evaluate(stride)  # compiles
+        pack.evaluate(stride)  # compiles, or chooses its kernels
         repeats = effort.repeats if pack.device.cuda else 1
         share[stride] = scale * median(times(partial(pack.evaluate, stride), 1, repeats, at)) / epoch_ms
     return {"stride": max(strides), "whole": share[1], "strided": share[max(strides)],
@@ -373,8 +376,7 @@ def sentence(r: dict[str, Any]) -> str:
 
 
 HEADER = ("way", "ms a step (lowest to highest)", "ms a step and run", "speed, × common recipe", "speed, × plain eager",
-          "share of the floor", "evaluation of an epoch's time: whole set, strided, protocol", "GPU memory GiB: allocated, reserved",
-          "ready after")
+          "share of the floor", "evaluation / epoch: whole, strided, protocol", "GiB: allocated, reserved", "ready after")
 
 
 def table_row(r: dict[str, Any]) -> list[str]:
@@ -382,7 +384,7 @@ def table_row(r: dict[str, Any]) -> list[str]:
     e = r.get("evaluation")
     ratios = ["-" if r[key] is None else f"{r[key]:.2f}" for key in ("times_recipe", "times_eager")]
     return [
-        r["name"], f"{r['ms']:.4g} ({r['low']:.4g} to {r['high']:.4g})", f"{r['ms_per_run']:.3g}", *ratios,
+        r["name"], f"{digits(r['ms'])} ({digits(r['low'])} to {digits(r['high'])})", digits(r["ms_per_run"]), *ratios,
         f"{100 * r['floor_share']:.1f} %",
         f"{100 * e['whole']:.1f} %, {100 * e['strided']:.1f} %, {100 * e['protocol']:.1f} %" if e else "-",
         f"{r['allocated_gib']:.1f}, {r['reserved_gib']:.1f}" if "allocated_gib" in r else "-",
@@ -390,11 +392,17 @@ def table_row(r: dict[str, Any]) -> list[str]:
     ]
 
 
+def digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def page(result: dict[str, Any]) -> str:
     """A result as Markdown: where it was measured, then its table."""
     compiled = "compiled" if result["compiled"] else "not compiled"
     head = (f"**{result['device']}**, torch {result['torch']}, packs in {result['precision']}, {compiled}; {result['data']}; "
-            f"batch {result['batch']}; median of {result['repeats']} times {result['steps']} step(s); commit {result['commit']}. "
+            f"batch {result['batch']}; median of {result['repeats']} times {result['steps']} step(s); load average "
+            f"{result['load']} on {result['cores']} cores at the start; commit {result['commit']}. "
+            f"Measured again after the packs, the eager step took {result['drift']:.2f} times as long. "
             f"Copy bandwidth {result['bandwidth'] / 1e9:.4g} GB/s, so the floor is "
             f"{result['floors'][result['precision']]:.3g} ms a run and step.")
     return f"{head}\n\n{markdown_table(HEADER, map(table_row, result['rows']))}"
@@ -403,46 +411,57 @@ def page(result: dict[str, Any]) -> str:
 def fill_readme() -> None:
     """Put every stored result into the README."""
     files = sorted(RESULTS.glob("*.json"))
-    if not files:
-        raise UserError(f"{RESULTS} holds no result; measure one with: python benchmarks/packs.py.")
     try:
         pages = [page(json.loads(file.read_text())) for file in files]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"A file in {RESULTS} is not a result of this version ({error!r}); delete it and measure again.") from None
-    fill(README, "packs", "\n\n".join(pages))
+        raise UserError(f"A file in {RESULTS} is no result of this version ({error!r}); delete it, measure again.") from None
+    fill(README, "packs", "\n\n".join(pages) or "No result is stored yet.")
     print(f"{len(files)} result(s) in {README}.")
 
 
 def benchmark(device: Device, effort: Effort, images: Images, data: str, out: Path | None) -> Path:
     """Measure, print and store every row; returns the result's file."""
-    at, batch = torch.device(device.name), PROTOCOL.batch_size
+    at = torch.device(device.name)
     images = Images(images.x_train, images.y_train, *every(images, effort.tested), images.classes, images.archive_order)
-    facts, single = SETS[COLUMN.dataset], Pack(members(1), images, device)
-    shape, bandwidth = (batch, facts.channels, facts.side, facts.side), copy_bandwidth(at)
-    weights = {p: step_bytes(plain_network("cpu"), shape, ITEM[p]) for p in ("float32", device.precision)}
-    floors = {p: 1000 * n / bandwidth for p, n in weights.items()}
-    about = surroundings(single)
-    name = re.sub(r"[^a-z0-9]+", "-", f"{about['device_type']}-{about['device']}".lower()).strip("-")
-    result = {**about, "load": os.getloadavg()[0], "cores": os.cpu_count(), "data": f"{COLUMN.name}, {data}", "batch": batch,
-              "steps": effort.steps, "repeats": effort.repeats, "bandwidth": bandwidth, "bytes": weights, "floors": floors}
-    del result["runs_in_pack"]
-    out = out or RESULTS / f"{name}.json"
-    print(f"{about['device']}, {device.precision}, {result['data']}; a run's step moves {weights[device.precision] / 1e6:.0f} MB at least.")
-    feed, rows = single.feed, []
-    del single
-    work = [partial(measure_recipe, images, effort, at), partial(measure_eager, feed, effort, at)]
+    single = Pack(members(1), images, device)  # lends its feed to the eager loop
+    result = {**conditions(single, effort, at), "data": f"{COLUMN.name}, {data}"}
+    name = re.sub(r"[^a-z0-9]+", "-", f"{result['device_type']}-{result['device']}".lower()).strip("-")
+    out, rows = out or RESULTS / f"{name}.json", []
+    print(f"{result['device']}, {device.precision}; {result['data']}; the floor is "
+          f"{digits(result['floors'][device.precision])} ms a run and step.", flush=True)
+    work = [partial(measure_recipe, images, effort, at), partial(measure_eager, single.feed, effort, at)]
     work += [partial(measure_pack, runs, images, device, effort, at) for runs in effort.runs]
-    for measure in work:
+    del single
+    while work:
         try:
-            rows.append(measure())
+            rows.append(work.pop(0)())
         except torch.cuda.OutOfMemoryError:
-            print(f"The next row does not fit into the memory of {about['device']}; larger packs are left out.")
+            print(f"The next row does not fit into the memory of {result['device']}; it and what follows are left out.")
             break
-        result["rows"] = with_ratios(rows, floors)
+        result["rows"] = with_ratios(rows, result["floors"])
         print(sentence(result["rows"][-1]), flush=True)
-        write_atomically(out, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
-    print(f"\n{page(result)}\nStored in {out}.")
+        save(out, result)
+    if len(rows) > 1:
+        again = measure_eager(Pack(members(1), images, device).feed, effort, at)
+        result["drift"] = round(again["ms"] / rows[1]["ms"], 3)
+        save(out, result)
+        print(f"\n{page(result)}\nStored in {out}.")
     return out
+
+
+def save(out: Path, result: dict[str, Any]) -> None:
+    write_atomically(out, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
+
+
+def conditions(pack: Pack, effort: Effort, at: torch.device) -> dict[str, Any]:
+    """What the rows of a result have in common. bytes, floors: of a run and step, by precision; bandwidth: bytes a second."""
+    facts, batch, bandwidth = SETS[COLUMN.dataset], PROTOCOL.batch_size, copy_bandwidth(at)
+    shape = (batch, facts.channels, facts.side, facts.side)
+    moved = {p: step_bytes(plain_network("cpu"), shape, ITEM[p]) for p in ("float32", pack.device.precision)}
+    about = {name: value for name, value in surroundings(pack).items() if name != "runs_in_pack"}
+    return {**about, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2), "batch": batch, "steps": effort.steps,
+            "repeats": effort.repeats, "bandwidth": round(bandwidth), "bytes": moved,
+            "floors": {p: 1000 * n / bandwidth for p, n in moved.items()}}
 
 
 def every(images: Images, wanted: int) -> tuple[np.ndarray, np.ndarray]:
@@ -464,8 +483,8 @@ def run(arguments: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", help="cpu or cuda (default: cuda where it is)")
     parser.add_argument("--runs", help="sizes of packs (default: 1,4,16,32,64 on CUDA, 1,2,4 on a CPU)")
-    parser.add_argument("--data", type=Path, help="cifar10.npz (default: data/cifar10.npz, and random images where it is missing)")
-    parser.add_argument("--steps", help="steps a repeat (default: 96 on CUDA, 1 on a CPU)")
+    parser.add_argument("--data", type=Path, help="a cifar10.npz (default: data/cifar10.npz, or random images without it)")
+    parser.add_argument("--steps", help="steps a repeat (default: 48 on CUDA, 1 on a CPU)")
     parser.add_argument("--out", type=Path, help="the file to write (default: benchmarks/results/<device>.json)")
     parser.add_argument("--readme", action="store_true", help="measure nothing; put the stored results into the README")
     options = parser.parse_args(arguments)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.console import observe_pack, print_status
-from common.cost import clock, speeds, work
+from common.cost import clock, expected_seconds, speeds
 from common.data.sources import prepare
 from common.doctor import examine
 from common.errors import UserError
@@ -161,12 +161,14 @@ def command_plan(papers: Sequence[Paper], options: argparse.Namespace) -> None:
 
 
 def _expected(papers: Sequence[Paper], missing: Sequence[Planned]) -> str:
-    """How long, on every device that has left records."""
-    total = sum(work(m.run.column, m.run.protocol) for m in missing)
-    known = speeds(load_records(papers_root(papers)).values()) if missing else {}
-    if not known:
-        return "No device has left a record yet, so the time is unknown." if missing else ""
-    return "Expected: " + "; ".join(f"{clock(total * s)} on {device}" for device, s in sorted(known.items())) + "."
+    """How long, on every device that has trained or been measured with such networks."""
+    if not missing:
+        return ""
+    known = speeds(load_records(papers_root(papers)).values(), ROOT / "benchmarks" / "results")
+    runs = [(m.run.column, m.run.protocol) for m in missing]
+    times = {device: expected_seconds(runs, speed) for device, speed in sorted(known.items())}
+    said = "; ".join(f"{clock(seconds)} on {device}" for device, seconds in times.items() if seconds is not None)
+    return f"Expected: {said}." if said else "No device has trained such networks here yet, so the time is unknown."
 
 
 def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:

@@ -1,6 +1,8 @@
 """What a run costs, and how long it will take on a device that has left records. No torch."""
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -27,14 +29,39 @@ def work(column: Column, protocol: Protocol) -> float:
     return BACKWARD * each * training_images(column) * protocol.epochs / 1e12
 
 
-def speeds(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Device name -> seconds per unit of `work`: the median over the records that the device made."""
-    seconds: dict[str, list[float]] = {}
+def speeds(records: Iterable[Mapping[str, Any]], measured: Path) -> dict[str, dict[str, float]]:
+    """Device -> backbone -> seconds per unit of `work`: the median over the records that the device made; where it made
+    none, the fastest pack among the benchmark results in the folder `measured`."""
+    found = _benchmarks(measured)
+    seconds: dict[tuple[str, str], list[float]] = {}
     for record in records:
         column = build(record["spec"]["column"], Column, "column")
         protocol = build(record["spec"]["protocol"], Protocol, "protocol")
-        seconds.setdefault(record["made"]["device"], []).append(record["made"]["seconds"] / work(column, protocol))
-    return {device: median(values) for device, values in seconds.items()}
+        place = record["made"]["device"], column.backbone
+        seconds.setdefault(place, []).append(record["made"]["seconds"] / work(column, protocol))
+    for (device, backbone), values in seconds.items():
+        found.setdefault(device, {})[backbone] = median(values)
+    return found
+
+
+def _benchmarks(folder: Path) -> dict[str, dict[str, float]]:
+    """What benchmarks/packs.py stored: milliseconds a step and run of ResNet-32 on 32 x 32 images."""
+    found: dict[str, dict[str, float]] = {}
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text())
+        packs = [row["ms_per_run"] for row in result["rows"] if row["name"].startswith("pack of")]
+        if packs:
+            each = BACKWARD * multiplications("resnet32", 32, 3) * result["batch"] / 1e12
+            found.setdefault(result["device"], {})["resnet32"] = min(packs) / 1e3 / each
+    return found
+
+
+def expected_seconds(runs: Iterable[tuple[Column, Protocol]], speed: Mapping[str, float]) -> float | None:
+    """How long the runs take one pack after another, or None where the device is not known to have run such a backbone."""
+    runs = list(runs)
+    if any(column.backbone not in speed for column, _ in runs):
+        return None
+    return sum(work(column, protocol) * speed[column.backbone] for column, protocol in runs)
 
 
 def clock(seconds: float) -> str:

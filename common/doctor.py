@@ -10,7 +10,7 @@ from rich.console import Console
 from common.data.sets import load
 from common.errors import UserError
 
-NEEDED = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "rich", "ruamel.yaml",
+NEEDED = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "rich", "PyYAML",
           "safetensors")
 FREE_GIB = 5  # for the environment, the datasets and resume states
 

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from common.errors import UserError
 
 Imbalance = Literal["none", "lt", "step"]
@@ -121,16 +123,24 @@ def describe_function(function: typing.Callable) -> dict[str, Any]:
     return {"function": function.__name__, **bound}
 
 
+class _Reader(yaml.SafeLoader):
+    """YAML without a surprise: a key that stands twice is an error, not the last one."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.value[i][0].start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: Path, shape: type) -> Any:
     """Read a YAML file into the frozen dataclass `shape`; an unknown or missing key or a wrong type is a UserError."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        value = YAML(typ="safe", pure=True).load(Path(path))
+        value = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Reader)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
-    except YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     return build(value, shape, str(path))
 
@@ -139,7 +149,7 @@ def build(value: Any, shape: Any, where: str) -> Any:
     """Turn parsed YAML into `shape` (a dataclass, a tuple, a dictionary, a Literal or a scalar), strictly.
 
     An integer is accepted where a float is asked for and nothing else is converted: `5e-4` without a decimal point
-    is text to some YAML readers, so text where a number is due is refused with that hint.
+    is text to PyYAML, so text where a number is due is refused with that hint.
     """
     origin, args = typing.get_origin(shape), typing.get_args(shape)
     if dataclasses.is_dataclass(shape):

@@ -11,6 +11,9 @@ from filelock import FileLock
 from common.data.sources import VARIABLE, prepare
 from common.errors import UserError
 
+# Two test processes with two spinning threads each take many times as long as with one; before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 UNPACK = ROOT.parent / "shared" / "data" / "unpack.py"
 

@@ -69,14 +69,14 @@ def test_a_record_that_comes_in_rebuilds_the_tables_and_trains_nothing(clone):
 
 
 def test_the_paper_pipeline_has_a_stage_for_each_column_and_its_parameters():
-    from ruamel.yaml import YAML
+    import yaml
 
     from papers.mm.replicate import PAPER, PARAMS
 
     root = Path(__file__).resolve().parents[1]
-    stages = YAML(typ="safe", pure=True).load(root / "papers/mm/dvc.yaml")["stages"]["train"]
+    stages = yaml.safe_load((root / "papers/mm/dvc.yaml").read_text())["stages"]["train"]
     assert stages["foreach"] == {c.name: c.dataset for c in PAPER.columns["paper"]}
-    quick = YAML(typ="safe", pure=True).load(root / "dvc.yaml")["stages"]["mm-train"]
+    quick = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["mm-train"]
     assert quick["foreach"] == [c.name for c in PAPER.columns["quick"]]
     for block in (stages["do"]["params"], quick["do"]["params"]):
         for key in block[0]["papers/mm/params.yaml"]:

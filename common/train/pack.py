@@ -96,6 +96,7 @@ class Pack:
         self.optimiser = self._make_optimiser()
         self._forward, self._batch, self._criterion = self.net, self.feed.batch, self._losses
         if device.compile:
+            torch.compiler.reset()  # a process keeps 8 versions of a function and then runs it uncompiled: make room
             self._forward, self._batch, self._criterion = (
                 torch.compile(f, dynamic=False) for f in (self.net, self.feed.batch, self._losses))
         self._graphs: dict[int, object] = {}

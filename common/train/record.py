@@ -1,6 +1,7 @@
 """The record of a finished run, from the counts of its last evaluation and its curves."""
 
 import datetime
+import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -115,5 +116,5 @@ def _commit() -> str:
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    except (OSError, subprocess.CalledProcessError):  # a checkout that travelled without its history
+        return os.environ.get("LONGTAIL_COMMIT", "unknown")

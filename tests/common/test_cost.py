@@ -1,0 +1,50 @@
+"""What runs cost, and the estimate of `plan`."""
+
+import json
+
+import pytest
+
+from common.cost import clock, expected_seconds, speeds, training_images, work
+from common.models.sizes import multiplications
+from common.spec import Column, Protocol
+
+PROTOCOL = Protocol(200, 128, 0.1, 0.9, 0.0002, 5, (160, 180), 0.01, False)
+LT = Column("cifar10", "lt", 100, "resnet32")
+
+
+def record(device: str, seconds: float, column: Column = LT) -> dict:
+    import dataclasses
+
+    spec = json.loads(json.dumps({"column": dataclasses.asdict(column), "protocol": dataclasses.asdict(PROTOCOL)}))
+    return {"spec": spec, "made": {"device": device, "seconds": seconds}}
+
+
+def test_training_images_are_the_literatures():
+    assert training_images(LT) == 12_406
+    assert training_images(Column("cifar100", "lt", 100, "resnet32")) == 10_847
+    assert training_images(Column("mnist", "none", 1, "resnet32")) == 60_000
+
+
+def test_resnet32_costs_the_known_69_million():
+    assert multiplications("resnet32", 32, 3) == pytest.approx(69e6, rel=0.01)
+
+
+def test_a_device_that_took_t_for_one_run_takes_t_again_and_more_for_more(tmp_path):
+    known = speeds([record("a", 20.0), record("a", 30.0), record("a", 22.0)], tmp_path)
+    assert expected_seconds([(LT, PROTOCOL)], known["a"]) == pytest.approx(22.0)
+    assert expected_seconds([(LT, PROTOCOL)] * 3, known["a"]) == pytest.approx(66.0)
+    deeper = Column("cifar10", "lt", 100, "resnet110")
+    assert work(deeper, PROTOCOL) > 3 * work(LT, PROTOCOL)
+    assert expected_seconds([(deeper, PROTOCOL)], known["a"]) is None
+
+
+def test_a_benchmark_stands_in_until_there_are_records(tmp_path):
+    result = {"device": "b", "batch": 128, "rows": [{"name": "plain eager", "ms_per_run": 1.0}, {"name": "pack of 4", "ms_per_run": 2.0}]}
+    (tmp_path / "b.json").write_text(json.dumps(result))
+    steps = 200 * 12_406 / 128
+    assert expected_seconds([(LT, PROTOCOL)], speeds([], tmp_path)["b"]) == pytest.approx(steps * 2e-3)
+    assert expected_seconds([(LT, PROTOCOL)], speeds([record("b", 5.0)], tmp_path)["b"]) == pytest.approx(5.0)
+
+
+def test_clock():
+    assert [clock(s) for s in (40, 600, 9000, 400_000)] == ["40 s", "10 min", "2.5 h", "4.6 days"]

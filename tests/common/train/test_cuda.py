@@ -1,0 +1,89 @@
+"""The contract of a pack on CUDA: captured, compiled and in bf16 it is the same training. Skipped where there is no GPU."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from common.method import Method
+from common.store import load_records
+from common.train.loop import Workspace, run_epoch, train_pack
+from common.train.pack import Device, Pack
+from common.train.record import Curves
+from tests.common.train.test_pack import broken
+from tests.common.train.toys import METHODS, PROTOCOL, planned
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+DOUBLE, SINGLE = Device("cuda", "float64", False), Device("cuda", "float32", False)
+FAST = Device("cuda", "bfloat16", True)
+
+
+def trained(members, digits, device: Device, epochs: int = 3) -> Pack:
+    pack = Pack(members, digits, device)
+    for epoch in range(epochs):
+        pack.train_epoch(epoch)
+    return pack
+
+
+def test_a_captured_step_is_the_cpus_step(digits, tmp_path):
+    """In float64 the graph, its last smaller batch included, gives the CPU's weights to rounding."""
+    members = [planned(m, tmp_path, seed) for seed, m in enumerate(METHODS)]
+    there, here = trained(members, digits, DOUBLE), trained(members, digits, Device("cpu", "float64", False))
+    assert set(there._graphs) == {50, 14}
+    for run in range(len(members)):
+        mine, theirs = there.run_state(run), here.run_state(run)
+        for name in mine:
+            torch.testing.assert_close(mine[name].cpu(), theirs[name], rtol=1e-6, atol=1e-8)
+
+
+def test_each_run_of_a_captured_pack_equals_the_run_alone(digits, tmp_path):
+    members = [planned(m, tmp_path, seed) for seed, m in enumerate(METHODS)]
+    packed = trained(members, digits, DOUBLE)
+    for run, member in enumerate(members):
+        alone = trained([member], digits, DOUBLE)
+        assert torch.equal(packed.drawn[:, run], alone.drawn[:, 0])
+        for name, tensor in packed.run_state(run).items():
+            torch.testing.assert_close(tensor, alone.run_state(0)[name], rtol=1e-7, atol=1e-9)
+
+
+def test_a_diverged_run_leaves_its_neighbours_alone(digits, tmp_path):
+    def train(middle: Method) -> Pack:
+        pack = Pack([planned(m, tmp_path) for m in (METHODS[0], middle, METHODS[1])], digits, SINGLE)
+        curves = Curves(3)
+        for epoch in range(3):
+            run_epoch(pack, epoch, curves)
+        return pack
+
+    torch.backends.cudnn.benchmark, before = False, torch.backends.cudnn.benchmark
+    sound, hurt = train(METHODS[2]), train(Method("broken", "written", broken))
+    torch.backends.cudnn.benchmark = before
+    assert hurt.alive == [True, False, True]
+    for run in (0, 2):
+        for name, tensor in sound.run_state(run).items():
+            torch.testing.assert_close(tensor, hurt.run_state(run)[name], rtol=1e-3, atol=1e-4)
+            assert tensor.isfinite().all()
+
+
+def test_a_paused_pack_goes_on(digits, tmp_path):
+    protocol = dataclasses.replace(PROTOCOL, epochs=6, decay_epochs=(4,))
+    whole, parts = ([planned(m, tmp_path / name, 0, protocol) for m in METHODS[:2]] for name in ("whole", "parts"))
+    assert train_pack(whole, digits, DOUBLE, Workspace(tmp_path / "w"))
+    assert not train_pack(parts, digits, DOUBLE, Workspace(tmp_path / "p", 0.0, deadline=0.0))
+    assert train_pack(parts, digits, DOUBLE, Workspace(tmp_path / "p"))
+    a, b = load_records(tmp_path / "whole"), load_records(tmp_path / "parts")
+    for key in a:
+        assert a[key]["curves"]["train_loss"] == pytest.approx(b[key]["curves"]["train_loss"], rel=1e-5)
+
+
+def test_the_fast_way_learns_as_well_as_float32(digits, tmp_path):
+    """bf16, channels last, compiled: the mean accuracy of eight seeds is within three points of float32's."""
+    protocol = dataclasses.replace(PROTOCOL, epochs=20, decay_epochs=(15, 18), batch_size=32)
+    accuracies = []
+    for name, device in (("fast", FAST), ("single", SINGLE)):
+        members = [planned(METHODS[0], tmp_path / name, seed, protocol) for seed in range(8)]
+        assert train_pack(members, digits, device, Workspace(tmp_path / "work" / name))
+        accuracies.append([r["accuracy"]["last"] for r in load_records(tmp_path / name).values()])
+    fast, single = (sum(a) / len(a) for a in accuracies)
+    assert abs(fast - single) < 3
+    assert min(fast, single) > 60

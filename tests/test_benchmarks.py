@@ -1,0 +1,99 @@
+"""The benchmark measures what it says: the textbook network, the bytes of a step, and rows with their ratios."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import packs
+from common.data.sets import SETS, Images
+from common.models.sizes import BACKBONES
+from common.train.pack import Device, Pack
+
+SCRIPT = Path(packs.__file__)
+
+
+def test_the_textbook_network_is_a_pack_of_one():
+    """Same weights, same outputs, in training and in testing."""
+    facts, generator = SETS["cifar10"], np.random.default_rng(0)
+    labels = np.repeat(np.arange(10, dtype=np.uint8), 200)
+    pixels = generator.integers(256, size=(len(labels), facts.side, facts.side, facts.channels), dtype=np.uint8)
+    pack = Pack(packs.members(1), Images(pixels, labels, pixels[::20], labels[::20], tuple("0123456789")),
+                Device("cpu", "float64", False))
+    net = packs.PlainResNet(*BACKBONES["resnet32"], facts.channels, facts.classes).double()
+    head = {"fc.weight": pack.heads[0].weight[0].T, "fc.bias": pack.heads[0].bias[0, 0]}
+    net.load_state_dict({**pack.net.state_dict(), **head})
+    pack.begin_epoch(0)
+    images = pack.feed.batch(pack.drawn[:, :, :4])
+    for training in (True, False):
+        net.train(training), pack.net.train(training)
+        torch.testing.assert_close(pack.heads[0](pack.net(images))[0], net(images), rtol=1e-9, atol=1e-10)
+
+
+def test_bytes_of_a_step_by_hand():
+    """One grey image of 4x4 pixels, widths 2, 4, 8, one block a stage.
+
+    With I and E elements in and out: 5 E + 3 I a convolution (2 I the first one), E + 2 S an addition.
+    """
+    first = 5 * 32 + 2 * 16
+    stage1 = 2 * (5 * 32 + 3 * 32) + (32 + 2 * 32)
+    stage2 = (5 * 16 + 3 * 32) + (5 * 16 + 3 * 16) + (16 + 2 * 8)
+    stage3 = (5 * 8 + 3 * 16) + (5 * 8 + 3 * 8) + (8 + 2 * 4)
+    weights = 9 * (2 + 4 + 4 + 8 + 16 + 32 + 64) + 2 * (2 + 2 * 2 + 2 * 4 + 2 * 8) + (8 * 2 + 2)
+    for item in (2, 4):
+        expected = item * (first + stage1 + stage2 + stage3) + (1 + item) * 16 + 32 * weights
+        assert packs.step_bytes(packs.PlainResNet(1, 2, 1, 2), (1, 1, 4, 4), item) == expected
+
+
+def test_ratios_are_to_the_same_runs_recipe_and_eager_loop():
+    rows = [packs.row(packs.RECIPE, 1, "float32", [20.0]), packs.row(packs.EAGER, 1, "float32", [9.0, 10.0, 12.0]),
+            packs.row("pack of 4", 4, "bfloat16", [7.0], extra=1.0)]
+    floors = {"float32": 1.0, "bfloat16": 0.5}
+    assert packs.with_ratios(rows[:1], floors)[0]["times_eager"] is None
+    recipe, eager, pack = packs.with_ratios(rows, floors)
+    assert (recipe["times_recipe"], recipe["times_eager"], eager["times_recipe"]) == (1.0, 0.5, 2.0)
+    assert (pack["ms_per_run"], pack["times_recipe"], pack["times_eager"], pack["floor_share"]) == (2.0, 10.0, 5.0, 0.25)
+
+
+def test_members_are_grouped_and_share_seeds():
+    found = [(m.method.name, m.run.seed) for m in packs.members(5)]
+    assert found == [("ce", 0), ("ce", 1), ("ce", 2), ("ldam-drw", 0), ("ldam-drw", 1)]
+
+
+def test_the_smallest_benchmark_prints_ratios_and_stores_every_row(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(packs, "ROOT", tmp_path)  # no data there: random images
+    monkeypatch.setattr(packs, "PROTOCOL", dataclasses.replace(packs.PROTOCOL, batch_size=4))
+    monkeypatch.setitem(packs.EFFORTS, "cpu", dataclasses.replace(packs.EFFORTS["cpu"], tested=50, repeats=1))
+    out = tmp_path / "cpu.json"
+    assert packs.main(["--device", "cpu", "--runs", "1", "--steps", "1", "--out", str(out)]) == 0
+    printed, stored = capsys.readouterr().out, json.loads(out.read_text())
+    assert "random images" in printed
+    assert [r["name"] for r in stored["rows"]] == ["common recipe", "plain eager", "pack of 1"]
+    for r in stored["rows"]:
+        assert r["times_recipe"] == pytest.approx(stored["rows"][0]["ms"] / r["ms"], abs=1e-3)
+        assert f"{r['times_eager']:.2f}" in printed
+        assert r["floor_share"] > 0
+    assert stored["drift"] > 0
+    share = stored["rows"][2]["evaluation"]
+    assert share["stride"] == 5
+    assert share["protocol"] == pytest.approx((160 * share["strided"] + 40 * share["whole"]) / 200)
+    assert packs.page(stored).splitlines()[-1] in printed
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(capsys):
+    for arguments in (["--runs", "one"], ["--runs", ""], ["--steps", "0"], ["--device", "cpu", "--data", "elsewhere.npz"]):
+        assert packs.main(arguments) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    done = subprocess.run([sys.executable, SCRIPT, "--device", "toaster"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: --device 'toaster' is not cpu or cuda.\n")
+
+
+def test_the_readme_shows_the_stored_results():
+    text = packs.README.read_text()
+    for file in packs.RESULTS.glob("*.json"):
+        assert packs.page(json.loads(file.read_text())).strip() in text, f"{file.name}: run python benchmarks/packs.py --readme"
