@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.console import observe_pack, print_status
-from common.cost import clock, expected_seconds, speeds
+from common.cost import clock, expected_seconds, speeds, step_work
 from common.data.sources import prepare
 from common.doctor import examine
 from common.errors import UserError
@@ -26,7 +26,8 @@ from common.store import load_records, merge, pack_records, record_files, write_
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA, WORK = ROOT / "data", ROOT / ".work"
-PACK_LIMIT = {"cuda": 64, "cpu": 64}
+LARGEST_PACK = 64  # at batch 128 some 10 GiB of a GPU's memory
+CPU_STEP = 2e10  # multiplications of a step beyond which a CPU gains nothing from more runs side by side
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -190,7 +191,7 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: arg
         console.print(f"All {len(planned)} runs have their records: nothing to train.")
         return 0
     device = choose_device(options.device, options.precision, options.compile)
-    limit = options.pack or PACK_LIMIT["cuda" if device.cuda else "cpu"]
+    limit = options.pack or (LARGEST_PACK if device.cuda else cpu_limit(missing[0]))
     console.print(f"Training {len(missing)} runs on {device.name} in {device.precision}, at most {limit} side by side.")
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     done = train(planned, root=root, data=DATA, work=Workspace(WORK, options.save_every, deadline), device=device, limit=limit,
@@ -198,6 +199,11 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: arg
     if not done:
         console.print("The minutes are over; the same command goes on from here.")
     return 0 if done else 3
+
+
+def cpu_limit(item: Planned) -> int:
+    """Runs side by side on a CPU: many where a step is mostly overhead, few where it is mostly arithmetic."""
+    return max(1, min(LARGEST_PACK, int(CPU_STEP / step_work(item.run.column, item.run.protocol))))
 
 
 def write_summary(path: Path, planned: Sequence[Planned], records: Mapping[str, Mapping[str, Any]]) -> None:

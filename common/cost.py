@@ -22,11 +22,15 @@ def training_images(column: Column) -> int:
     return int(class_counts(column.imbalance, column.ratio, facts.train // facts.classes, facts.classes).sum())
 
 
+def step_work(column: Column, protocol: Protocol) -> float:
+    """Multiplications of one training step of one run."""
+    facts = SETS[column.dataset]
+    return BACKWARD * multiplications(column.backbone, facts.side, facts.channels) * protocol.batch_size
+
+
 def work(column: Column, protocol: Protocol) -> float:
     """Multiplications of one run, in units of 10^12."""
-    facts = SETS[column.dataset]
-    each = multiplications(column.backbone, facts.side, facts.channels)
-    return BACKWARD * each * training_images(column) * protocol.epochs / 1e12
+    return step_work(column, protocol) / protocol.batch_size * training_images(column) * protocol.epochs / 1e12
 
 
 def speeds(records: Iterable[Mapping[str, Any]], measured: Path) -> dict[str, dict[str, float]]:

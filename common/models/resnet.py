@@ -17,6 +17,13 @@ from torch import Tensor, nn
 from common.models.sizes import BACKBONES
 
 
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Momentum 0.1, eps 1e-5. Without the counter of batches, which only a cumulative average needs: one kernel less a layer."""
+    layer = nn.BatchNorm2d(channels)
+    layer.num_batches_tracked = None
+    return layer
+
+
 class Block(nn.Module):
     """conv3x3-BN-ReLU-conv3x3-BN + shortcut, ReLU, of `runs` runs."""
 
@@ -24,9 +31,9 @@ class Block(nn.Module):
         super().__init__()
         self.runs, self.c_in, self.c_out, self.stride = runs, c_in, c_out, stride
         self.conv1 = nn.Conv2d(c_in * runs, c_out * runs, 3, stride, 1, groups=runs, bias=False)
-        self.bn1 = nn.BatchNorm2d(c_out * runs)
+        self.bn1 = batch_norm(c_out * runs)
         self.conv2 = nn.Conv2d(c_out * runs, c_out * runs, 3, 1, 1, groups=runs, bias=False)
-        self.bn2 = nn.BatchNorm2d(c_out * runs)
+        self.bn2 = batch_norm(c_out * runs)
 
     def shortcut(self, x: Tensor) -> Tensor:
         if self.c_in == self.c_out:
@@ -49,7 +56,7 @@ class PackedResNet(nn.Module):
         super().__init__()
         self.runs, self.width = runs, 4 * width
         self.conv = nn.Conv2d(channels * runs, width * runs, 3, 1, 1, groups=runs, bias=False)
-        self.bn = nn.BatchNorm2d(width * runs)
+        self.bn = batch_norm(width * runs)
         layers, c_in = [], width
         for c_out, stride in ((width, 1), (2 * width, 2), (4 * width, 2)):
             for i in range(blocks):

@@ -19,8 +19,7 @@ def capture(pack: "Pack", drawn: Tensor, compiled: bool) -> Callable[[Tensor], N
     graph's own input. The last, smaller batch of an epoch is captured uncompiled: one step in a hundred is not worth
     a compilation.
     """
-    saved = [(t, t.detach().clone()) for run in range(pack.runs) for t in pack.run_state(run).values()]
-    saved.append((pack.loss_sum, pack.loss_sum.clone()))
+    saved = [(t, t.detach().clone()) for t in pack.tensors()]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -29,7 +28,7 @@ def capture(pack: "Pack", drawn: Tensor, compiled: bool) -> Callable[[Tensor], N
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     pack.optimiser.zero_grad(set_to_none=True)
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pack.memory):
         pack.step(drawn, compiled)
     with torch.no_grad():
         for tensor, before in saved:

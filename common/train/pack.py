@@ -4,7 +4,7 @@ Runs of one method are a group: they share a head module and a loss, over a lead
 graph (bf16 autocast, channels last, compiled); on the CPU the same code runs eagerly in float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
@@ -99,7 +99,8 @@ class Pack:
             torch.compiler.reset()  # a process keeps 8 versions of a function and then runs it uncompiled: make room
             self._forward, self._batch, self._criterion = (
                 torch.compile(f, dynamic=False) for f in (self.net, self.feed.batch, self._losses))
-        self._graphs: dict[int, object] = {}
+        self._graphs: dict[int, Callable[[Tensor], None]] = {}
+        self.memory = torch.cuda.graph_pool_handle() if device.cuda else None  # one for all graphs, whose replays never overlap
 
     def _initialise(self, net: nn.Module) -> None:
         seeds = [m.run.seed for m in self.members]
@@ -110,7 +111,8 @@ class Pack:
     def _allocate(self, at: torch.device) -> None:
         """Everything that a captured step reads or writes lives as long as the pack."""
         dtype = self.device.dtype
-        self.rate = torch.zeros((), dtype=dtype, device=at)
+        # a fused optimiser reads its rate as float32; in float64 on a CPU the rate is exact
+        self.rate = torch.zeros((), dtype=torch.float32 if self.device.cuda else dtype, device=at)
         self.context = Context(torch.tensor(self.feed.counts, dtype=dtype, device=at), torch.zeros((), dtype=dtype, device=at))
         self.weights = [torch.ones(g.classes, dtype=dtype, device=at) for g in self.groups]
         self.drawn = torch.zeros(5, self.runs, len(self.feed.labels), dtype=torch.int64, device=at)
@@ -129,6 +131,11 @@ class Pack:
 
     def parameters(self) -> list[Tensor]:
         return [*self.net.parameters(), *self.heads.parameters()]
+
+    def tensors(self) -> list[Tensor]:
+        """Everything that a step changes: weights, statistics, momenta, loss sum."""
+        momenta = [state["momentum_buffer"] for state in self.optimiser.state.values()]
+        return [*self.parameters(), *self.net.buffers(), *momenta, self.loss_sum]
 
     @property
     def batch_sizes(self) -> list[int]:
@@ -224,7 +231,7 @@ class Pack:
         """Views of one run's weights, statistics and momenta, under the names that a pack of one has."""
         group = next(i for i, g in enumerate(self.groups) if g.first <= run < g.stop)
         at = run - self.groups[group].first
-        state = {f"backbone.{n}": _part(t, run, self.runs) for n, t in self.net.state_dict().items() if t.dim()}
+        state = {f"backbone.{n}": _part(t, run, self.runs) for n, t in self.net.state_dict().items()}
         state |= {f"head.{n}": t[at:at + 1] for n, t in self.heads[group].state_dict().items()}
         momentum = {id(p): s["momentum_buffer"] for p, s in self.optimiser.state.items()}
         for name, p in self.net.named_parameters():

@@ -1,5 +1,6 @@
 """From missing runs to finished records: which packs to form, in which order, and what to go on with."""
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -82,18 +83,38 @@ def train(planned: Sequence[Planned], *, root: Path, data: Path, work: Workspace
         dataset = pack[0].run.column.dataset
         if dataset not in loaded:
             loaded = {dataset: load(dataset, data)}
-        try:
-            with observer(pack) as observe:
-                done = train_pack(pack, loaded[dataset], device, work, observe)
-        except torch.cuda.OutOfMemoryError:
-            if len(pack) == 1:
-                raise UserError(f"One run of {pack[0].label} does not fit into the memory of {device.name}.") from None
+        release_memory()
+        done = try_pack(pack, loaded[dataset], device, work, observer)
+        if done is None:
             packs = form_packs(pack, -(-len(pack) // 2)) + packs
-            torch.cuda.empty_cache()
-            continue
-        if not done:
+        elif not done:
             return False
     return True
+
+
+def try_pack(pack: Sequence[Planned], images: Images, device: Device, work: Workspace, observer: Observer) -> bool | None:
+    """`train_pack`, or None where the pack is too large for the device's memory and can be split."""
+    try:
+        with observer(pack) as observe:
+            return train_pack(pack, images, device, work, observe)
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        if len(pack) == 1:
+            raise UserError(f"One run of {pack[0].label} does not fit into the memory of {device.name}.") from None
+        return None
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Also where a capture that ran out of memory ends in an error of its own."""
+    return error is not None and (isinstance(error, torch.OutOfMemoryError) or _out_of_memory(error.__context__))
+
+
+def release_memory() -> None:
+    """A pack refers to itself (its captured steps do), so its memory waits for the collector."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def choose_device(name: str | None, precision: str | None, compiled: bool | None) -> Device:

@@ -39,7 +39,8 @@ def test_a_device_that_took_t_for_one_run_takes_t_again_and_more_for_more(tmp_pa
 
 
 def test_a_benchmark_stands_in_until_there_are_records(tmp_path):
-    result = {"device": "b", "batch": 128, "rows": [{"name": "plain eager", "ms_per_run": 1.0}, {"name": "pack of 4", "ms_per_run": 2.0}]}
+    rows = [{"name": "plain eager", "ms_per_run": 1.0}, {"name": "pack of 4", "ms_per_run": 2.0}]
+    result = {"device": "b", "batch": 128, "rows": rows}
     (tmp_path / "b.json").write_text(json.dumps(result))
     steps = 200 * 12_406 / 128
     assert expected_seconds([(LT, PROTOCOL)], speeds([], tmp_path)["b"]) == pytest.approx(steps * 2e-3)

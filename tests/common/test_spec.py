@@ -55,7 +55,7 @@ def test_a_wrong_file_is_one_sentence_that_names_the_place(tmp_path, old, new, s
 
 def test_a_number_without_a_point_is_refused(tmp_path):
     """PyYAML reads 2e-4 as text: it must not pass as a string, and the message says how to write it."""
-    with pytest.raises(UserError, match="write 0.0005, not 5e-4"):
+    with pytest.raises(UserError, match=r"write 0\.0005, not 5e-4"):
         load_yaml(write(tmp_path, GOOD.replace("0.0002", "2e-4")), Protocol)
 
 

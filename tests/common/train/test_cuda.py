@@ -27,14 +27,14 @@ def trained(members, digits, device: Device, epochs: int = 3) -> Pack:
 
 
 def test_a_captured_step_is_the_cpus_step(digits, tmp_path):
-    """In float64 the graph, its last smaller batch included, gives the CPU's weights to rounding."""
+    """In float64 the graph, its last smaller batch included, gives the CPU's weights to rounding of the float32 rate."""
     members = [planned(m, tmp_path, seed) for seed, m in enumerate(METHODS)]
     there, here = trained(members, digits, DOUBLE), trained(members, digits, Device("cpu", "float64", False))
     assert set(there._graphs) == {50, 14}
     for run in range(len(members)):
         mine, theirs = there.run_state(run), here.run_state(run)
         for name in mine:
-            torch.testing.assert_close(mine[name].cpu(), theirs[name], rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(mine[name].cpu(), theirs[name], rtol=1e-4, atol=1e-6)
 
 
 def test_each_run_of_a_captured_pack_equals_the_run_alone(digits, tmp_path):

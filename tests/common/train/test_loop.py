@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -126,7 +127,6 @@ def test_the_second_stage_starts_from_the_first_ones_backbone(digits, digits_fol
     begun = []
 
     def observer(pack):
-        from contextlib import nullcontext
         begun.append([m.method.name for m in pack])
         return nullcontext(lambda progress: None)
 
@@ -147,7 +147,6 @@ def test_the_second_stage_starts_from_the_first_ones_backbone(digits, digits_fol
 
 def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_folder, tmp_path):
     wanted = [planned(METHODS[0], tmp_path, seed) for seed in range(3)]
-    from contextlib import nullcontext
 
     def go(**changes):
         arguments = {"root": tmp_path, "data": digits_folder, "device": CPU, "limit": 8,
@@ -193,6 +192,32 @@ def test_packs_hold_one_column_and_protocol_and_put_equal_methods_together(tmp_p
         assert len({m.run.protocol for m in pack}) == 1
         names = [m.method.name for m in pack]
         assert sum(a != b for a, b in pairwise(names)) == len(set(names)) - 1
+
+
+def test_a_pack_that_does_not_fit_is_split_and_one_that_cannot_be_is_said(digits_folder, tmp_path, monkeypatch):
+    """Also where the allocator's error arrives inside another one, as from a capture that it ended."""
+    sizes = []
+
+    def small_memory(pack, images, device, work, observe):
+        sizes.append(len(pack))
+        if len(pack) > room:
+            try:
+                raise torch.OutOfMemoryError("too much")
+            except RuntimeError:
+                raise RuntimeError("capture failed")  # noqa: B904
+        return True
+
+    def go():
+        return train([planned(METHODS[0], tmp_path, seed) for seed in range(5)], root=tmp_path, data=digits_folder, device=CPU,
+                     limit=8, work=Workspace(tmp_path / "work"), observer=lambda pack: nullcontext(print))
+
+    monkeypatch.setattr("common.train.work.train_pack", small_memory)
+    room = 2
+    assert go()
+    assert sizes == [5, 2, 3, 1, 2]
+    room = 0
+    with pytest.raises(UserError, match="does not fit"):
+        go()
 
 
 def test_best_epoch_counts_only_epochs_that_saw_the_whole_test_set():
