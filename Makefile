@@ -52,5 +52,5 @@ doctor: $(STAMP) ## what is wrong with this machine, and how to mend it
 repro: $(STAMP) ## the quick profile through DVC: only what changed
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/dvc repro
 
-clean: ## remove what can be made again: unfinished work, quick results, tables, figures (not .venv, not data)
-	@rm -rf .work papers/*/results/quick papers/*/tables papers/*/figures papers/*/summaries papers/*/checkpoints
+clean: ## remove what can be made again: unfinished work, all of the quick profile, tables, figures (not the environment, data, records or weights)
+	@rm -rf .work papers/*/results/quick papers/*/checkpoints/quick papers/*/tables papers/*/figures papers/*/summaries

@@ -20,7 +20,7 @@ from common.cost import clock, expected_seconds, speeds, step_work
 from common.data.sources import prepare
 from common.doctor import examine
 from common.errors import UserError
-from common.method import Paper, Planned, plan
+from common.method import Paper, Planned, missing_runs, plan
 from common.spec import Profile
 from common.store import load_records, merge, pack_records, record_files, write_atomically
 
@@ -54,13 +54,16 @@ def parser(papers: Sequence[Paper]) -> argparse.ArgumentParser:
     what = papers[0].title if len(papers) == 1 else "all papers: " + ", ".join(p.name for p in papers)
     top = argparse.ArgumentParser(description=f"Replication of {what}.", epilog="See the README for the whole story.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    chosen = _selection()
+    chosen, profile = _selection(), _profile()
     _add(commands, "plan", command_plan, "what would be trained, how many runs, and for how long", chosen)
-    _add_training(_add(commands, "train", command_train, "train every run that has no record; goes on where it stopped", chosen))
-    _add(commands, "status", command_status, "how many seeds each cell has", chosen)
-    _add(commands, "table", command_table, "write the tables and claims beside the published numbers, and print them", chosen)
-    _add(commands, "figures", command_figures, "draw the figures from records", chosen)
-    _add(commands, "report", command_report, "tables, figures/ and the generated parts of the READMEs", chosen)
+    training = _add(commands, "train", command_train, "train every run that has no record; goes on where it stopped", chosen)
+    _add_training(training)
+    training.add_argument("--summary", type=Path, metavar="FILE", help="also write a CSV of the selected runs and their results")
+    state = _add(commands, "status", command_status, "how many seeds each cell has", chosen)
+    state.add_argument("--variants", action="store_true", help="also the points of grids and the switches, a row each")
+    _add(commands, "table", command_table, "write the tables and claims beside the published numbers, and print them", profile)
+    _add(commands, "figures", command_figures, "draw the figures from records", profile)
+    _add(commands, "report", command_report, "tables, figures/ and the generated parts of the READMEs", profile)
     whole = _add(commands, "reproduce", command_reproduce, "prepare, train, figures, tables: what make calls", chosen)
     _add_training(whole)
     incoming = _add(commands, "merge", command_merge, "bring in records made on another machine")
@@ -75,10 +78,15 @@ def parser(papers: Sequence[Paper]) -> argparse.ArgumentParser:
     return top
 
 
-def _selection() -> argparse.ArgumentParser:
+def _profile() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--profile", choices=("quick", "paper"), help="quick: scikit-learn's digits, minutes on two CPU "
                         "cores; paper: the published protocol (default: paper where there are a GPU and the data)")
+    return shared
+
+
+def _selection() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False, parents=[_profile()])
     shared.add_argument("--column", action="append", default=[], metavar="NAME", help="only this column, for example "
                         "cifar10-lt-100 (repeatable)")
     shared.add_argument("--method", action="append", default=[], metavar="NAME", help="only this method: ldam-drw, or "
@@ -88,15 +96,14 @@ def _selection() -> argparse.ArgumentParser:
 
 
 def _add_training(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--summary", type=Path, metavar="FILE", help="also write a CSV of the selected runs and their results")
     command.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where it is)")
     command.add_argument("--precision", choices=("bfloat16", "float32", "float64"),
                          help="default: bfloat16 on CUDA, float32 on CPU")
     command.add_argument("--no-compile", dest="compile", action="store_false", default=None, help="do not compile on CUDA")
     command.add_argument("--pack", type=_positive, metavar="M", help="at most M runs side by side (results do not change)")
-    command.add_argument("--minutes", type=float, metavar="T", help="pause after T minutes; the same command goes on")
-    command.add_argument("--save-every", type=float, default=20.0, metavar="S",
-                         help="seconds between resume states (default: 20)")
+    command.add_argument("--minutes", type=_duration, metavar="T", help="pause after T minutes; the same command goes on")
+    command.add_argument("--save-every", type=_duration, default=30.0, metavar="S",
+                         help="seconds between resume states (default: 30)")
 
 
 def _add(commands, name: str, function, text: str, *parents) -> argparse.ArgumentParser:
@@ -111,16 +118,27 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _duration(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
 def resolve_profile(papers: Sequence[Paper], options: argparse.Namespace) -> Profile:
     """The profile asked for; else that of the named columns; else paper where a GPU and the data are, and says why."""
     if options.profile:
         return options.profile
-    owners = {profile for p in papers for profile, columns in p.columns.items() for c in columns if c.name in options.column}
+    named = getattr(options, "column", [])
+    owners = {profile for p in papers for profile, columns in p.columns.items() for c in columns if c.name in named}
     if owners:
         return "quick" if owners == {"quick"} else "paper"
     needed = sorted({c.dataset for p in papers for c in p.columns["paper"]})
     absent = [n for n in needed if not (DATA / f"{n}.npz").exists()]
-    gpu = Path("/dev/nvidia0").exists()
+    gpu = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()  # without importing torch
     why = "a GPU and the data are here" if gpu and not absent else " and ".join(
         ([] if gpu else ["no GPU"]) + ([f"no data/{absent[0]}.npz"] if absent else []))
     profile: Profile = "paper" if gpu and not absent else "quick"
@@ -150,15 +168,17 @@ def papers_root(papers: Sequence[Paper]) -> Path:
 def command_plan(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     profile, planned = planned_runs(papers, options)
     have = record_files(papers_root(papers))
-    missing = [m for m in planned if m.run.key not in have]
+    missing = missing_runs(planned, have)
     table = Table("column", "runs", "have a record", "to train", "protocol")
     for name in dict.fromkeys(m.run.column.name for m in planned):
         of = [m for m in planned if m.run.column.name == name]
         p = of[0].run.protocol
-        table.add_row(name, str(len(of)), str(sum(m.run.key in have for m in of)), str(sum(m.run.key not in have for m in of)),
-                      f"{p.epochs} epochs, batch {p.batch_size}")
+        table.add_row(name, str(len(of)), str(sum(m.run.key in have for m in of)),
+                      str(sum(m.run.column.name == name for m in missing)), f"{p.epochs} epochs, batch {p.batch_size}")
     console.print(table)
-    console.print(f"{len(missing)} of {len(planned)} runs of profile {profile} are to be trained. {_expected(papers, missing)}")
+    extra = len(missing) - sum(m.run.key not in have for m in planned)
+    first = f" ({extra} of them pre-training that others start from)" if extra else ""
+    console.print(f"{len(missing)} runs of profile {profile} are to be trained{first}. {_expected(papers, missing)}")
 
 
 def _expected(papers: Sequence[Paper], missing: Sequence[Planned]) -> str:
@@ -176,6 +196,8 @@ def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
     _, planned = planned_runs(papers, options)
     code = train_runs(papers, planned, options)
     if options.summary and code == 0:
+        for item in planned:  # an output of DVC, which merged records come without
+            item.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_summary(options.summary, planned, load_records(papers_root(papers), [m.run.key for m in planned]))
     return code
 
@@ -183,10 +205,10 @@ def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
 def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: argparse.Namespace) -> int:
     """Train what is missing. Returns 0, or 3 when the minutes ran out first."""
     from common.train.loop import Workspace
-    from common.train.work import choose_device, missing_runs, train
+    from common.train.work import choose_device, train
 
     root = papers_root(papers)
-    missing = missing_runs(planned, root)
+    missing = missing_runs(planned, record_files(root))
     if not missing:
         console.print(f"All {len(planned)} runs have their records: nothing to train.")
         return 0
@@ -220,10 +242,11 @@ def write_summary(path: Path, planned: Sequence[Planned], records: Mapping[str, 
 
 
 def command_status(papers: Sequence[Paper], options: argparse.Namespace) -> None:
-    profile = resolve_profile(papers, options)
+    profile, planned = planned_runs(papers, options)
     have = set(record_files(papers_root(papers)))
     for paper in papers:
-        print_status(console, paper, profile, have, tuple(options.column), options.seeds)
+        mine = [m for m in planned if m.folder.is_relative_to(paper.folder)]
+        print_status(console, f"{paper.name}, profile {profile}", mine, have, options.variants)
 
 
 def command_table(papers: Sequence[Paper], options: argparse.Namespace) -> None:
@@ -293,13 +316,13 @@ def _all_runs(paper: Paper, profile: Profile) -> list[Planned]:
 
 def command_pack_records(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     _, planned = planned_runs(papers, options)
-    keys = {m.run.key for m in planned} | {m.start.run.key for m in planned if m.start}
+    keys = {m.run.key for item in planned for m in (item, item.start) if m}
     console.print(f"{pack_records(papers_root(papers), options.target, keys)} records in {options.target}.")
 
 
 def command_prepare(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     for name in options.names:
-        prepare(name, DATA, options.source)
+        prepare(name, DATA, options.source.expanduser() if options.source else None)
 
 
 def command_doctor(papers: Sequence[Paper], options: argparse.Namespace) -> int:

@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from common.method import Paper, Planned, make_run
-from common.spec import Profile
+from common.method import Planned
 
 if TYPE_CHECKING:
     from common.train.loop import Progress as Epoch
@@ -42,18 +41,23 @@ def _numbers(epoch: "Epoch") -> str:
     return f"epoch {epoch.epoch}/{epoch.epochs}, loss {epoch.loss:.3f}, accuracy {epoch.worst:.1f} to {epoch.best:.1f} %"
 
 
-def print_status(console: Console, paper: Paper, profile: Profile, have: set[str], columns: Sequence[str],
-                 seeds: int | None) -> None:
-    """Seeds with a record, per method and column of a paper; `.` where the paper has no such cell."""
-    shown = [c for c in paper.columns[profile] if not columns or c.name in columns]
-    protocol, wanted = paper.protocols[profile], seeds or paper.seeds[profile]
-    per_column = {c.name: {m.label: m for m in paper.methods(c, protocol)} for c in shown}
-    table = Table("method", *per_column, title=f"{paper.name}, profile {profile}: seeds with a record, of {wanted}")
-    for label in dict.fromkeys(label for methods in per_column.values() for label in methods):
-        row = []
-        for column in shown:
-            method = per_column[column.name].get(label)
-            keys = [make_run(column, protocol, method, s).key for s in range(wanted)] if method else []
-            row.append(str(sum(k in have for k in keys)) if method else ".")
-        table.add_row(label.replace("[", r"\["), *row)
+def print_status(console: Console, title: str, planned: Sequence[Planned], have: set[str], variants: bool) -> None:
+    """Seeds with a record, per method and column; `.` where the paper has no such cell. Variants are summed up or a row each."""
+    columns = list(dict.fromkeys(m.run.column.name for m in planned))
+    seeds = len({m.run.seed for m in planned})
+    table = Table(title=f"{title}: seeds with a record, of {seeds}", caption_justify="left")
+    table.add_column("method", no_wrap=True)
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right")
+    found: dict[str, dict[str, list[bool]]] = {}
+    for item in planned:
+        if variants or not item.method.variant:
+            cell = found.setdefault(item.method.label, {}).setdefault(item.run.column.name, [])
+            cell.append(item.run.key in have)
+    for label, cells in found.items():
+        table.add_row(label.replace("[", r"\["), *(str(sum(cells[c])) if c in cells else "." for c in columns))
     console.print(table)
+    rest = [m for m in planned if m.method.variant]
+    if rest and not variants:
+        done = sum(m.run.key in have for m in rest)
+        console.print(f"And {done} of {len(rest)} runs of grids and switches (--variants shows them).")

@@ -4,7 +4,7 @@ A method is made of plain functions, or `functools.partial`s of them with keywor
 identity, so a loss that two papers use under one protocol is trained once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -155,6 +155,12 @@ class Planned:
         return f"{self.run.column.name} {self.method.label} seed {self.run.seed}"
 
     @property
+    def checkpoint(self) -> Path:
+        """Where the weights of the finished run are: <paper>/checkpoints/<profile>/<column>/<key>.safetensors."""
+        profile = self.folder.parent
+        return profile.parents[1] / "checkpoints" / profile.name / self.folder.name / f"{self.run.key}.safetensors"
+
+    @property
     def start(self) -> "Planned | None":
         """The run whose backbone this one starts with."""
         first = self.method.starts_from
@@ -167,6 +173,20 @@ def make_run(column: Column, protocol: Protocol, method: Method, seed: int) -> R
     if column.backbone not in BACKBONES:
         raise UserError(f"Unknown backbone {column.backbone!r}; known: {', '.join(BACKBONES)}.")
     return Run(column, protocol, method.describe(), SETS[column.dataset].digest, seed)
+
+
+def missing_runs(planned: Sequence[Planned], have: Container[str]) -> list[Planned]:
+    """The planned runs whose key is not in `have`, each after the runs that it starts from, where their weights are not here."""
+    needed: dict[str, Planned] = {}
+    for item in planned:
+        if item.run.key in have:
+            continue
+        chain = [item]
+        while (start := chain[-1].start) and not start.checkpoint.exists():
+            chain.append(start)
+        for link in reversed(chain):
+            needed.setdefault(link.run.key, link)
+    return list(needed.values())
 
 
 def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), methods: tuple[str, ...] = (),
@@ -190,5 +210,6 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
                 found.setdefault(run.key, Planned(run, method, paper.results(profile) / name))
     if unknown := [m for m in methods if m not in seen]:
         names = ", ".join(sorted(n for n in seen if "@" not in n))
-        raise UserError(f"{paper.name} has no method {unknown[0]!r}; it has: {names}.")
+        raise UserError(f"{paper.name} has no method {unknown[0]!r}; it has: {names} (also as name@reading, or a whole label "
+                        "as `status --variants` shows it).")
     return list(found.values())

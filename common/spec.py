@@ -5,6 +5,7 @@ Nothing here imports torch: a plan, a table and a DVC stage start without it.
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import types
 import typing
@@ -108,10 +109,10 @@ def spec_key(spec: Mapping[str, Any]) -> str:
 
 
 def describe_function(function: typing.Callable) -> dict[str, Any]:
-    """A plain function, or a `functools.partial` of one, as JSON: its name and its bound keywords.
+    """A plain function, or a `functools.partial` of one, as JSON: its name, its bound keywords and its defaults.
 
-    >>> describe_function(partial(round, ndigits=2))
-    {'function': 'round', 'ndigits': 2}
+    So `f`, and `f` with a default spelled out, are one thing, and 30 is 30.0 where a float is due. A mend that changes
+    what a function computes must change its name or a keyword, or old records would pass for new ones.
     """
     keywords: dict[str, Any] = {}
     while isinstance(function, partial):
@@ -119,7 +120,12 @@ def describe_function(function: typing.Callable) -> dict[str, Any]:
             raise TypeError(f"{function} binds positional arguments; bind keywords, so that a record can name them")
         keywords = {**function.keywords, **keywords}
         function = function.func
-    bound = {k: describe_function(v) if callable(v) else v for k, v in sorted(keywords.items())}
+    parameters = inspect.signature(function).parameters
+    defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
+    bound = {}
+    for name, value in sorted({**defaults, **keywords}.items()):
+        is_float = name in parameters and parameters[name].annotation in (float, "float") and type(value) is int
+        bound[name] = describe_function(value) if callable(value) else float(value) if is_float else value
     return {"function": function.__name__, **bound}
 
 

@@ -154,7 +154,7 @@ def _read_source(source: Path) -> dict[str, bytes]:
             members = [m for m in tar.getmembers() if m.isfile() and m.name.endswith(".json")]
             return {f"{source}: {m.name}": tar.extractfile(m).read() for m in members}
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{source} is not a whole tar of records ({error}).") from None
+        raise UserError(f"{source} is not a whole tar of records ({' '.join(str(error).split())}).") from None
 
 
 def pack_records(root: Path, target: Path, keys: Iterable[str] | None = None) -> int:

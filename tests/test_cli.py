@@ -49,7 +49,7 @@ def test_a_dry_run_is_quick_and_trains_nothing():
     done = run("plan", "--profile", "paper", "--column", "cifar10-lt-100")
     assert done.returncode == 0
     assert "cifar10-lt-100" in done.stdout
-    assert "of 78 runs" in done.stdout
+    assert "81 runs of profile paper are to be trained (3 of them pre-training that others start from)" in done.stdout
     assert time.monotonic() - begun < 20  # the promise of 2 s is the import test's; this only catches a training
 
 
@@ -59,7 +59,10 @@ def test_a_dry_run_is_quick_and_trains_nothing():
     (("train", "--profile", "quick", "--device", "gpu0"), "'gpu0' is not a device"),
     (("merge", "nowhere.tar"), "nowhere.tar does not exist"),
     (("prepare", "imagenet"), "Unknown dataset 'imagenet'"),
-    (("prepare", "cifar10", "--from", "nowhere"), "nowhere"),
+    (("prepare", "cifar10", "--from", "nowhere"), "nowhere does not exist"),
+    (("status", "--profile", "quick", "--method", "nope"), "no method 'nope'"),
+    (("status", "--column", "nope"), "no column 'nope'"),
+    (("merge", "README.md"), "not a whole tar of records"),
 ])
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, said, small):
     done = run(*arguments, cwd=small)
@@ -69,10 +72,16 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, said, small):
     assert done.stderr.startswith("error:")
 
 
-def test_a_count_below_one_is_refused():
-    done = run("plan", "--seeds", "0")
+@pytest.mark.parametrize(("arguments", "said"), [
+    (("plan", "--seeds", "0"), "whole number above 0"),
+    (("train", "--minutes", "-1"), "not a number above 0"),
+    (("train", "--save-every", "soon"), "not a number above 0"),
+    (("table", "--column", "digits-lt-20"), "unrecognized arguments"),
+])
+def test_a_wrong_option_is_refused(arguments, said):
+    done = run(*arguments)
     assert done.returncode == 2
-    assert "whole number above 0" in done.stderr
+    assert said in done.stderr
 
 
 def test_missing_data_names_the_command_that_makes_it(small):
@@ -101,6 +110,7 @@ def test_the_quick_profile_end_to_end(small):
     assert (tables / "table-1.md").read_text() == first
     status = run("status", "--profile", "quick", cwd=small)
     assert re.search(r"mm-drw@released\W+1\W+1", status.stdout)
+    assert "And 11 of 11 runs of grids and switches" in status.stdout
     out = small / "records.tar"
     assert run("pack-records", str(out), "--profile", "quick", cwd=small).returncode == 0
     shutil.rmtree(small / "papers" / "mm" / "results" / "quick")
@@ -108,7 +118,7 @@ def test_the_quick_profile_end_to_end(small):
     assert "Merged 51 new records" in merged.stdout, merged.stderr
     assert run("merge", str(out), cwd=small).stdout.startswith("Merged 0 new records")
     plan = run("plan", "--profile", "quick", cwd=small)
-    assert "0 of 49 runs" in plan.stdout
+    assert "0 runs of profile quick are to be trained." in plan.stdout
 
 
 def test_one_method_on_one_column_with_a_summary(small):

@@ -80,9 +80,9 @@ class Feed:
         self.pixels = source_pixels(self.facts.side, turns, device)
 
     def draw(self, draws: Sequence[Draw], epoch: int, batch: int) -> Tensor:
-        """The epoch of every run: int64 [5, runs, images] on the device."""
+        """The epoch of every run: int64 [5, runs, images] on the CPU."""
         each = [draw_epoch(d, epoch, self.cpu_labels, pad=self.facts.pad, flip=self.facts.flip, batch=batch) for d in draws]
-        return torch.stack(each, 1).to(self.labels.device)
+        return torch.stack(each, 1)
 
     def batch(self, drawn: Tensor) -> Tensor:
         """Network input [batch, runs * channels, side, side] of the draws int64 [5, runs, batch]."""

@@ -87,6 +87,8 @@ def prepare(name: str, folder: Path, source: Path | None = None) -> Path:
     """
     find_set(name)
     path = Path(folder) / f"{name}.npz"
+    if source and not Path(source).exists():
+        raise UserError(f"{source} does not exist; give {forms(name)}.")
     present = _present(name, path)
     if present and not (source and present.archive_order is None and _is_archive(name, Path(source))):
         print(f"{summarise(name, present)}, already in {path}.")
@@ -135,7 +137,7 @@ def forms(name: str) -> str:
 
 def read_source(name: str, source: Path) -> Raw:
     """Read a file or a folder in any accepted form; else a UserError that lists the forms."""
-    if not source.exists():
+    if not source.exists():  # LONGTAIL_DATA may name it too
         raise UserError(f"{source} does not exist; give {forms(name)}.")
     for reader, path in _candidates(name, source):
         return reader(name, path)

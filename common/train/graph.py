@@ -19,7 +19,7 @@ def capture(pack: "Pack", drawn: Tensor, compiled: bool) -> Callable[[Tensor], N
     graph's own input. The last, smaller batch of an epoch is captured uncompiled: one step in a hundred is not worth
     a compilation.
     """
-    saved = [(t, t.detach().clone()) for t in pack.tensors()]
+    saved = [(t, t.clone()) for t in (*pack.state().values(), pack.loss_sum)]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

@@ -16,10 +16,10 @@ from common.errors import UserError
 from common.method import Planned
 from common.spec import canonical_json, spec_key
 from common.store import save_record, write_atomically
-from common.train.pack import Device, Pack
+from common.train.pack import Device, Pack, take_run
 from common.train.record import Curves, make_diverged_record, make_record, surroundings
 
-WATCH = 5  # before the rate first decays, an epoch is tested on every fifth test image: the whole set would cost a quarter of it
+WATCH = 10  # before the rate first decays an epoch is tested on every tenth test image: the whole set costs a quarter of an epoch
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,13 @@ class Workspace:
     def resume_file(self, keys: Sequence[str]) -> Path:
         return self.folder / "resume" / f"{spec_key({'keys': list(keys)})}.pt"
 
+    def states(self) -> list[Path]:
+        return sorted((self.folder / "resume").glob("*.pt"))
+
     def log(self, **event) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "log.jsonl", "ab") as file:
             file.write(canonical_json({"time": round(time.time(), 3), **event}) + b"\n")
-
-
-def checkpoint_path(planned: Planned) -> Path:
-    """Where the weights of a finished run are: <paper>/checkpoints/<key>.safetensors."""
-    return planned.folder.parents[2] / "checkpoints" / f"{planned.run.key}.safetensors"
 
 
 def test_stride(pack: Pack, epoch: int) -> int:
@@ -65,7 +63,7 @@ def load_start(pack: Pack) -> None:
     """Give runs that start from another run its backbone; the head stays as drawn."""
     for run, member in enumerate(pack.members):
         if start := member.start:
-            path = checkpoint_path(start)
+            path = start.checkpoint
             if not path.exists():
                 raise UserError(f"{path} is missing: {member.label} starts from {start.label}, so train that first.")
             state = load_file(path, device=str(pack.rate.device))
@@ -80,10 +78,10 @@ def train_pack(members: Sequence[Planned], images: Images, device: Device, work:
     """
     pack = Pack(members, images, device)
     keys = [m.run.key for m in pack.members]
-    file = work.resume_file(keys)
+    file, begun_in = work.resume_file(keys), find_state(work, keys)
     epoch, curves, seconds = 0, Curves(pack.runs), 0.0
-    if file.exists():
-        epoch, curves, seconds = load_state(pack, file)
+    if begun_in:
+        epoch, curves, seconds = load_state(pack, begun_in)
     else:
         load_start(pack)
     saved = begun = time.monotonic()
@@ -128,40 +126,56 @@ def save_state(pack: Pack, file: Path, epoch: int, curves: Curves, seconds: floa
     """Write all that the next start needs; draws need no state, they are made from (seed, purpose, epoch)."""
     buffer = io.BytesIO()
     state = {
-        "keys": [m.run.key for m in pack.members], "epoch": epoch, "seconds": seconds, "alive": pack.alive,
-        "curves": json.dumps(vars(curves)), "device": vars(pack.device),
-        "runs": [{n: t.cpu().clone() for n, t in pack.run_state(r).items()} for r in range(pack.runs)],
+        "keys": [m.run.key for m in pack.members], "epoch": epoch, "seconds": seconds / pack.runs, "alive": pack.alive,
+        "curves": json.dumps(vars(curves)), "precision": pack.device.precision, "cuda": pack.device.cuda,
+        "bounds": pack.bounds, "tensors": {n: t.cpu() for n, t in pack.state().items()},
     }
     torch.save(state, buffer)
     write_atomically(file, buffer.getvalue())
 
 
-def load_state(pack: Pack, file: Path) -> tuple[int, Curves, float]:
-    """Restore the pack; returns the epochs done, the curves and the seconds spent."""
+def read_state(file: Path) -> dict:
+    """A resume state; its tensors are read when they are used. A damaged file is a UserError."""
     try:
-        state = torch.load(file, weights_only=True)
+        return torch.load(file, weights_only=True, mmap=True)
     except Exception as error:  # whatever a damaged file makes the unpickler raise
         raise UserError(f"{file} is damaged ({type(error).__name__}); delete it, and its runs start again.") from None
-    if state["device"]["precision"] != pack.device.precision:
-        raise UserError(f"{file} was begun in {state['device']['precision']}; go on with --precision "
-                        f"{state['device']['precision']}, or delete it to start again in {pack.device.precision}.")
-    for run, tensors in enumerate(state["runs"]):
-        pack.load_run_state(run, tensors)
-    pack.alive = list(state["alive"])
-    curves = Curves(pack.runs)
-    vars(curves).update(json.loads(state["curves"]))
-    return state["epoch"], curves, state["seconds"]
+
+
+def find_state(work: Workspace, keys: Sequence[str]) -> Path | None:
+    """The resume state that holds all of these runs and got furthest: their own, or that of a pack which they were part of."""
+    found = [(read_state(f)["epoch"], f) for f in work.states() if set(keys) <= set(read_state(f)["keys"])]
+    return max(found)[1] if found else None
+
+
+def load_state(pack: Pack, file: Path) -> tuple[int, Curves, float]:
+    """Restore the pack's runs; returns the epochs done, the curves and the seconds spent."""
+    state = read_state(file)
+    was = ("cuda" if state["cuda"] else "cpu", state["precision"])
+    if was != ("cuda" if pack.device.cuda else "cpu", pack.device.precision):
+        raise UserError(f"{file} was begun in {was[1]} on {was[0]}; go on with --device {was[0]} --precision {was[1]}, or delete "
+                        "it to start again.")
+    saved, curves = Curves(len(state["keys"])), Curves(pack.runs)
+    vars(saved).update(json.loads(state["curves"]))
+    places = [state["keys"].index(m.run.key) for m in pack.members]
+    for run, place in enumerate(places):
+        pack.load_run_state(run, take_run(state["tensors"], place, state["bounds"]))
+    for name, value in vars(saved).items():
+        setattr(curves, name, value if name in Curves.SHARED else [value[place] for place in places])
+    pack.alive = [state["alive"][place] for place in places]
+    return state["epoch"], curves, state["seconds"] * pack.runs
 
 
 def finish(pack: Pack, curves: Curves, tallies: list, seconds: float) -> None:
     """Leave a checkpoint, then a record, of every run; `seconds` is shared equally."""
     made = {**surroundings(pack), "seconds": round(seconds / pack.runs, 3)}
     for run, member in enumerate(pack.members):
-        if not pack.alive[run]:
-            epoch = next(e for e, loss in enumerate(curves.loss[run]) if not math.isfinite(loss))
+        if not (pack.alive[run] and all(t.isfinite().all() for t in pack.run_state(run).values())):
+            bad = (e for e, loss in enumerate(curves.loss[run]) if not math.isfinite(loss))
+            epoch = next(bad, pack.protocol.epochs - 1)  # the very last step spoils the weights after the last loss
             save_record(member.folder, make_diverged_record(pack, run, curves, epoch, made))
             continue
         tensors = {n: t.cpu().contiguous() for n, t in pack.run_state(run).items() if not n.startswith("momentum.")}
-        write_atomically(checkpoint_path(member), save(tensors, {"key": member.run.key, "label": member.label}))
+        write_atomically(member.checkpoint, save(tensors, {"key": member.run.key, "label": member.label}))
         group = next(i for i, g in enumerate(pack.groups) if g.first <= run < g.stop)
         save_record(member.folder, make_record(pack, run, curves, tallies[group], made))

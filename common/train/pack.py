@@ -4,7 +4,7 @@ Runs of one method are a group: they share a head module and a loss, over a lead
 graph (bf16 autocast, channels last, compiled); on the CPU the same code runs eagerly in float32.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
@@ -83,6 +83,8 @@ class Pack:
         self.members, self.device = list(members), device
         self.column, self.protocol = members[0].run.column, members[0].run.protocol
         self.runs, at = len(members), torch.device(device.name)
+        if device.cuda:
+            torch.cuda.set_device(at)  # streams and captures are those of the current device
         turns = [m.method.task == "rotation" for m in members]
         dtype = torch.float64 if device.precision == "float64" else torch.float32
         self.turns, self.feed = turns, Feed(images, self.column, turns=any(turns), device=at, dtype=dtype)
@@ -118,6 +120,7 @@ class Pack:
         self.drawn = torch.zeros(5, self.runs, len(self.feed.labels), dtype=torch.int64, device=at)
         self.loss_sum = torch.zeros(self.runs, dtype=torch.float64, device=at)
         self.alive = [True] * self.runs
+        self._ahead: dict[int, Tensor] = {}
 
     def _make_optimiser(self) -> torch.optim.SGD:
         bare = [h.bias for g, h in zip(self.groups, self.heads, strict=True) if not g.method.head.decay_bias]
@@ -132,11 +135,6 @@ class Pack:
     def parameters(self) -> list[Tensor]:
         return [*self.net.parameters(), *self.heads.parameters()]
 
-    def tensors(self) -> list[Tensor]:
-        """Everything that a step changes: weights, statistics, momenta, loss sum."""
-        momenta = [state["momentum_buffer"] for state in self.optimiser.state.values()]
-        return [*self.parameters(), *self.net.buffers(), *momenta, self.loss_sum]
-
     @property
     def batch_sizes(self) -> list[int]:
         """The sizes of an epoch's batches; the last, smaller one is kept or dropped as the protocol says."""
@@ -148,15 +146,18 @@ class Pack:
         self.rate.fill_(self.protocol.learning_rate(epoch))
         self.context.epoch.fill_(epoch)
         self.loss_sum.zero_()
-        draws = []
-        for member, turns in zip(self.members, self.turns, strict=True):
-            probabilities = member.method.sampler(self.feed.counts, epoch)
-            draws.append(Draw(member.run.seed, probabilities, turns))
-        self.drawn.copy_(self.feed.draw(draws, epoch, self.protocol.batch_size))
+        drawn = self._ahead.pop(epoch) if epoch in self._ahead else self.draw(epoch)
+        self.drawn.copy_(drawn)
         for group, weights in zip(self.groups, self.weights, strict=True):
             if group.method.task == "classes":
                 weights.copy_(torch.from_numpy(np.asarray(group.method.weights(self.feed.counts, epoch), float)))
         self.net.train()
+
+    def draw(self, epoch: int) -> Tensor:
+        """What every run draws in an epoch, int64 [5, runs, images] on the CPU: a function of the epoch alone."""
+        draws = [Draw(member.run.seed, member.method.sampler(self.feed.counts, epoch), turns)
+                 for member, turns in zip(self.members, self.turns, strict=True)]
+        return self.feed.draw(draws, epoch, self.protocol.batch_size)
 
     def train_epoch(self, epoch: int) -> Tensor:
         """Train one epoch. Returns each run's mean loss per sample, float64 [runs] on the CPU."""
@@ -165,6 +166,8 @@ class Pack:
         for size in self.batch_sizes:
             self._run_step(self.drawn[:, :, start:start + size])
             start += size
+        if self.device.cuda and epoch + 1 < self.protocol.epochs:
+            self._ahead = {epoch + 1: self.draw(epoch + 1)}  # while the device works on what was launched
         return (self.loss_sum / start).cpu()
 
     def _run_step(self, drawn: Tensor) -> None:
@@ -227,18 +230,23 @@ class Pack:
             for tensor in self.run_state(run).values():
                 tensor.zero_()
 
+    @property
+    def bounds(self) -> list[tuple[int, int]]:
+        """First and last + 1 run of every group."""
+        return [(g.first, g.stop) for g in self.groups]
+
+    def state(self) -> dict[str, Tensor]:
+        """All weights, statistics and momenta, packed: views, named `backbone.*`, `heads.<group>.*`, `momentum.*`."""
+        parts = {"backbone": self.net, "heads": self.heads}
+        found = {f"{part}.{n}": t.detach() for part, module in parts.items() for n, t in module.state_dict().items()}
+        for part, module in parts.items():
+            for name, p in module.named_parameters():
+                found[f"momentum.{part}.{name}"] = self.optimiser.state[p]["momentum_buffer"]
+        return found
+
     def run_state(self, run: int) -> dict[str, Tensor]:
-        """Views of one run's weights, statistics and momenta, under the names that a pack of one has."""
-        group = next(i for i, g in enumerate(self.groups) if g.first <= run < g.stop)
-        at = run - self.groups[group].first
-        state = {f"backbone.{n}": _part(t, run, self.runs) for n, t in self.net.state_dict().items()}
-        state |= {f"head.{n}": t[at:at + 1] for n, t in self.heads[group].state_dict().items()}
-        momentum = {id(p): s["momentum_buffer"] for p, s in self.optimiser.state.items()}
-        for name, p in self.net.named_parameters():
-            state[f"momentum.backbone.{name}"] = _part(momentum[id(p)], run, self.runs)
-        for name, p in self.heads[group].named_parameters():
-            state[f"momentum.head.{name}"] = momentum[id(p)][at:at + 1]
-        return state
+        """Views of one run's share, under the names that a pack of one has (`backbone.*`, `head.*`, `momentum.*`)."""
+        return take_run(self.state(), run, self.bounds)
 
     def load_run_state(self, run: int, state: dict[str, Tensor]) -> None:
         """Copy into one run, in place; names that `state` lacks keep their values."""
@@ -248,6 +256,16 @@ class Pack:
                 mine[name].copy_(tensor)
 
 
-def _part(tensor: Tensor, run: int, runs: int) -> Tensor:
-    """The view of one run's share of a packed tensor, whose first axis is runs * channels."""
-    return tensor.detach().chunk(runs)[run]
+def take_run(state: Mapping[str, Tensor], run: int, bounds: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+    """One run's share of a packed state. Backbone tensors have a first axis of runs * channels, heads of a group's runs."""
+    share, runs = {}, bounds[-1][1]
+    for name, tensor in state.items():
+        before, found, after = name.partition("heads.")
+        if not found:
+            share[name] = tensor.chunk(runs)[run]
+            continue
+        group, _, rest = after.partition(".")
+        first, stop = bounds[int(group)]
+        if first <= run < stop:
+            share[f"{before}head.{rest}"] = tensor[run - first:run - first + 1]
+    return share

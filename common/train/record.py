@@ -21,6 +21,8 @@ FEATURE_NORM_EVERY = 10  # epochs between the stored feature norms, which are on
 class Curves:
     """What an epoch leaves of every run; it grows by `add` and travels in the resume state."""
 
+    SHARED = ("tested", "norm_epochs")  # one list for the pack; the others hold one a run
+
     def __init__(self, runs: int):
         self.loss: list[list[float]] = [[] for _ in range(runs)]
         self.accuracy: list[list[float]] = [[] for _ in range(runs)]

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -11,27 +11,13 @@ import torch
 
 from common.data.sets import Images, load
 from common.errors import UserError
-from common.method import Planned
+from common.method import Planned, missing_runs
 from common.spec import canonical_json
 from common.store import record_files
-from common.train.loop import Progress, Workspace, checkpoint_path, train_pack
+from common.train.loop import Progress, Workspace, read_state, train_pack
 from common.train.pack import Device
 
 Observer = Callable[[Sequence[Planned]], AbstractContextManager[Callable[[Progress], None]]]
-
-
-def missing_runs(planned: Sequence[Planned], root: Path) -> list[Planned]:
-    """The planned runs without a record, each preceded by the runs that it starts from where their weights are not here."""
-    have, needed = record_files(root), {}
-    for item in planned:
-        if item.run.key in have:
-            continue
-        chain = [item]
-        while (start := chain[-1].start) and not checkpoint_path(start).exists():
-            chain.append(start)
-        for link in reversed(chain):
-            needed.setdefault(link.run.key, link)
-    return list(needed.values())
 
 
 def form_packs(missing: Sequence[Planned], limit: int) -> list[list[Planned]]:
@@ -55,22 +41,27 @@ def _depth(item: Planned) -> int:
 
 
 def unfinished_packs(work: Workspace, missing: Sequence[Planned]) -> list[list[Planned]]:
-    """Packs with a resume state whose runs are all missing still: they go on exactly as they were formed."""
+    """What goes on from a resume state: the missing runs of each, side by side as they were; the furthest state first."""
     by_key, packs = {m.run.key: m for m in missing}, []
-    for file in sorted((work.folder / "resume").glob("*.pt")):
-        try:
-            keys = torch.load(file, weights_only=True, mmap=True)["keys"]
-        except Exception as error:  # whatever a damaged file makes the unpickler raise
-            raise UserError(f"{file} is damaged ({type(error).__name__}); delete it, and its runs start again.") from None
-        if all(k in by_key for k in keys):
-            packs.append([by_key[k] for k in keys])
+    for state in sorted((read_state(file) for file in work.states()), key=lambda s: -s["epoch"]):
+        if mine := [by_key.pop(key) for key in state["keys"] if key in by_key]:
+            packs.append(mine)
     return packs
+
+
+def drop_states(work: Workspace, have: Container[str]) -> None:
+    """Delete the resume states whose runs all have their records."""
+    for file in work.states():
+        if all(key in have for key in read_state(file)["keys"]):
+            file.unlink()
 
 
 def train(planned: Sequence[Planned], *, root: Path, data: Path, work: Workspace, device: Device, limit: int,
           observer: Observer) -> bool:
     """Train every planned run that has no record. Returns False if the deadline came first."""
-    missing = missing_runs(planned, root)
+    have = record_files(root)
+    drop_states(work, have)
+    missing = missing_runs(planned, have)
     packs = unfinished_packs(work, missing)
     begun = {m.run.key for pack in packs for m in pack}
     packs += form_packs([m for m in missing if m.run.key not in begun], limit)
@@ -89,6 +80,7 @@ def train(planned: Sequence[Planned], *, root: Path, data: Path, work: Workspace
             packs = form_packs(pack, -(-len(pack) // 2)) + packs
         elif not done:
             return False
+        drop_states(work, record_files(root))
     return True
 
 
@@ -129,5 +121,6 @@ def choose_device(name: str | None, precision: str | None, compiled: bool | None
         raise UserError(f"{name} was asked for, but {found} CUDA devices are here; use --device cpu, or see `doctor`.")
     if cuda:
         torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = precision not in ("float32", "float64")  # float32 is float32
     default = "bfloat16" if cuda else "float32"
     return Device(name, precision or default, cuda if compiled is None else compiled)

@@ -234,7 +234,7 @@ def baselines(column: Column, protocol: Protocol) -> list[Method]:
                sampler=drs(protocol)),
         Method("m-drw", "written", partial(uniform_margin, s=p.scale, m=p.uniform_margin), COSINE,
                drw(protocol, effective)),
-        Method("ldam-drw", "written", ldam_10, COSINE, drw(protocol, inverse_weights)),
+        Method("ldam-drw", "written", ldam_10, COSINE, drw(protocol, inverse_counts), reduction="batch"),
         Method("ldam-drw", "released", **released_drw),
         Method("ldam-drw-ssp", "written", **released_drw, starts_from=rotation),
     ]
@@ -245,26 +245,26 @@ def baselines(column: Column, protocol: Protocol) -> list[Method]:
 def own_rows(column: Column, protocol: Protocol) -> list[Method]:
     """MM, MM-DRW and MM-LDAM-DRW of Table 1, and the grid of Table 2 or 3, in both readings.
 
-    `written` re-weights by 1 / n_y (Algorithm 1), normalised as section 4 says of re-weighting; `released` by the
-    inverse effective number.
+    `written` re-weights as line 9 of Algorithm 1 has it, (1 / m) sum of L / n_y; `released` by the inverse effective
+    number, divided by the batch's sum of weights.
     """
     w, r, grid = PARAMS.written, PARAMS.released, PARAMS.grids[column.name]
     best = {"s": w.scale, "delta": grid.delta, "beta": grid.best}
-    inverse = drw(protocol, inverse_weights)
+    inverse = {"head": COSINE, "weights": drw(protocol, inverse_counts), "reduction": "batch"}
     effective = drw(protocol, partial(effective_number_weights, beta=PARAMS.baselines.effective_number))
     theirs = {name: vars(setting) for name, setting in r.settings[column.name].items()}
     rows = [
         Method("mm", "written", partial(mm, **best), COSINE),
         Method("mm", "released", partial(mm_as_released, **theirs["mm"]), COSINE),
-        Method("mm-drw", "written", partial(mm, **best), COSINE, inverse),
+        Method("mm-drw", "written", partial(mm, **best), **inverse),
         Method("mm-drw", "released", partial(mm_as_released, **theirs["mm-drw"]), COSINE, effective),
-        Method("mm-ldam-drw", "written", partial(mm_ldam, **best, largest=w.largest_margin), COSINE, inverse),
+        Method("mm-ldam-drw", "written", partial(mm_ldam, **best, largest=w.largest_margin), **inverse),
         Method("mm-ldam-drw", "released",
                partial(mm_ldam_as_released, **theirs["mm-ldam-drw"], largest=r.largest_margin), COSINE, effective),
     ]
     for beta in grid.betas:
         variant, point = f"beta={beta};delta={grid.delta}", {"delta": grid.delta, "beta": beta}
-        rows.append(Method("mm-drw", "written", partial(mm, s=w.scale, **point), COSINE, inverse, variant=variant))
+        rows.append(Method("mm-drw", "written", partial(mm, s=w.scale, **point), **inverse, variant=variant))
         loss = partial(mm_as_released, s=theirs["mm-drw"]["s"], **point)
         rows.append(Method("mm-drw", "released", loss, COSINE, effective, variant=variant))
     return rows
@@ -278,10 +278,9 @@ def switches(column: Column, protocol: Protocol) -> list[Method]:
     best = {"s": w.scale, "delta": grid.delta, "beta": grid.best}
     effective = drw(protocol, partial(effective_number_weights, beta=PARAMS.baselines.effective_number))
     return [
-        Method("mm-drw", "written", partial(mm_scaled_margin, **best), COSINE, drw(protocol, inverse_weights),
-               variant="margin=scaled"),
-        Method("mm-drw", "written", partial(mm, **best), COSINE, drw(protocol, inverse_counts), reduction="batch",
-               variant="weights=algorithm-1"),
+        Method("mm-drw", "written", partial(mm_scaled_margin, **best), COSINE, drw(protocol, inverse_counts),
+               reduction="batch", variant="margin=scaled"),
+        Method("mm-drw", "written", partial(mm, **best), COSINE, drw(protocol, inverse_weights), variant="weights=normalised"),
         Method("mm-drw", "released", partial(mm, **theirs), COSINE, effective, variant="margin=equations"),
     ]
 

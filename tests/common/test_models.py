@@ -64,6 +64,18 @@ def test_heads_are_a_linear_layer_and_a_cosine():
                 w = cosine.weight[run, :, c]
                 angle = (features[run, i] @ w / features[run, i].norm() / w.norm()).item()
                 assert cosine(features)[run, i, c].item() == pytest.approx(angle)
-    assert cosine.weight.norm(dim=1).allclose(torch.ones(2, 4, dtype=torch.float64))
-    assert linear.bias.abs().max() <= 1 / math.sqrt(7)
-    assert LinearHead(1, 7, 4, bias=-2.0).initialise([torch.Generator()]) is None
+
+
+def test_heads_start_as_the_released_code_has_them():
+    """Linear: kaiming_normal weights, uniform(+-1/8) bias; cosine: uniform(-1, 1), then unit columns."""
+    linear, fixed, cosine = LinearHead(1, 64, 1000), LinearHead(1, 64, 4, bias=-2.0), CosineHead(1, 64, 1000)
+    for head in (linear, fixed, cosine):
+        head.initialise([torch.Generator().manual_seed(0)])
+    assert linear.weight.std().item() == pytest.approx(math.sqrt(2 / 64), rel=0.02)
+    assert linear.weight.mean().abs().item() < 0.01
+    assert -1 / 8 <= linear.bias.min().item() < -0.12
+    assert 0.12 < linear.bias.max().item() <= 1 / 8
+    assert fixed.bias.unique().tolist() == [-2.0]
+    assert cosine.weight.norm(dim=1).allclose(torch.ones(1, 1000))
+    assert cosine.weight.mean().abs().item() < 0.01  # both signs
+    assert (cosine.weight.abs() * 8).max().item() < 2.5  # uniform before the columns were scaled: no long tail

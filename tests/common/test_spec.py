@@ -93,11 +93,17 @@ def test_the_key_is_stable_and_every_part_of_the_spec_decides_it():
 
 
 def test_functions_are_described_by_name_and_keywords():
-    def loss(z, *, s, inner):
+    def loss(z, *, s: float, inner, beta: float = 0.5):
         return z
 
-    nested = partial(partial(loss, s=3.0), inner=partial(max, key=len), s=4.0)
-    assert describe_function(nested) == {"function": "loss", "inner": {"function": "max", "key": {"function": "len"}}, "s": 4.0}
+    def inside(z, power: int = 2):
+        return z
+
+    nested = partial(partial(loss, s=3.0), inner=partial(inside, power=3), s=4)
+    described = {"function": "loss", "beta": 0.5, "inner": {"function": "inside", "power": 3}, "s": 4.0}
+    assert describe_function(nested) == described
+    assert str(describe_function(nested)["s"]) == "4.0"
+    assert describe_function(partial(nested, beta=0.5)) == described
     with pytest.raises(TypeError, match="positional"):
         describe_function(partial(loss, 1))
 

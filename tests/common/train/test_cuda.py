@@ -11,7 +11,7 @@ from common.train.loop import Workspace, run_epoch, train_pack
 from common.train.pack import Device, Pack
 from common.train.record import Curves
 from tests.common.train.test_pack import broken
-from tests.common.train.toys import METHODS, PROTOCOL, planned
+from tests.common.train.toys import COLUMN, METHODS, PROTOCOL, planned
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
@@ -65,6 +65,21 @@ def test_a_diverged_run_leaves_its_neighbours_alone(digits, tmp_path):
             assert tensor.isfinite().all()
 
 
+def test_a_diverged_run_does_not_reach_its_neighbours_through_the_fast_kernels(digits, tmp_path):
+    """Compiled, bf16, the channels of a ResNet-32: a neighbour of a run that is not a number stays finite within the epoch."""
+    column = dataclasses.replace(COLUMN, backbone="resnet32")
+
+    def early(outputs, labels, context):
+        return broken(outputs, labels, context._replace(epoch=context.epoch + 1))
+
+    members = [planned(m, tmp_path, column=column) for m in (METHODS[0], Method("early", "written", early), METHODS[1])]
+    pack = Pack(members, digits, FAST)
+    losses = pack.train_epoch(0)
+    assert [bool(v) for v in losses.isfinite()] == [True, False, True]
+    for run in (0, 2):
+        assert all(t.isfinite().all() for t in pack.run_state(run).values())
+
+
 def test_a_paused_pack_goes_on(digits, tmp_path):
     protocol = dataclasses.replace(PROTOCOL, epochs=6, decay_epochs=(4,))
     whole, parts = ([planned(m, tmp_path / name, 0, protocol) for m in METHODS[:2]] for name in ("whole", "parts"))
@@ -74,6 +89,12 @@ def test_a_paused_pack_goes_on(digits, tmp_path):
     a, b = load_records(tmp_path / "whole"), load_records(tmp_path / "parts")
     for key in a:
         assert a[key]["curves"]["train_loss"] == pytest.approx(b[key]["curves"]["train_loss"], rel=1e-5)
+
+
+def test_a_compiled_pack_of_mixed_methods_is_close_to_the_eager_one(digits, tmp_path):
+    members = [planned(m, tmp_path, seed) for seed, m in enumerate(METHODS)]
+    fast, plain = (Pack(members, digits, Device("cuda", "float32", compiled)) for compiled in (True, False))
+    torch.testing.assert_close(fast.train_epoch(0), plain.train_epoch(0), rtol=0.05, atol=0.05)
 
 
 def test_the_fast_way_learns_as_well_as_float32(digits, tmp_path):

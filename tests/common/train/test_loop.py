@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 
 from common.errors import UserError
 from common.losses import softmax_cross_entropy
-from common.method import Method
+from common.method import Method, missing_runs
 from common.metrics import summary
 from common.store import load_records, record_files
-from common.train.loop import Workspace, checkpoint_path, train_pack
+from common.train.loop import Workspace, train_pack
 from common.train.pack import Device
 from common.train.record import best_epoch
-from common.train.work import form_packs, missing_runs, train
+from common.train.work import form_packs, train
 from tests.common.train.toys import METHODS, PROTOCOL, ROTATION, planned
 
 CPU = Device("cpu", "float32", False)
@@ -89,7 +89,7 @@ def test_a_record_holds_what_the_run_did(digits, tmp_path):
     assert record["status"] == "done"
     assert record["label"] == "digits-lt-20 ldam-drw@written"
     assert sum(record["counts"]) == 464
-    assert record["curves"]["tested"] == [72, 72, 360]
+    assert record["curves"]["tested"] == [36, 36, 360]
     right, total = sum(record["confusion"][c][c] for c in range(10)), sum(map(sum, record["confusion"]))
     assert record["accuracy"]["last"] == pytest.approx(100 * right / total, abs=1e-3)
     assert record["accuracy"]["best"] == record["accuracy"]["last"] == record["curves"]["test_accuracy"][-1]
@@ -98,7 +98,7 @@ def test_a_record_holds_what_the_run_did(digits, tmp_path):
     assert record["made"]["precision"] == "float32"
     assert record["made"]["runs_in_pack"] == 2
     assert len(rotation["confusion"]) == 4
-    weights = load_file(checkpoint_path(members[0]))
+    weights = load_file(members[0].checkpoint)
     assert weights["head.weight"].shape == (1, 32, 10)
     log = [json.loads(line) for line in (tmp_path / "work" / "log.jsonl").read_text().splitlines()]
     assert [e["epoch"] for e in log] == [1, 2, 3]
@@ -120,7 +120,7 @@ def test_a_diverged_run_leaves_a_record_that_says_when(digits, tmp_path):
 def test_the_second_stage_starts_from_the_first_ones_backbone(digits, digits_folder, tmp_path):
     second = Method("second", "written", softmax_cross_entropy, starts_from=ROTATION)
     wanted = [planned(second, tmp_path)]
-    missing = missing_runs(wanted, tmp_path)
+    missing = missing_runs(wanted, ())
     assert [m.method.name for m in missing] == ["rotation", "second"]
     with pytest.raises(UserError, match="train that first"):
         train_pack(wanted, digits, CPU, Workspace(tmp_path / "work"))
@@ -133,14 +133,14 @@ def test_the_second_stage_starts_from_the_first_ones_backbone(digits, digits_fol
     assert train(wanted, root=tmp_path, data=digits_folder, work=Workspace(tmp_path / "work"), device=CPU, limit=8,
                  observer=observer)
     assert begun == [["rotation"], ["second"]]
-    assert missing_runs(wanted, tmp_path) == []
+    assert missing_runs(wanted, record_files(tmp_path)) == []
     from common.train.loop import load_start
     from common.train.pack import Pack
 
     pack = Pack(wanted, digits, CPU)
     before = pack.heads[0].weight.clone()
     load_start(pack)
-    first = load_file(checkpoint_path(wanted[0].start))
+    first = load_file(wanted[0].start.checkpoint)
     assert all(torch.equal(pack.run_state(0)[n], t) for n, t in first.items() if n.startswith("backbone."))
     assert torch.equal(pack.heads[0].weight, before)
 
@@ -171,6 +171,72 @@ def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_f
     assert done < PROTOCOL.epochs
     assert not states[0].exists()
     assert all(r["made"]["runs_in_pack"] == 3 for r in load_records(tmp_path).values())
+
+
+def go_on(wanted, folder, data, limit=8) -> list:
+    """Train what is missing; returns [runs of the pack, epoch] of every epoch."""
+    seen = []
+    train(wanted, root=folder, data=data, device=CPU, limit=limit, work=Workspace(folder / "work", 0.0),
+          observer=lambda pack: nullcontext(lambda p: seen.append([len(pack), p.epoch])))
+    return seen
+
+
+def test_a_kill_between_two_records_of_a_pack_costs_no_epoch(digits_folder, tmp_path, monkeypatch):
+    """The runs that have no record yet go on from the pack's last state, and the state is gone when all have theirs."""
+    import common.train.loop as loop
+
+    wanted = [planned(METHODS[0], tmp_path, seed) for seed in range(3)]
+    save, saved = loop.save_record, []
+
+    def killed_after_one(folder, record):
+        if saved:
+            raise SystemExit("killed")
+        saved.append(save(folder, record))
+
+    monkeypatch.setattr(loop, "save_record", killed_after_one)
+    with pytest.raises(SystemExit):
+        go_on(wanted, tmp_path, digits_folder)
+    monkeypatch.setattr(loop, "save_record", save)
+    states = list((tmp_path / "work" / "resume").glob("*.pt"))
+    assert len(states) == 1
+    assert go_on(wanted, tmp_path, digits_folder) == [[2, 3]]
+    assert len(load_records(tmp_path)) == 3
+    assert not list((tmp_path / "work" / "resume").glob("*.pt"))
+
+
+def test_a_smaller_selection_goes_on_from_the_larger_packs_state_and_leaves_it_to_the_others(digits, digits_folder, tmp_path):
+    wanted = [planned(m, tmp_path, seed) for m in METHODS[:2] for seed in range(2)]
+    members = sorted(wanted, key=lambda m: (m.method.name, m.run.seed))
+    paused = Workspace(tmp_path / "work", 0.0, deadline=0.0)
+    assert not train_pack(members, digits, CPU, paused)
+    assert go_on([members[3]], tmp_path, digits_folder) == [[1, 2], [1, 3]]
+    assert go_on(wanted, tmp_path, digits_folder) == [[3, 2], [3, 3]]
+    whole = [dataclasses.replace(m, folder=Path(str(m.folder).replace(str(tmp_path), str(tmp_path / "whole")))) for m in members]
+    assert train_pack(whole, digits, CPU, Workspace(tmp_path / "w2"))
+    for member, twin in zip(members, whole, strict=True):
+        mine, theirs = load_file(member.checkpoint), load_file(twin.checkpoint)
+        assert all(torch.allclose(mine[n], theirs[n], rtol=1e-3, atol=1e-4) for n in mine)
+
+
+def test_weights_spoiled_by_the_very_last_step_make_a_diverged_record_and_cost_no_neighbour(digits, tmp_path):
+    import common.train.loop as loop
+
+    members = [planned(METHODS[0], tmp_path, seed) for seed in range(2)]
+    evaluate = loop.test_stride
+
+    def spoil(pack, epoch):
+        if epoch == 2:
+            pack.run_state(1)["head.weight"].fill_(float("nan"))
+        return evaluate(pack, epoch)
+
+    loop.test_stride = spoil
+    try:
+        assert train_pack(members, digits, CPU, Workspace(tmp_path / "work"))
+    finally:
+        loop.test_stride = evaluate
+    records = load_records(tmp_path)
+    assert [records[m.run.key]["status"] for m in members] == ["done", "diverged"]
+    assert records[members[1].run.key]["made"]["diverged_in_epoch"] == 2
 
 
 def test_a_smaller_pack_gives_the_same_results(digits, tmp_path):
@@ -242,4 +308,4 @@ def test_lookup_is_by_key_under_all_papers(digits, tmp_path):
     elsewhere.mkdir(parents=True)
     file = record_files(tmp_path)[member.run.key]
     file.rename(elsewhere / file.name)
-    assert missing_runs([member], tmp_path) == []
+    assert missing_runs([member], record_files(tmp_path)) == []

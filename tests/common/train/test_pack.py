@@ -89,6 +89,27 @@ def test_each_run_of_a_pack_equals_the_run_alone(digits, tmp_path):
     assert together.tolist() == [float(p.evaluate()[0].accuracy()) for p in alone[:4]]
 
 
+def test_evaluation_uses_running_statistics_and_leaves_them_alone(digits, tmp_path):
+    """It equals the textbook network in evaluation mode, image by image, whatever the batch."""
+    pack = Pack([planned(METHODS[0], tmp_path)], digits, DOUBLE)
+    pack.train_epoch(0)
+    before = {n: t.clone() for n, t in pack.net.state_dict().items()}
+    tally = pack.evaluate()[0]
+    assert all(torch.equal(t, before[n]) for n, t in pack.net.state_dict().items())
+    net = PlainNet().double().eval()
+    net.load_state_dict(before, strict=False)
+    images, labels, _ = pack.feed.test_batch(0, 360, 1, [False])
+    logits = net(images) @ pack.heads[0].weight[0] + pack.heads[0].bias[0]
+    confusion = torch.zeros(10, 10, dtype=torch.int64)
+    for true, predicted in zip(labels.tolist(), logits.argmax(1).tolist(), strict=True):
+        confusion[true, predicted] += 1
+    assert torch.equal(tally.confusion[0], confusion)
+    norms = torch.stack([net(images)[labels == c].norm(dim=1).sum() for c in range(10)])
+    torch.testing.assert_close(tally.norms[0], norms.double())
+    p = logits.softmax(1)
+    assert tally.bins[0, :, 1].sum().item() == pytest.approx(p.max(1).values.sum().item(), rel=1e-4)
+
+
 def test_runs_of_one_seed_see_the_same_batches_and_start_alike_whatever_the_method(digits, tmp_path):
     pack = Pack([planned(METHODS[0], tmp_path, 7), planned(METHODS[1], tmp_path, 7)], digits, SINGLE)
     pack.begin_epoch(0)
