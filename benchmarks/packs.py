@@ -200,7 +200,10 @@ def measure_recipe(images: Images, effort: Effort, at: torch.device) -> dict[str
 def measure_eager(feed: Feed, effort: Effort, at: torch.device) -> dict[str, Any]:
     """The textbook loop on the resident feed."""
     step, batch = plain_training(at), PROTOCOL.batch_size
-    draw = partial(feed.draw, [Draw(0, None, False)], 0, batch)
+
+    def draw() -> Tensor:
+        return feed.draw([Draw(0, None, False)], 0, batch).to(at)
+
     drawn = draw()
     batches = cycle(drawn[:, :, i:i + batch] for i in range(0, len(feed.labels) - batch + 1, batch))
 

@@ -14,6 +14,7 @@ from benchmarks import packs
 from benchmarks.textbook import PlainResNet, step_bytes
 from common.data.sets import SETS, Images
 from common.models.sizes import BACKBONES
+from common.train.loop import WATCH
 from common.train.pack import Device, Pack
 
 SCRIPT = Path(packs.__file__)
@@ -81,7 +82,7 @@ def test_the_smallest_benchmark_prints_ratios_and_stores_every_row(monkeypatch, 
         assert r["floor_share"] > 0
     assert stored["drift"] > 0
     share = stored["rows"][2]["evaluation"]
-    assert share["stride"] == 5
+    assert share["stride"] == WATCH
     assert share["protocol"] == pytest.approx((160 * share["strided"] + 40 * share["whole"]) / 200)
     assert packs.page(stored).splitlines()[-1] in printed
 
