@@ -101,7 +101,8 @@ def _add_training(command: argparse.ArgumentParser) -> None:
                          help="default: bfloat16 on CUDA, float32 on CPU")
     command.add_argument("--no-compile", dest="compile", action="store_false", default=None, help="do not compile on CUDA")
     command.add_argument("--pack", type=_positive, metavar="M", help="at most M runs side by side (results do not change)")
-    command.add_argument("--minutes", type=_duration, metavar="T", help="pause after T minutes; the same command goes on")
+    command.add_argument("--minutes", type=_duration, metavar="T",
+                         help="pause after T minutes (exit code 3); the same command goes on")
     command.add_argument("--save-every", type=_duration, default=30.0, metavar="S",
                          help="seconds between resume states (default: 30)")
 
@@ -265,7 +266,7 @@ def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> Non
     profile, records = resolve_profile(papers, options), load_records(papers_root(papers))
     for paper in papers:
         for line in save_figures(paper, profile, records, paper.folder / "figures"):
-            console.print(line)
+            console.print(line.replace(f"{ROOT}/", ""))
 
 
 def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None:
@@ -277,7 +278,7 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
     records = load_records(papers_root(papers))
     for paper in papers:
         for line in save_figures(paper, "paper", records, ROOT / "figures" / paper.name):
-            console.print(line)
+            console.print(line.replace(f"{ROOT}/", ""))
         fill(paper.folder / "README.md", "results", results_block(paper, records))
     fill(ROOT / "README.md", "front", front_table(papers, records))
     console.print("README.md and the papers' README.md are up to date with the records.")

@@ -20,6 +20,7 @@ from common.train.pack import Device, Pack, take_run
 from common.train.record import Curves, make_diverged_record, make_record, surroundings
 
 WATCH = 10  # before the rate first decays an epoch is tested on every tenth test image: the whole set costs a quarter of an epoch
+STATE = {"keys", "epoch", "seconds", "alive", "curves", "precision", "cuda", "bounds", "tensors"}
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,12 @@ def save_state(pack: Pack, file: Path, epoch: int, curves: Curves, seconds: floa
 def read_state(file: Path) -> dict:
     """A resume state; its tensors are read when they are used. A damaged file is a UserError."""
     try:
-        return torch.load(file, weights_only=True, mmap=True)
+        state = torch.load(file, weights_only=True, mmap=True)
     except Exception as error:  # whatever a damaged file makes the unpickler raise
         raise UserError(f"{file} is damaged ({type(error).__name__}); delete it, and its runs start again.") from None
+    if not isinstance(state, dict) or set(state) != STATE:
+        raise UserError(f"{file} was written by another version; delete it, and its runs start again.")
+    return state
 
 
 def find_state(work: Workspace, keys: Sequence[str]) -> Path | None:

@@ -5,7 +5,7 @@ graph (bf16 autocast, channels last, compiled); on the CPU the same code runs ea
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -86,8 +86,8 @@ class Pack:
         if device.cuda:
             torch.cuda.set_device(at)  # streams and captures are those of the current device
         turns = [m.method.task == "rotation" for m in members]
-        dtype = torch.float64 if device.precision == "float64" else torch.float32
-        self.turns, self.feed = turns, Feed(images, self.column, turns=any(turns), device=at, dtype=dtype)
+        self.turns = turns
+        self.feed = Feed(images, self.column, turns=any(turns), device=at, dtype=getattr(torch, device.precision))
         self.groups = group_runs(members, self.feed.classes)
         net = backbone(self.column.backbone, self.runs, self.feed.facts.channels)
         self.heads = nn.ModuleList(make_head(g.method.head, g.size, net.width, g.classes) for g in self.groups)
@@ -191,9 +191,10 @@ class Pack:
         losses.sum().backward()  # the runs share no weight, so each gets the gradient of its own loss
         self.optimiser.step()
 
-    def _autocast(self):
-        return torch.autocast("cuda" if self.device.cuda else "cpu", dtype=torch.bfloat16) if (
-            self.device.precision == "bfloat16") else nullcontext()
+    def _autocast(self) -> AbstractContextManager:
+        if self.device.precision == "bfloat16":
+            return torch.autocast("cuda" if self.device.cuda else "cpu", dtype=torch.bfloat16)
+        return nullcontext()
 
     def _losses(self, features: Tensor, drawn: Tensor) -> Tensor:
         """Each run's loss of its batch, [runs]. features: [runs, batch, width]."""

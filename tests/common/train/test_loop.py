@@ -164,6 +164,9 @@ def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_f
     states[0].write_bytes(content[:1000])
     with pytest.raises(UserError, match="damaged"):
         go()
+    torch.save({"keys": []}, states[0])
+    with pytest.raises(UserError, match="another version"):
+        go()
     states[0].write_bytes(content)
     done = len(epochs)
     assert go(limit=1)  # the pack of three goes on as it was formed

@@ -1,0 +1,28 @@
+"""The real path in small: CE and MM-DRW side by side on CIFAR-10-LT 100, a few steps. Skipped where CIFAR-10 is not here."""
+
+import torch
+
+from common.data.sets import load
+from common.method import plan
+from common.train.pack import Device, Pack
+from papers.mm.replicate import PAPER
+
+
+def test_ce_and_mm_drw_train_on_cifar10_lt_100(cifar10):
+    """Six steps on one batch of the published feed lower the loss of both runs."""
+    every = plan(PAPER, "paper", columns=("cifar10-lt-100",), seeds=1)
+    runs = [m for m in every if m.method.label in ("ce@written", "mm-drw@written")]
+    pack = Pack(runs, load("cifar10", cifar10), Device("cpu", "float32", False))
+    assert [m.method.label for m in pack.members] == ["ce@written", "mm-drw@written"]
+    assert sum(pack.batch_sizes) == 12_406
+    assert pack.batch_sizes[-1] == 118
+    pack.begin_epoch(0)
+    pack.rate.fill_(0.05)
+    batch = pack.drawn[:, :, :64]
+    losses = []
+    for _ in range(6):
+        before = pack.loss_sum.clone()
+        pack.step(batch)
+        losses.append((pack.loss_sum - before) / 64)
+    assert torch.stack(losses).isfinite().all()
+    assert (losses[-1] < losses[0]).all()
