@@ -7,11 +7,9 @@ import torch
 
 from common.method import Method
 from common.store import load_records
-from common.train.loop import Workspace, run_epoch, train_pack
+from common.train.loop import Workspace, train_pack
 from common.train.pack import Device, Pack
-from common.train.record import Curves
-from tests.common.train.test_pack import broken
-from tests.common.train.toys import COLUMN, METHODS, PROTOCOL, planned
+from tests.common.train.toys import BROKEN, COLUMN, METHODS, PROTOCOL, broken, planned, train_between
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
@@ -48,15 +46,8 @@ def test_each_run_of_a_captured_pack_equals_the_run_alone(digits, tmp_path):
 
 
 def test_a_diverged_run_leaves_its_neighbours_alone(digits, tmp_path):
-    def train(middle: Method) -> Pack:
-        pack = Pack([planned(m, tmp_path) for m in (METHODS[0], middle, METHODS[1])], digits, SINGLE)
-        curves = Curves(3)
-        for epoch in range(3):
-            run_epoch(pack, epoch, curves)
-        return pack
-
     torch.backends.cudnn.benchmark, before = False, torch.backends.cudnn.benchmark
-    sound, hurt = train(METHODS[2]), train(Method("broken", "written", broken))
+    sound, hurt = (train_between(m, digits, tmp_path, SINGLE) for m in (METHODS[2], BROKEN))
     torch.backends.cudnn.benchmark = before
     assert hurt.alive == [True, False, True]
     for run in (0, 2):

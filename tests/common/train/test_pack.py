@@ -9,11 +9,10 @@ from torch import nn
 
 from common.data.feed import stream
 from common.errors import UserError
-from common.losses import softmax_cross_entropy
-from common.method import Method
+from common.method import Outputs
 from common.train.pack import Device, Pack
 from common.train.work import choose_device
-from tests.common.train.toys import METHODS, PROTOCOL, planned
+from tests.common.train.toys import BROKEN, METHODS, PROTOCOL, planned, train_between
 
 DOUBLE = Device("cpu", "float64", False)
 SINGLE = Device("cpu", "float32", False)
@@ -118,24 +117,8 @@ def test_runs_of_one_seed_see_the_same_batches_and_start_alike_whatever_the_meth
     assert all(torch.equal(first[n], second[n]) for n in first if n.startswith("backbone."))
 
 
-def broken(outputs, labels, context):
-    """Cross-entropy until epoch 1, then not a number."""
-    bad = (context.epoch >= 1).to(outputs.logits.dtype)
-    return softmax_cross_entropy(outputs, labels, context) + (bad - bad) / (1 - bad)
-
-
 def test_a_diverged_run_leaves_its_neighbours_bit_for_bit_alone(digits, tmp_path):
-    from common.train.loop import run_epoch
-    from common.train.record import Curves
-
-    def train(middle: Method) -> Pack:
-        pack = Pack([planned(m, tmp_path) for m in (METHODS[0], middle, METHODS[1])], digits, SINGLE)
-        curves = Curves(3)
-        for epoch in range(3):
-            run_epoch(pack, epoch, curves)
-        return pack
-
-    sound, hurt = train(METHODS[2]), train(Method("broken", "written", broken))
+    sound, hurt = (train_between(m, digits, tmp_path, SINGLE) for m in (METHODS[2], BROKEN))
     assert hurt.alive == [True, False, True]
     assert sound.alive == [True, True, True]
     for run in (0, 2):
@@ -164,8 +147,6 @@ def test_weights_reduction_and_rate_reach_the_loss(digits, tmp_path):
     features = pack.net(pack.feed.batch(drawn))
     losses = pack._losses(features, drawn)
     for run, (member, divide_by_weights) in enumerate(zip(members, (True, False), strict=True)):
-        from common.method import Outputs
-
         y = pack.feed.labels[drawn[0, run]]
         outputs = Outputs(pack.heads[run](features[run:run + 1])[0], features[run])
         each = member.method.loss(outputs, y, pack.context)

@@ -7,6 +7,9 @@ from common.data.sampling import class_balanced, deferred, effective_number_weig
 from common.losses import focal, ldam, sigmoid_focal, softmax_cross_entropy
 from common.method import COSINE, Head, Method, Planned, make_run
 from common.spec import Column, Protocol
+from common.train.loop import run_epoch
+from common.train.pack import Device, Pack
+from common.train.record import Curves
 
 COLUMN = Column("digits", "lt", 20, "resnet8")
 PROTOCOL = Protocol(epochs=3, batch_size=50, rate=0.1, momentum=0.9, weight_decay=0.0002, warmup_epochs=1,
@@ -26,3 +29,21 @@ METHODS = (
 def planned(method: Method, folder: Path, seed: int = 0, protocol: Protocol = PROTOCOL, column: Column = COLUMN) -> Planned:
     """A run whose record goes where a paper's would, under `folder` in the place of `papers/`."""
     return Planned(make_run(column, protocol, method, seed), method, folder / "toy" / "results" / "quick" / column.name)
+
+
+def broken(outputs, labels, context):
+    """Cross-entropy until epoch 1, then not a number."""
+    bad = (context.epoch >= 1).to(outputs.logits.dtype)
+    return softmax_cross_entropy(outputs, labels, context) + (bad - bad) / (1 - bad)
+
+
+BROKEN = Method("broken", "written", broken)
+
+
+def train_between(middle: Method, digits, folder: Path, device: Device) -> Pack:
+    """Three epochs of a pack of three, `middle` between two sound runs."""
+    pack = Pack([planned(m, folder) for m in (METHODS[0], middle, METHODS[1])], digits, device)
+    curves = Curves(3)
+    for epoch in range(3):
+        run_epoch(pack, epoch, curves)
+    return pack
