@@ -52,7 +52,7 @@ from common.report.readme import fill
 from common.report.tables import markdown_table
 from common.spec import Column, Protocol
 from common.store import write_atomically
-from common.train.loop import test_stride
+from common.train.loop import evaluation_stride
 from common.train.pack import Device, Pack
 from common.train.record import surroundings
 from common.train.work import choose_device
@@ -254,7 +254,7 @@ def warm_up(pack: Pack, at: torch.device) -> None:
 def measure_evaluation(pack: Pack, epoch_ms: float, effort: Effort, at: torch.device) -> dict[str, float]:
     """What testing costs as fractions of the training epoch it follows: whole set, strided, and the protocol's average."""
     scale = SETS[COLUMN.dataset].test / len(pack.feed.test_labels)
-    strides, share = [test_stride(pack, epoch) for epoch in range(PROTOCOL.epochs)], {}
+    strides, share = [evaluation_stride(pack, epoch) for epoch in range(PROTOCOL.epochs)], {}
     for stride in sorted(set(strides)):
         pack.evaluate(stride)  # compiles, or chooses its kernels
         repeats = effort.repeats if pack.device.cuda else 1

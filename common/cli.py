@@ -27,6 +27,7 @@ from common.store import load_records, merge, pack_records, record_files, write_
 ROOT = Path(__file__).resolve().parents[1]
 DATA, WORK = ROOT / "data", ROOT / ".work"
 LARGEST_PACK = 64  # at batch 128 some 10 GiB of a GPU's memory
+MOST_SEEDS = 100  # of a run that can be merged
 CPU_STEP = 2e10  # multiplications of a step beyond which a CPU gains nothing from more runs side by side
 
 console = Console(highlight=False, soft_wrap=True)
@@ -68,7 +69,7 @@ def parser(papers: Sequence[Paper]) -> argparse.ArgumentParser:
     _add_training(whole)
     incoming = _add(commands, "merge", command_merge, "bring in records made on another machine")
     incoming.add_argument("source", type=Path, help="a tar of pack-records, a folder, or one record")
-    outgoing = _add(commands, "pack-records", command_pack_records, "put the records into one tar, to merge elsewhere", chosen)
+    outgoing = _add(commands, "pack-records", command_pack_records, "put all records, or the selected, into one tar", chosen)
     outgoing.add_argument("target", type=Path, help="the tar to write, for example records.tar")
     sets = _add(commands, "prepare", command_prepare, "make data/<name>.npz from a folder, an archive or a download")
     sets.add_argument("names", nargs="+", help="cifar10, cifar100, mnist or digits")
@@ -243,10 +244,13 @@ def write_summary(path: Path, planned: Sequence[Planned], records: Mapping[str, 
 
 
 def command_status(papers: Sequence[Paper], options: argparse.Namespace) -> None:
-    profile, planned = planned_runs(papers, options)
+    profile, _ = planned_runs(papers, options)  # refuses a column or method that no paper has
     have = set(record_files(papers_root(papers)))
     for paper in papers:
-        mine = [m for m in planned if m.folder.is_relative_to(paper.folder)]
+        try:
+            mine = plan(paper, profile, columns=tuple(options.column), methods=tuple(options.method), seeds=options.seeds)
+        except UserError:
+            continue  # the selection is another paper's
         print_status(console, f"{paper.name}, profile {profile}", mine, have, options.variants)
 
 
@@ -257,7 +261,7 @@ def command_table(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     for paper in papers:
         files = write_tables(paper, records, profile, paper.folder / "tables")
         print_table(paper, records, profile, console)
-        console.print(f"Tables with every cell: {_relative(files[0].parent)}")
+        console.print(_relative(f"Tables with every cell: {files[0].parent}"))
 
 
 def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> None:
@@ -265,8 +269,9 @@ def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> Non
 
     profile, records = resolve_profile(papers, options), load_records(papers_root(papers))
     for paper in papers:
+        (paper.folder / "figures").mkdir(exist_ok=True)  # an output of DVC, even where nothing can be drawn yet
         for line in save_figures(paper, profile, records, paper.folder / "figures"):
-            console.print(line.replace(f"{ROOT}/", ""))
+            console.print(_relative(line))
 
 
 def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None:
@@ -278,7 +283,7 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
     records = load_records(papers_root(papers))
     for paper in papers:
         for line in save_figures(paper, "paper", records, ROOT / "figures" / paper.name):
-            console.print(line.replace(f"{ROOT}/", ""))
+            console.print(_relative(line))
         fill(paper.folder / "README.md", "results", results_block(paper, records))
     fill(ROOT / "README.md", "front", front_table(papers, records))
     console.print("README.md and the papers' README.md are up to date with the records.")
@@ -304,20 +309,24 @@ def command_reproduce(papers: Sequence[Paper], options: argparse.Namespace) -> i
 
 
 def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> None:
-    places = {m.run.key: m.folder for p in papers for profile in p.columns for m in _all_runs(p, profile)}
+    def places(seeds: int) -> dict[str, Path]:
+        """Key -> folder of every run and of the runs that they start from; of a run that papers share, the first one's."""
+        found: dict[str, Path] = {}
+        for item in (m for p in papers for profile in p.columns for m in plan(p, profile, seeds=min(seeds, MOST_SEEDS))):
+            for run in (item, item.start):
+                if run:
+                    found.setdefault(run.run.key, run.folder)
+        return found
+
     counts = merge(options.source, places, papers_root(papers))
-    console.print(f"Merged {counts['new']} new records; {counts['known']} were here already. `make tables` shows them.")
-
-
-def _all_runs(paper: Paper, profile: Profile) -> list[Planned]:
-    """Every run of a profile with the runs that they start from, for up to ten seeds."""
-    runs = plan(paper, profile, seeds=10)
-    return runs + [m.start for m in runs if m.start]
+    console.print(f"Merged {counts['new']} new records; {counts['known']} were here already. `table --profile paper` shows them.")
 
 
 def command_pack_records(papers: Sequence[Paper], options: argparse.Namespace) -> None:
-    _, planned = planned_runs(papers, options)
-    keys = {m.run.key for item in planned for m in (item, item.start) if m}
+    keys = None
+    if options.profile or options.column or options.method or options.seeds:
+        _, planned = planned_runs(papers, options)
+        keys = {m.run.key for item in planned for m in (item, item.start) if m}
     console.print(f"{pack_records(papers_root(papers), options.target, keys)} records in {options.target}.")
 
 
@@ -330,5 +339,5 @@ def command_doctor(papers: Sequence[Paper], options: argparse.Namespace) -> int:
     return examine(console, DATA, sorted({c.dataset for p in papers for columns in p.columns.values() for c in columns}))
 
 
-def _relative(path: Path) -> Path:
-    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+def _relative(text: str) -> str:
+    return text.replace(f"{ROOT}/", "")

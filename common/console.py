@@ -14,6 +14,8 @@ from common.method import Planned
 if TYPE_CHECKING:
     from common.train.loop import Progress as Epoch
 
+BLOCK = 3  # columns side by side in a terminal of 80 characters
+
 
 @contextmanager
 def observe_pack(pack: Sequence[Planned]) -> Iterator[Callable[["Epoch"], None]]:
@@ -45,18 +47,18 @@ def print_status(console: Console, title: str, planned: Sequence[Planned], have:
     """Seeds with a record, per method and column; `.` where the paper has no such cell. Variants are summed up or a row each."""
     columns = list(dict.fromkeys(m.run.column.name for m in planned))
     seeds = len({m.run.seed for m in planned})
-    table = Table(title=f"{title}: seeds with a record, of {seeds}", caption_justify="left")
-    table.add_column("method", no_wrap=True)
-    for column in columns:
-        table.add_column(column, overflow="fold", justify="right")
     found: dict[str, dict[str, list[bool]]] = {}
     for item in planned:
         if variants or not item.method.variant:
             cell = found.setdefault(item.method.label, {}).setdefault(item.run.column.name, [])
             cell.append(item.run.key in have)
-    for label, cells in found.items():
-        table.add_row(label.replace("[", r"\["), *(str(sum(cells[c])) if c in cells else "." for c in columns))
-    console.print(table)
+    console.print(f"[bold]{title}[/]: seeds with a record, of {seeds}")
+    for shown in (columns[i:i + BLOCK] for i in range(0, len(columns), BLOCK)):
+        table = Table("method", *shown)
+        for label, cells in found.items():
+            if any(c in cells for c in shown):
+                table.add_row(label.replace("[", r"\["), *(str(sum(cells[c])) if c in cells else "." for c in shown))
+        console.print(table)
     rest = [m for m in planned if m.method.variant]
     if rest and not variants:
         done = sum(m.run.key in have for m in rest)

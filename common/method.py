@@ -4,7 +4,7 @@ A method is made of plain functions, or `functools.partial`s of them with keywor
 identity, so a loss that two papers use under one protocol is trained once.
 """
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -14,6 +14,7 @@ from common.data.sets import SETS
 from common.errors import UserError
 from common.models.sizes import BACKBONES
 from common.spec import Column, Profile, Protocol, Reading, Run, describe_function
+from common.store import has_diverged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,6 +156,11 @@ class Planned:
         return f"{self.run.column.name} {self.method.label} seed {self.run.seed}"
 
     @property
+    def root(self) -> Path:
+        """The folder of all papers, under which records are looked up."""
+        return self.folder.parents[3]
+
+    @property
     def checkpoint(self) -> Path:
         """Where the weights of the finished run are: <paper>/checkpoints/<profile>/<column>/<key>.safetensors."""
         profile = self.folder.parent
@@ -175,14 +181,17 @@ def make_run(column: Column, protocol: Protocol, method: Method, seed: int) -> R
     return Run(column, protocol, method.describe(), SETS[column.dataset].digest, seed)
 
 
-def missing_runs(planned: Sequence[Planned], have: Container[str]) -> list[Planned]:
-    """The planned runs whose key is not in `have`, each after the runs that it starts from, where their weights are not here."""
+def missing_runs(planned: Sequence[Planned], have: Mapping[str, Path]) -> list[Planned]:
+    """The planned runs that have no record, each after the run that it starts from, where its weights are not here.
+
+    have: key -> file of the records. A start that diverged has no weights and is not tried again.
+    """
     needed: dict[str, Planned] = {}
     for item in planned:
         if item.run.key in have:
             continue
         chain = [item]
-        while (start := chain[-1].start) and not start.checkpoint.exists():
+        while (start := chain[-1].start) and not start.checkpoint.exists() and not has_diverged(start.run.key, have):
             chain.append(start)
         for link in reversed(chain):
             needed.setdefault(link.run.key, link)

@@ -4,6 +4,7 @@ A record is `<paper>/results/<profile>/<column>/<method>-s<seed>-<key>.json`; a 
 papers, so a run that several tables need is trained once. Nothing is ever half-written: a temporary file is renamed.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -11,7 +12,7 @@ import os
 import re
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "digest": str,
 }
 STATUSES = ("done", "diverged")
+RECORD = re.compile(r"-([0-9a-f]{16})\.json$")  # how the name of a record's file ends
 SPEC_FIELDS = {"column", "protocol", "method", "data", "seed"}
 
 
@@ -44,8 +46,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise UserError(f"{path} could not be written ({error.strerror}); free some space or choose another place, "
-                            "and start again: nothing else was changed.") from None
+            remedy = "free some space" if error.errno == errno.ENOSPC else "make its folder writable"
+            raise UserError(f"{path} could not be written ({error.strerror}); {remedy} and start again: nothing else was "
+                            "changed.") from None
         raise
 
 
@@ -69,7 +72,7 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
     if spec_key(record["spec"]) != record["key"]:
         raise UserError(f"{where} carries key {record['key']}, but its spec has key {spec_key(record['spec'])}.")
     if seal(record)["digest"] != record["digest"]:
-        raise UserError(f"{where} is damaged: its content does not match its digest.")
+        raise UserError(f"{where} is damaged: its content does not match its digest; delete it and train or merge it again.")
     return record
 
 
@@ -77,7 +80,7 @@ def parse_record(content: bytes, where: str) -> dict[str, Any]:
     try:
         record = json.loads(content)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{where} is damaged: it is not JSON ({error}).") from None
+        raise UserError(f"{where} is damaged: it is not JSON ({error}); delete it and train or merge it again.") from None
     return check_record(record, where)
 
 
@@ -96,9 +99,13 @@ def save_record(folder: Path, record: Mapping[str, Any]) -> Path:
 
 def record_files(root: Path) -> dict[str, Path]:
     """Key -> file of every record under `root` (the folder of all papers); only names are read."""
-    pattern = re.compile(r"-([0-9a-f]{16})\.json$")
     files = sorted(root.glob("*/results/*/*/*.json"))
-    return {found[1]: path for path in files if (found := pattern.search(path.name))}
+    return {found[1]: path for path in files if (found := RECORD.search(path.name))}
+
+
+def has_diverged(key: str, files: Mapping[str, Path]) -> bool:
+    """Whether the run has a record that says so."""
+    return key in files and _read(files[key], key)["status"] == "diverged"
 
 
 def load_records(root: Path, keys: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -115,36 +122,39 @@ def _read(path: Path, key: str) -> dict[str, Any]:
     return record
 
 
-def merge(source: Path, places: Mapping[str, Path], root: Path) -> dict[str, int]:
+def merge(source: Path, places: Callable[[int], Mapping[str, Path]], root: Path) -> dict[str, int]:
     """Bring in records made elsewhere: a tar, a folder or one JSON file. All are checked before the first is written.
 
-    places: key -> folder for every run that the papers know; a record of no such run is foreign and refused.
-    A record that is here already is kept; another one under the same key is refused unless it is the same.
+    places(seeds): key -> folder for every run that the papers know, up to that many seeds; a record of no such run is
+    foreign and refused. A record that is here already is kept; another one under its key is refused.
     Returns how many were new and how many known.
     """
     incoming = {name: parse_record(content, name) for name, content in _read_source(Path(source)).items()}
     if not incoming:
-        raise UserError(f"{source} holds no record (*.json).")
+        raise UserError(f"{source} holds no record (<name>-<key>.json).")
     known, fresh = load_records(root, {r["key"] for r in incoming.values()}), {}
+    place = places(1 + max(r["spec"]["seed"] for r in incoming.values()))
+    others = [n for n, r in incoming.items() if r["key"] in known and known[r["key"]]["digest"] != r["digest"]]
+    if others:
+        raise UserError(f"{len(others)} of {len(incoming)} records of {source} differ from those that are here under the same "
+                        f"keys, first {others[0]}; remove one side of each and merge again; nothing was merged.")
     for name, record in incoming.items():
         key = record["key"]
-        if key not in places:
+        if key not in place:
             raise UserError(f"{name} is foreign: no paper here plans the run {key} ({record['label']}); nothing was merged.")
-        for other in (known.get(key), fresh.get(key)):
-            if other and other["digest"] != record["digest"]:
-                raise UserError(f"{name} differs from the record of run {key} that is here; remove one of the two "
-                                "and merge again; nothing was merged.")
+        if key in fresh and fresh[key]["digest"] != record["digest"]:
+            raise UserError(f"{source} holds two different records of run {key}; remove one of them; nothing was merged.")
         if key not in known:
             fresh[key] = record
     for key, record in fresh.items():
-        save_record(places[key], record)
+        save_record(place[key], record)
     return {"new": len(fresh), "known": len(incoming) - len(fresh)}
 
 
 def _read_source(source: Path) -> dict[str, bytes]:
-    """Name -> content of every *.json in a tar, folder or file; a tar is read in memory, so no member can leave a folder."""
+    """Name -> content of every record in a tar, folder or file; a tar is read in memory, so no member can leave a folder."""
     if source.is_dir():
-        return {str(p): p.read_bytes() for p in sorted(source.rglob("*.json"))}
+        return {str(p): p.read_bytes() for p in sorted(source.rglob("*.json")) if RECORD.search(p.name)}
     if not source.exists():
         raise UserError(f"{source} does not exist.")
     if source.suffix == ".json":
@@ -161,10 +171,14 @@ def pack_records(root: Path, target: Path, keys: Iterable[str] | None = None) ->
     """Write the records under `root` (all, or of `keys`) into one xz tar, the same bytes for the same records."""
     buffer, files = io.BytesIO(), record_files(root)
     chosen = sorted(files[k] for k in (files if keys is None else keys) if k in files)
+    if not chosen:
+        raise UserError("There is no record to pack for this selection; `status` shows what there is.")
     with tarfile.open(fileobj=buffer, mode="w:xz") as tar:
         for path in chosen:
+            content = path.read_bytes()
+            parse_record(content, str(path))
             info = tarfile.TarInfo(str(path.relative_to(root)))
-            info.size = path.stat().st_size
-            tar.addfile(info, io.BytesIO(path.read_bytes()))
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
     write_atomically(target, buffer.getvalue())
     return len(chosen)

@@ -68,6 +68,31 @@ def test_a_record_that_comes_in_rebuilds_the_tables_and_trains_nothing(clone):
     assert ran(again) == {"mm-tables", "mm-figures"}
 
 
+def test_tables_follow_every_parameter(clone):
+    dvc("repro", cwd=clone)
+    params = clone / "papers" / "mm" / "params.yaml"
+    text = params.read_text()
+    params.write_text(text.replace("digits-step-20: cifar10-step-100", "digits-step-20: cifar10-step-10"))
+    assert {"mm-tables", "mm-figures"} <= ran(dvc("repro", cwd=clone))
+    assert "in place of cifar10-step-10)" in (clone / "papers/mm/tables/table-1.md").read_text()
+    params.write_text(text)
+
+
+def test_after_make_clean_the_records_are_made_again(clone):
+    dvc("repro", cwd=clone)
+    sh("make", "clean", cwd=clone)
+    assert "Training" in dvc("repro", cwd=clone)
+    assert list(clone.glob("papers/mm/results/quick/*/*.json"))
+
+
+def test_a_prepared_dataset_survives_dvc(clone, cifar10):
+    import shutil
+
+    shutil.copy(cifar10 / "cifar10.npz", clone / "data")
+    dvc("repro", "data/dvc.yaml:prepare@cifar10", cwd=clone)
+    assert (clone / "data" / "cifar10.npz").exists()
+
+
 def test_the_paper_pipeline_has_a_stage_for_each_column_and_its_parameters():
     import yaml
 

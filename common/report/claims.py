@@ -90,11 +90,12 @@ class Row(NamedTuple):
 
 
 class Side(NamedTuple):
-    """One contender: its errors in percent, one per finished run, and how many runs diverged."""
+    """One contender: its errors in percent, one per finished run, how many runs diverged, and in which precisions they ran."""
 
     label: str
     errors: tuple[float, ...]
     diverged: int = 0
+    precisions: tuple[str, ...] = ()
 
 
 class Duel(NamedTuple):
@@ -231,7 +232,8 @@ def _side(row: Row, reading: str, found: list[Arm], classes: Classes) -> Side | 
     if not matching:
         return None
     arm = next((a for a in matching if a.method.reading == reading), matching[0])
-    return Side(row.label, tuple(mean_error(record, classes) for record in arm.done), len(arm.diverged))
+    precisions = tuple(sorted({record["made"].get("precision", "not recorded") for record in arm.done}))
+    return Side(row.label, tuple(mean_error(record, classes) for record in arm.done), len(arm.diverged), precisions)
 
 
 def mean_error(record: Record, classes: Classes) -> float:
@@ -305,9 +307,12 @@ def _notes(trial: Trial) -> tuple[str, ...]:
         notes.append(f"only one side of {claim.parameter} = {claim.above:g} is tried in {', '.join(trial.one_sided)}")
     if trial.absent:
         notes.append(f"left out, as there is no such method here: {', '.join(trial.absent)}")
-    lost = dict.fromkeys(f"{s.diverged} of {s.diverged + len(s.errors)} runs of {s.label} in {d.column}"
-                         for d in trial.duels for s in d.sides if s.diverged)
-    return (*notes, f"diverged: {', '.join(lost)}") if lost else tuple(notes)
+    if len(precisions := sorted({p for d in trial.duels for s in d.sides for p in s.precisions})) > 1:
+        notes.append(f"compares runs in {' and '.join(precisions)}")
+    runs = {(d.column, s.label): s for d in trial.duels for s in d.sides if s.diverged}
+    lost = dict.fromkeys(label for _, label in runs)
+    counts = [f"{sum(s.diverged for (_, other), s in runs.items() if other == label)} of {label}" for label in lost]
+    return (*notes, f"diverged runs: {', '.join(counts)}") if lost else tuple(notes)
 
 
 def decide(duels: Sequence[Duel], p: float, against: float, done: int, of: int) -> str:

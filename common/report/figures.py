@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from common.errors import UserError
 from common.method import Paper
 from common.report.compare import Arm, Records, arms, majority, spread
-from common.report.tables import csv_bytes, plain
+from common.report.tables import csv_bytes
+from common.report.text import plain
 from common.spec import Profile
 from common.store import write_atomically
 

@@ -286,7 +286,7 @@ def _terminal_text(cell: Cell | None, row: GridRow, beside_quick: bool) -> str:
     if cell is None:
         return NOT_PRINTED
     lines = [plain(cell.variant)] if row.says_variant else []
-    if beside_quick:
+    if beside_quick and (cell.quick or not cell.n):
         return "\n".join([*lines, _ours(cell) if cell.quick else cell.printed])
     if cell.delta is None:
         return "\n".join([*lines, f"{cell.printed} → {_ours(cell)}"])

@@ -15,12 +15,12 @@ from common.data.sets import Images
 from common.errors import UserError
 from common.method import Planned
 from common.spec import canonical_json, spec_key
-from common.store import save_record, write_atomically
+from common.store import has_diverged, record_files, save_record, write_atomically
 from common.train.pack import Device, Pack, take_run
 from common.train.record import Curves, make_diverged_record, make_record, surroundings
 
 WATCH = 10  # before the rate first decays an epoch is tested on every tenth test image: the whole set costs a quarter of an epoch
-STATE = {"keys", "epoch", "seconds", "alive", "curves", "precision", "cuda", "bounds", "tensors"}
+STATE = {"keys", "epoch", "seconds", "ended", "curves", "precision", "cuda", "bounds", "tensors"}
 
 
 @dataclass(frozen=True)
@@ -39,33 +39,41 @@ class Workspace:
     """Where unfinished work is kept, out of git and out of DVC's sight. save_seconds: the least time between two saves."""
 
     folder: Path
-    save_seconds: float = 20.0
+    save_seconds: float = 30.0
     deadline: float = math.inf  # of time.monotonic(); the pack pauses at the end of the epoch that passes it
 
     def resume_file(self, keys: Sequence[str]) -> Path:
         return self.folder / "resume" / f"{spec_key({'keys': list(keys)})}.pt"
 
-    def states(self) -> list[Path]:
-        return sorted((self.folder / "resume").glob("*.pt"))
+    def states(self) -> dict[Path, dict]:
+        """Every resume state that is here; tensors are read when they are used."""
+        return {file: read_state(file) for file in sorted((self.folder / "resume").glob("*.pt"))}
 
     def log(self, **event) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "log.jsonl", "ab") as file:
-            file.write(canonical_json({"time": round(time.time(), 3), **event}) + b"\n")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self.folder / "log.jsonl", "ab") as file:
+                file.write(canonical_json({"time": round(time.time(), 3), **event}) + b"\n")
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written ({error.strerror}); unfinished work is kept there: make it "
+                            "writable, or free some space.") from None
 
 
-def test_stride(pack: Pack, epoch: int) -> int:
+def evaluation_stride(pack: Pack, epoch: int) -> int:
     """1 (the whole test set) from the first decay on and in the last epoch, else every WATCH-th image."""
     first = min(pack.protocol.decay_epochs, default=0)
     return 1 if epoch >= first or epoch + 1 == pack.protocol.epochs else WATCH
 
 
 def load_start(pack: Pack) -> None:
-    """Give runs that start from another run its backbone; the head stays as drawn."""
+    """Give runs that start from another run its backbone; the head stays as drawn. A start that diverged ends the run too."""
     for run, member in enumerate(pack.members):
         if start := member.start:
             path = start.checkpoint
             if not path.exists():
+                if has_diverged(start.run.key, record_files(member.root)):
+                    pack.stop_run(run, 0)
+                    continue
                 raise UserError(f"{path} is missing: {member.label} starts from {start.label}, so train that first.")
             state = load_file(path, device=str(pack.rate.device))
             pack.load_run_state(run, {n: t for n, t in state.items() if n.startswith("backbone.")})
@@ -85,8 +93,8 @@ def train_pack(members: Sequence[Planned], images: Images, device: Device, work:
         epoch, curves, seconds = load_state(pack, begun_in)
     else:
         load_start(pack)
-    saved = begun = time.monotonic()
-    while epoch < pack.protocol.epochs:
+    saved, begun, tallies = time.monotonic(), time.monotonic(), []
+    while epoch < pack.protocol.epochs and any(pack.alive):
         tallies = run_epoch(pack, epoch, curves)
         epoch += 1
         tell(pack, epoch, curves, work, observe)
@@ -106,8 +114,8 @@ def run_epoch(pack: Pack, epoch: int, curves: Curves) -> list:
     losses = pack.train_epoch(epoch).tolist()
     for run, loss in enumerate(losses):
         if pack.alive[run] and not math.isfinite(loss):
-            pack.stop_run(run)
-    tallies = pack.evaluate(test_stride(pack, epoch))
+            pack.stop_run(run, epoch)
+    tallies = pack.evaluate(evaluation_stride(pack, epoch))
     curves.add(epoch, losses, tallies, last=epoch + 1 == pack.protocol.epochs)
     return tallies
 
@@ -127,7 +135,7 @@ def save_state(pack: Pack, file: Path, epoch: int, curves: Curves, seconds: floa
     """Write all that the next start needs; draws need no state, they are made from (seed, purpose, epoch)."""
     buffer = io.BytesIO()
     state = {
-        "keys": [m.run.key for m in pack.members], "epoch": epoch, "seconds": seconds / pack.runs, "alive": pack.alive,
+        "keys": [m.run.key for m in pack.members], "epoch": epoch, "seconds": seconds / pack.runs, "ended": pack.ended,
         "curves": json.dumps(vars(curves)), "precision": pack.device.precision, "cuda": pack.device.cuda,
         "bounds": pack.bounds, "tensors": {n: t.cpu() for n, t in pack.state().items()},
     }
@@ -148,7 +156,7 @@ def read_state(file: Path) -> dict:
 
 def find_state(work: Workspace, keys: Sequence[str]) -> Path | None:
     """The resume state that holds all of these runs and got furthest: their own, or that of a pack which they were part of."""
-    found = [(read_state(f)["epoch"], f) for f in work.states() if set(keys) <= set(read_state(f)["keys"])]
+    found = [(state["epoch"], file) for file, state in work.states().items() if set(keys) <= set(state["keys"])]
     return max(found)[1] if found else None
 
 
@@ -166,20 +174,24 @@ def load_state(pack: Pack, file: Path) -> tuple[int, Curves, float]:
         pack.load_run_state(run, take_run(state["tensors"], place, state["bounds"]))
     for name, value in vars(saved).items():
         setattr(curves, name, value if name in Curves.SHARED else [value[place] for place in places])
-    pack.alive = [state["alive"][place] for place in places]
+    pack.ended = [state["ended"][place] for place in places]
     return state["epoch"], curves, state["seconds"] * pack.runs
 
 
 def finish(pack: Pack, curves: Curves, tallies: list, seconds: float) -> None:
-    """Leave a checkpoint, then a record, of every run; `seconds` is shared equally."""
-    made = {**surroundings(pack), "seconds": round(seconds / pack.runs, 3)}
+    """Leave a checkpoint, then a record, of every run; `seconds` is shared equally. A record that is here already stays:
+    its run was trained again for its weights only."""
+    made, have = {**surroundings(pack), "seconds": round(seconds / pack.runs, 3)}, record_files(pack.members[0].root)
     for run, member in enumerate(pack.members):
-        if not (pack.alive[run] and all(t.isfinite().all() for t in pack.run_state(run).values())):
-            bad = (e for e, loss in enumerate(curves.loss[run]) if not math.isfinite(loss))
-            epoch = next(bad, pack.protocol.epochs - 1)  # the very last step spoils the weights after the last loss
-            save_record(member.folder, make_diverged_record(pack, run, curves, epoch, made))
+        if pack.alive[run] and not all(t.isfinite().all() for t in pack.run_state(run).values()):
+            pack.stop_run(run, pack.protocol.epochs - 1)  # the very last step spoiled the weights, after the last loss
+        if pack.alive[run]:
+            tensors = {n: t.cpu().contiguous() for n, t in pack.run_state(run).items() if not n.startswith("momentum.")}
+            write_atomically(member.checkpoint, save(tensors, {"key": member.run.key, "label": member.label}))
+        if member.run.key in have:
             continue
-        tensors = {n: t.cpu().contiguous() for n, t in pack.run_state(run).items() if not n.startswith("momentum.")}
-        write_atomically(member.checkpoint, save(tensors, {"key": member.run.key, "label": member.label}))
-        group = next(i for i, g in enumerate(pack.groups) if g.first <= run < g.stop)
-        save_record(member.folder, make_record(pack, run, curves, tallies[group], made))
+        if pack.alive[run]:
+            group = next(i for i, g in enumerate(pack.groups) if g.first <= run < g.stop)
+            save_record(member.folder, make_record(pack, run, curves, tallies[group], made))
+        else:
+            save_record(member.folder, make_diverged_record(pack, run, curves, made))

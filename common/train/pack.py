@@ -119,7 +119,7 @@ class Pack:
         self.weights = [torch.ones(g.classes, dtype=dtype, device=at) for g in self.groups]
         self.drawn = torch.zeros(5, self.runs, len(self.feed.labels), dtype=torch.int64, device=at)
         self.loss_sum = torch.zeros(self.runs, dtype=torch.float64, device=at)
-        self.alive = [True] * self.runs
+        self.ended: list[int | None] = [None] * self.runs  # the epoch in which a run left the finite range
         self._ahead: dict[int, Tensor] = {}
 
     def _make_optimiser(self) -> torch.optim.SGD:
@@ -224,9 +224,13 @@ class Pack:
                 tally.add(group.method.scale * head(part), part, labels if group.method.task == "classes" else quarters)
         return tallies
 
-    def stop_run(self, run: int) -> None:
-        """End a run that has left the finite range: its weights become zero, its neighbours are untouched."""
-        self.alive[run] = False
+    @property
+    def alive(self) -> list[bool]:
+        return [epoch is None for epoch in self.ended]
+
+    def stop_run(self, run: int, epoch: int) -> None:
+        """End a run that left the finite range in `epoch`: its weights become zero, its neighbours are untouched."""
+        self.ended[run] = epoch
         with torch.no_grad():
             for tensor in self.run_state(run).values():
                 tensor.zero_()

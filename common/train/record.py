@@ -70,9 +70,9 @@ def make_record(pack: Pack, run: int, curves: Curves, tally: Tally, made: Mappin
     }
 
 
-def make_diverged_record(pack: Pack, run: int, curves: Curves, epoch: int, made: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a run that left the finite range in `epoch`: it has no accuracy, and says when it ended."""
-    return _common(pack, run, curves, {**made, "diverged_in_epoch": epoch}) | {
+def make_diverged_record(pack: Pack, run: int, curves: Curves, made: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run that left the finite range: it has no accuracy, and says in which epoch it ended."""
+    return _common(pack, run, curves, {**made, "diverged_in_epoch": pack.ended[run]}) | {
         "status": "diverged",
         "accuracy": {"last": None, "best": None, "best_epoch": None},
         "per_class_accuracy": [], "confusion": [], "groups": {"many": None, "medium": None, "few": None},

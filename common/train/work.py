@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.method import Planned, missing_runs
 from common.spec import canonical_json
 from common.store import record_files
-from common.train.loop import Progress, Workspace, read_state, train_pack
+from common.train.loop import Progress, Workspace, train_pack
 from common.train.pack import Device
 
 Observer = Callable[[Sequence[Planned]], AbstractContextManager[Callable[[Progress], None]]]
@@ -43,25 +43,26 @@ def _depth(item: Planned) -> int:
 def unfinished_packs(work: Workspace, missing: Sequence[Planned]) -> list[list[Planned]]:
     """What goes on from a resume state: the missing runs of each, side by side as they were; the furthest state first."""
     by_key, packs = {m.run.key: m for m in missing}, []
-    for state in sorted((read_state(file) for file in work.states()), key=lambda s: -s["epoch"]):
+    for state in sorted(work.states().values(), key=lambda s: -s["epoch"]):
         if mine := [by_key.pop(key) for key in state["keys"] if key in by_key]:
             packs.append(mine)
     return packs
 
 
-def drop_states(work: Workspace, have: Container[str]) -> None:
-    """Delete the resume states whose runs all have their records."""
-    for file in work.states():
-        if all(key in have for key in read_state(file)["keys"]):
-            file.unlink()
+def drop_states(work: Workspace, have: Container[str], missing: Sequence[Planned]) -> None:
+    """Delete the resume states whose runs all have their records, and are not trained again for their weights."""
+    wanted = {m.run.key for m in missing}
+    for file, state in work.states().items():
+        if all(key in have and key not in wanted for key in state["keys"]):
+            file.unlink(missing_ok=True)
 
 
 def train(planned: Sequence[Planned], *, root: Path, data: Path, work: Workspace, device: Device, limit: int,
           observer: Observer) -> bool:
     """Train every planned run that has no record. Returns False if the deadline came first."""
     have = record_files(root)
-    drop_states(work, have)
     missing = missing_runs(planned, have)
+    drop_states(work, have, missing)
     packs = unfinished_packs(work, missing)
     begun = {m.run.key for pack in packs for m in pack}
     packs += form_packs([m for m in missing if m.run.key not in begun], limit)
@@ -80,7 +81,8 @@ def train(planned: Sequence[Planned], *, root: Path, data: Path, work: Workspace
             packs = form_packs(pack, -(-len(pack) // 2)) + packs
         elif not done:
             return False
-        drop_states(work, record_files(root))
+        have = record_files(root)
+        drop_states(work, have, missing_runs(planned, have))
     return True
 
 

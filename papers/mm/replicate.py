@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.cli import main
 from common.data.sampling import (
@@ -133,7 +133,7 @@ def mm_as_released(outputs: Outputs, labels: "Tensor", context: Context, *, s: f
 def mm_ldam_as_released(outputs: Outputs, labels: "Tensor", context: Context, *, s: float, delta: float, beta: float,
                         largest: float) -> "Tensor":
     """The released MM-LDAM: delta- less the class margin of the sample's own class."""
-    delta_minus = delta - ldam_margins(context.counts, largest)[labels]
+    delta_minus = delta - class_margins(context.counts, largest)[labels]
     margin = margin_as_released(outputs.logits, labels, delta_minus, beta)
     return cross_entropy(s * shift_target(outputs.logits, labels, margin), labels)
 
@@ -207,6 +207,17 @@ def drw(protocol: Protocol, then) -> partial:
     return partial(deferred, before=uniform_weights, then=then, start=protocol.decay_epochs[0])
 
 
+def drw_as_written(protocol: Protocol) -> dict[str, Any]:
+    """Algorithm 1, line 9: (1 / m) sum of L / n_y from T_0 on."""
+    return {"head": COSINE, "weights": drw(protocol, inverse_counts), "reduction": "batch"}
+
+
+def drw_as_released(protocol: Protocol) -> dict[str, Any]:
+    """The inverse effective number from T_0 on, divided by the batch's sum of weights."""
+    then = partial(effective_number_weights, beta=PARAMS.baselines.effective_number)
+    return {"head": COSINE, "weights": drw(protocol, then)}
+
+
 def drs(protocol: Protocol) -> partial:
     """Deferred re-sampling: every image once an epoch before T_0, every class equally often from it on."""
     return partial(deferred, before=shuffled, then=class_balanced, start=protocol.decay_epochs[0])
@@ -219,7 +230,7 @@ def baselines(column: Column, protocol: Protocol) -> list[Method]:
     ldam_10, ldam_30 = (partial(ldam, s=s, largest=p.largest_margin) for s in (w.scale, p.scale))
     prior = Head("linear", bias=-math.log(SETS[column.dataset].classes - 1), decay_bias=False)
     rotation = Method("ssp-rotation", "written", softmax_cross_entropy, task="rotation")
-    released_drw = {"loss": ldam_30, "head": COSINE, "weights": drw(protocol, effective)}
+    released_drw = {"loss": ldam_30, **drw_as_released(protocol)}
     rows = [
         Method("ce", "written", softmax_cross_entropy),
         Method("focal", "written", partial(focal, gamma=p.focal_gamma)),
@@ -232,9 +243,8 @@ def baselines(column: Column, protocol: Protocol) -> list[Method]:
         Method("hg-drs", "written", partial(hinge, s=p.scale, m=p.uniform_margin), COSINE, sampler=drs(protocol)),
         Method("ldam-hg-drs", "written", partial(ldam_hinge, s=p.scale, largest=p.largest_margin), COSINE,
                sampler=drs(protocol)),
-        Method("m-drw", "written", partial(uniform_margin, s=p.scale, m=p.uniform_margin), COSINE,
-               drw(protocol, effective)),
-        Method("ldam-drw", "written", ldam_10, COSINE, drw(protocol, inverse_counts), reduction="batch"),
+        Method("m-drw", "written", partial(uniform_margin, s=p.scale, m=p.uniform_margin), **drw_as_released(protocol)),
+        Method("ldam-drw", "written", ldam_10, **drw_as_written(protocol)),
         Method("ldam-drw", "released", **released_drw),
         Method("ldam-drw-ssp", "written", **released_drw, starts_from=rotation),
     ]
@@ -245,28 +255,26 @@ def baselines(column: Column, protocol: Protocol) -> list[Method]:
 def own_rows(column: Column, protocol: Protocol) -> list[Method]:
     """MM, MM-DRW and MM-LDAM-DRW of Table 1, and the grid of Table 2 or 3, in both readings.
 
-    `written` re-weights as line 9 of Algorithm 1 has it, (1 / m) sum of L / n_y; `released` by the inverse effective
-    number, divided by the batch's sum of weights.
+    MM and MM-LDAM-DRW take the delta- and beta in bold of their column, as MM-DRW does.
     """
     w, r, grid = PARAMS.written, PARAMS.released, PARAMS.grids[column.name]
     best = {"s": w.scale, "delta": grid.delta, "beta": grid.best}
-    inverse = {"head": COSINE, "weights": drw(protocol, inverse_counts), "reduction": "batch"}
-    effective = drw(protocol, partial(effective_number_weights, beta=PARAMS.baselines.effective_number))
+    inverse, effective = drw_as_written(protocol), drw_as_released(protocol)
     theirs = {name: vars(setting) for name, setting in r.settings[column.name].items()}
     rows = [
         Method("mm", "written", partial(mm, **best), COSINE),
         Method("mm", "released", partial(mm_as_released, **theirs["mm"]), COSINE),
         Method("mm-drw", "written", partial(mm, **best), **inverse),
-        Method("mm-drw", "released", partial(mm_as_released, **theirs["mm-drw"]), COSINE, effective),
+        Method("mm-drw", "released", partial(mm_as_released, **theirs["mm-drw"]), **effective),
         Method("mm-ldam-drw", "written", partial(mm_ldam, **best, largest=w.largest_margin), **inverse),
         Method("mm-ldam-drw", "released",
-               partial(mm_ldam_as_released, **theirs["mm-ldam-drw"], largest=r.largest_margin), COSINE, effective),
+               partial(mm_ldam_as_released, **theirs["mm-ldam-drw"], largest=r.largest_margin), **effective),
     ]
     for beta in grid.betas:
         variant, point = f"beta={beta};delta={grid.delta}", {"delta": grid.delta, "beta": beta}
         rows.append(Method("mm-drw", "written", partial(mm, s=w.scale, **point), **inverse, variant=variant))
         loss = partial(mm_as_released, s=theirs["mm-drw"]["s"], **point)
-        rows.append(Method("mm-drw", "released", loss, COSINE, effective, variant=variant))
+        rows.append(Method("mm-drw", "released", loss, **effective, variant=variant))
     return rows
 
 
@@ -276,12 +284,11 @@ def switches(column: Column, protocol: Protocol) -> list[Method]:
         return []
     w, grid, theirs = PARAMS.written, PARAMS.grids[column.name], vars(PARAMS.released.settings[column.name]["mm-drw"])
     best = {"s": w.scale, "delta": grid.delta, "beta": grid.best}
-    effective = drw(protocol, partial(effective_number_weights, beta=PARAMS.baselines.effective_number))
+    normalised = drw(protocol, inverse_weights)
     return [
-        Method("mm-drw", "written", partial(mm_scaled_margin, **best), COSINE, drw(protocol, inverse_counts),
-               reduction="batch", variant="margin=scaled"),
-        Method("mm-drw", "written", partial(mm, **best), COSINE, drw(protocol, inverse_weights), variant="weights=normalised"),
-        Method("mm-drw", "released", partial(mm, **theirs), COSINE, effective, variant="margin=equations"),
+        Method("mm-drw", "written", partial(mm_scaled_margin, **best), **drw_as_written(protocol), variant="margin=scaled"),
+        Method("mm-drw", "written", partial(mm, **best), COSINE, normalised, variant="weights=normalised"),
+        Method("mm-drw", "released", partial(mm, **theirs), **drw_as_released(protocol), variant="margin=equations"),
     ]
 
 
@@ -295,7 +302,10 @@ def methods(column: Column, protocol: Protocol) -> tuple[Method, ...]:
 
 def figure_3(paper: Paper, profile: str, records: dict):
     """Per-class error of CB-RW and MM-DRW under step imbalance (ratio 100 in the paper)."""
-    column = "cifar10-step-100" if profile == "paper" else "digits-step-20"
+    published = "cifar10-step-100"
+    column = published if profile == "paper" else next((q for q, p in PARAMS.stand_ins.items() if p == published), None)
+    if column is None:
+        return f"no quick column stands in for {published}"
     return per_class_error(paper, profile, records, column, ("cb-rw", "mm-drw"))
 
 

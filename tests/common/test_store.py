@@ -104,15 +104,15 @@ def test_records_travel_and_merging_twice_changes_nothing(paper, runs, places, t
     before = load_records(root(paper))
     for path in record_files(root(paper)).values():
         path.unlink()
-    assert merge(tar, places, root(paper)) == {"new": 3, "known": 0}
+    assert merge(tar, lambda seeds: places, root(paper)) == {"new": 3, "known": 0}
     assert load_records(root(paper)) == before
-    assert merge(tar, places, root(paper)) == {"new": 0, "known": 3}
+    assert merge(tar, lambda seeds: places, root(paper)) == {"new": 0, "known": 3}
 
 
 def refused(source: Path, paper, places, said: str) -> None:
     before = record_files(root(paper))
     with pytest.raises(UserError, match=said) as error:
-        merge(source, places, root(paper))
+        merge(source, lambda seeds: places, root(paper))
     assert "\n" not in str(error.value)
     assert record_files(root(paper)) == before
 
@@ -125,7 +125,7 @@ def test_merge_is_all_or_nothing(paper, runs, places, tmp_path):
     both = {"good.json": as_bytes(good), "other.json": as_bytes(other)}
     refused(write_tar(tmp_path / "b.tar", both), paper, foreign, "foreign")
     save_record(runs[0].folder, make_record(runs[0], 69.0))
-    refused(write_tar(tmp_path / "c.tar", {"good.json": as_bytes(good)}), paper, places, "differs from the record")
+    refused(write_tar(tmp_path / "c.tar", {"good.json": as_bytes(good)}), paper, places, "differ from those that are here")
     (tmp_path / "d.tar").write_bytes((tmp_path / "b.tar").read_bytes()[:700])
     refused(tmp_path / "d.tar", paper, places, "not a whole tar|damaged")
     refused(tmp_path / "missing.tar", paper, places, "does not exist")
@@ -136,7 +136,7 @@ def test_merge_is_all_or_nothing(paper, runs, places, tmp_path):
 def test_a_tar_cannot_leave_its_folder(paper, runs, places, tmp_path):
     record = as_bytes(make_record(runs[0], 70.0))
     tar = write_tar(tmp_path / "evil.tar", {"../../../outside.json": record, "/tmp/absolute.json": record})
-    assert merge(tar, places, root(paper))["new"] == 1
+    assert merge(tar, lambda seeds: places, root(paper))["new"] == 1
     assert sorted(p.name for p in tmp_path.rglob("*.json")) == [next(iter(record_files(root(paper)).values())).name]
 
 

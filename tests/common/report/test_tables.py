@@ -148,8 +148,10 @@ def test_terminal_table_fits_100_characters(paper: Paper) -> None:
     assert re.search(r"ERM +29\.60 → 29\.90±0\.20 +36\.70 → 29\.90±0\.20", shown)
     assert re.search(r"@written +\+0\.30 reproduced \(3\) +-6\.80 lower \(3\)", shown)
     quick = printed(paper, records, "quick")
-    assert re.search(r"ERM +29\.60 +29\.90 ± 0\.20 \(3\)", quick)
-    assert "reproduced" not in quick
+    assert re.search(r"ERM +29\.60 → 29\.90±0\.20 +29\.90 ± 0\.20 \(3\)", quick)
+    without = printed(paper, toy_records(paper, ERRORS, "quick"), "quick")
+    assert re.search(r"ERM +29\.60 +29\.90 ± 0\.20 \(3\)", without)
+    assert "reproduced" not in without
 
 
 def test_brackets_in_names_are_not_markup(paper: Paper) -> None:

@@ -120,7 +120,7 @@ def test_a_diverged_run_leaves_a_record_that_says_when(digits, tmp_path):
 def test_the_second_stage_starts_from_the_first_ones_backbone(digits, digits_folder, tmp_path):
     second = Method("second", "written", softmax_cross_entropy, starts_from=ROTATION)
     wanted = [planned(second, tmp_path)]
-    missing = missing_runs(wanted, ())
+    missing = missing_runs(wanted, {})
     assert [m.method.name for m in missing] == ["rotation", "second"]
     with pytest.raises(UserError, match="train that first"):
         train_pack(wanted, digits, CPU, Workspace(tmp_path / "work"))
@@ -221,22 +221,61 @@ def test_a_smaller_selection_goes_on_from_the_larger_packs_state_and_leaves_it_t
         assert all(torch.allclose(mine[n], theirs[n], rtol=1e-3, atol=1e-4) for n in mine)
 
 
+def test_a_start_that_is_trained_again_for_its_weights_resumes_and_keeps_its_record(digits_folder, tmp_path):
+    """After a merge the record of a first stage is here and its weights are not."""
+    second = planned(Method("second", "written", softmax_cross_entropy, starts_from=ROTATION), tmp_path)
+    first = second.start
+    go_on([second], tmp_path, digits_folder)
+    record = record_files(tmp_path)[first.run.key].read_bytes()
+    first.checkpoint.unlink()
+    record_files(tmp_path)[second.run.key].unlink()
+    late = Workspace(tmp_path / "work", 0.0, deadline=time.monotonic() + 0.01)
+    arguments = {"root": tmp_path, "data": digits_folder, "device": CPU, "limit": 8, "observer": lambda pack: nullcontext(print)}
+    while not (tmp_path / "work" / "resume").exists() or not list((tmp_path / "work" / "resume").glob("*.pt")):
+        assert not train([second], work=late, **arguments)
+        late = Workspace(tmp_path / "work", 0.0, deadline=time.monotonic() + 0.2)
+    assert go_on([second], tmp_path, digits_folder)[0][1] > 1
+    assert record_files(tmp_path)[first.run.key].read_bytes() == record
+    assert second.run.key in record_files(tmp_path)
+
+
+def test_a_diverged_start_ends_the_run_that_needs_it_and_nothing_else(digits_folder, tmp_path):
+    def infinite(outputs, labels, context):
+        return softmax_cross_entropy(outputs, labels, context) / (1 - context.epoch).clamp(min=0)
+
+    bad = Method("bad-start", "written", infinite, task="rotation")
+    wanted = [planned(Method("after-bad", "written", softmax_cross_entropy, starts_from=bad), tmp_path),
+              planned(Method("after-good", "written", softmax_cross_entropy, starts_from=ROTATION), tmp_path)]
+    go_on(wanted, tmp_path, digits_folder)
+    records = load_records(tmp_path)
+    assert [records[m.run.key]["status"] for m in wanted] == ["diverged", "done"]
+    assert records[wanted[0].run.key]["made"]["diverged_in_epoch"] == 0
+    assert go_on(wanted, tmp_path, digits_folder) == []
+
+
+def test_a_pack_of_diverged_runs_only_ends_early(digits_folder, tmp_path):
+    def nothing(outputs, labels, context):
+        return softmax_cross_entropy(outputs, labels, context) * float("nan")
+
+    assert go_on([planned(Method("nothing", "written", nothing), tmp_path)], tmp_path, digits_folder) == [[1, 1]]
+
+
 def test_weights_spoiled_by_the_very_last_step_make_a_diverged_record_and_cost_no_neighbour(digits, tmp_path):
     import common.train.loop as loop
 
     members = [planned(METHODS[0], tmp_path, seed) for seed in range(2)]
-    evaluate = loop.test_stride
+    evaluate = loop.evaluation_stride
 
     def spoil(pack, epoch):
         if epoch == 2:
             pack.run_state(1)["head.weight"].fill_(float("nan"))
         return evaluate(pack, epoch)
 
-    loop.test_stride = spoil
+    loop.evaluation_stride = spoil
     try:
         assert train_pack(members, digits, CPU, Workspace(tmp_path / "work"))
     finally:
-        loop.test_stride = evaluate
+        loop.evaluation_stride = evaluate
     records = load_records(tmp_path)
     assert [records[m.run.key]["status"] for m in members] == ["done", "diverged"]
     assert records[members[1].run.key]["made"]["diverged_in_epoch"] == 2
