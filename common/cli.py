@@ -1,6 +1,6 @@
 """The command line over one paper (`python -m papers.<paper>.replicate`) or all of them (`python -m papers`).
 
-Only `train` and `reproduce` import torch; `plan`, `status`, `table` and `figures` work on records alone.
+Only `train`, `reproduce` and `doctor` import torch; `plan`, `status`, `table` and `figures` work on records alone.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from common.console import observe_pack, print_status
@@ -26,28 +27,24 @@ from common.store import load_records, merge, pack_records, record_files, write_
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA, WORK = ROOT / "data", ROOT / ".work"
-LARGEST_PACK = 64  # at batch 128 some 10 GiB of a GPU's memory
+LARGEST_PACK = 64  # a GPU whose memory is too small for it splits the pack
 MOST_SEEDS = 100  # of a run that can be merged
 CPU_STEP = 2e10  # multiplications of a step beyond which a CPU gains nothing from more runs side by side
 
 console = Console(highlight=False, soft_wrap=True)
 
 
-def main(*papers: Paper, arguments: Sequence[str] | None = None) -> None:
+def main(*papers: Paper) -> None:
     """Run one command; a UserError is one sentence on standard error and exit code 2, Ctrl-C is exit code 130."""
-    options = parser(papers).parse_args(arguments)
+    options = parser(papers).parse_args()
     try:
         sys.exit(options.command(papers, options) or 0)
     except UserError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_plain(str(error))}")
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(2)
     except KeyboardInterrupt:
         Console(stderr=True).print("\nInterrupted; the same command goes on from the last saved epoch.")
         sys.exit(130)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def parser(papers: Sequence[Paper]) -> argparse.ArgumentParser:

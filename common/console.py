@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -57,7 +58,7 @@ def print_status(console: Console, title: str, planned: Sequence[Planned], have:
         table = Table("method", *shown)
         for label, cells in found.items():
             if any(c in cells for c in shown):
-                table.add_row(label.replace("[", r"\["), *(str(sum(cells[c])) if c in cells else "." for c in shown))
+                table.add_row(escape(label), *(str(sum(cells[c])) if c in cells else "." for c in shown))
         console.print(table)
     rest = [m for m in planned if m.method.variant]
     if rest and not variants:

@@ -67,7 +67,7 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
     for name, kind in FIELDS.items():
         if not isinstance(record.get(name), kind):
             raise UserError(f"{where} is not a record: field {name!r} is missing or of the wrong type.")
-    if record["status"] not in STATUSES or set(record["spec"]) != SPEC_FIELDS:
+    if record["status"] not in STATUSES or set(record["spec"]) != SPEC_FIELDS or type(record["spec"]["seed"]) is not int:
         raise UserError(f"{where} is not a record: its status or its spec is not one that this version writes.")
     if spec_key(record["spec"]) != record["key"]:
         raise UserError(f"{where} carries key {record['key']}, but its spec has key {spec_key(record['spec'])}.")
@@ -91,7 +91,7 @@ def record_path(folder: Path, record: Mapping[str, Any]) -> Path:
 
 
 def save_record(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Seal and write a record; one that is there already under the same key is replaced by name, never duplicated."""
+    """Seal and write a record into the folder; returns its file."""
     path = record_path(folder, record)
     write_atomically(path, json.dumps(seal(record), separators=(",", ":"), allow_nan=False).encode() + b"\n")
     return path

@@ -39,7 +39,7 @@ class Workspace:
     """Where unfinished work is kept, out of git and out of DVC's sight. save_seconds: the least time between two saves."""
 
     folder: Path
-    save_seconds: float = 30.0
+    save_seconds: float
     deadline: float = math.inf  # of time.monotonic(); the pack pauses at the end of the epoch that passes it
 
     def resume_file(self, keys: Sequence[str]) -> Path:

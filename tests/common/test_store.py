@@ -11,6 +11,7 @@ import pytest
 
 from common.errors import UserError
 from common.method import plan
+from common.spec import spec_key
 from common.store import (
     check_record,
     load_records,
@@ -83,6 +84,14 @@ def test_a_changed_spec_is_refused_even_when_sealed_again(runs):
     record = make_record(runs[0], 71.5)
     record["spec"]["seed"] = 5
     with pytest.raises(UserError, match="its spec has key"):
+        check_record(seal(record), "here.json")
+
+
+def test_a_seed_that_is_no_number_is_refused_even_when_sealed(runs):
+    record = make_record(runs[0], 71.5)
+    record["spec"]["seed"] = "../../elsewhere"
+    record["key"] = spec_key(record["spec"])
+    with pytest.raises(UserError, match="its spec is not one"):
         check_record(seal(record), "here.json")
 
 

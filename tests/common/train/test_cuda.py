@@ -74,9 +74,9 @@ def test_a_diverged_run_does_not_reach_its_neighbours_through_the_fast_kernels(d
 def test_a_paused_pack_goes_on(digits, tmp_path):
     protocol = dataclasses.replace(PROTOCOL, epochs=6, decay_epochs=(4,))
     whole, parts = ([planned(m, tmp_path / name, 0, protocol) for m in METHODS[:2]] for name in ("whole", "parts"))
-    assert train_pack(whole, digits, DOUBLE, Workspace(tmp_path / "w"))
+    assert train_pack(whole, digits, DOUBLE, Workspace(tmp_path / "w", 30.0))
     assert not train_pack(parts, digits, DOUBLE, Workspace(tmp_path / "p", 0.0, deadline=0.0))
-    assert train_pack(parts, digits, DOUBLE, Workspace(tmp_path / "p"))
+    assert train_pack(parts, digits, DOUBLE, Workspace(tmp_path / "p", 30.0))
     a, b = load_records(tmp_path / "whole"), load_records(tmp_path / "parts")
     for key in a:
         assert a[key]["curves"]["train_loss"] == pytest.approx(b[key]["curves"]["train_loss"], rel=1e-5)
@@ -94,7 +94,7 @@ def test_the_fast_way_learns_as_well_as_float32(digits, tmp_path):
     accuracies = []
     for name, device in (("fast", FAST), ("single", SINGLE)):
         members = [planned(METHODS[0], tmp_path / name, seed, protocol) for seed in range(8)]
-        assert train_pack(members, digits, device, Workspace(tmp_path / "work" / name))
+        assert train_pack(members, digits, device, Workspace(tmp_path / "work" / name, 30.0))
         accuracies.append([r["accuracy"]["last"] for r in load_records(tmp_path / name).values()])
     fast, single = (sum(a) / len(a) for a in accuracies)
     assert abs(fast - single) < 3

@@ -83,7 +83,7 @@ def test_kill_minus_9_and_start_again_gives_the_same_bits(digits_folder, tmp_pat
 def test_a_record_holds_what_the_run_did(digits, tmp_path):
     members = [planned(METHODS[1], tmp_path), planned(METHODS[4], tmp_path)]
     seen = []
-    assert train_pack(members, digits, CPU, Workspace(tmp_path / "work"), seen.append)
+    assert train_pack(members, digits, CPU, Workspace(tmp_path / "work", 30.0), seen.append)
     record, rotation = (load_records(tmp_path)[m.run.key] for m in members)
     assert [p.epoch for p in seen] == [1, 2, 3]
     assert record["status"] == "done"
@@ -109,7 +109,7 @@ def test_a_diverged_run_leaves_a_record_that_says_when(digits, tmp_path):
         return softmax_cross_entropy(outputs, labels, context) / (2 - context.epoch).clamp(min=0)
 
     members = [planned(METHODS[0], tmp_path), planned(Method("bad", "written", infinite), tmp_path)]
-    assert train_pack(members, digits, CPU, Workspace(tmp_path / "work"))
+    assert train_pack(members, digits, CPU, Workspace(tmp_path / "work", 30.0))
     sound, bad = (load_records(tmp_path)[m.run.key] for m in members)
     assert sound["status"] == "done"
     assert bad["status"] == "diverged"
@@ -123,14 +123,14 @@ def test_the_second_stage_starts_from_the_first_ones_backbone(digits, digits_fol
     missing = missing_runs(wanted, {})
     assert [m.method.name for m in missing] == ["rotation", "second"]
     with pytest.raises(UserError, match="train that first"):
-        train_pack(wanted, digits, CPU, Workspace(tmp_path / "work"))
+        train_pack(wanted, digits, CPU, Workspace(tmp_path / "work", 30.0))
     begun = []
 
     def observer(pack):
         begun.append([m.method.name for m in pack])
         return nullcontext(lambda progress: None)
 
-    assert train(wanted, root=tmp_path, data=digits_folder, work=Workspace(tmp_path / "work"), device=CPU, limit=8,
+    assert train(wanted, root=tmp_path, data=digits_folder, work=Workspace(tmp_path / "work", 30.0), device=CPU, limit=8,
                  observer=observer)
     assert begun == [["rotation"], ["second"]]
     assert missing_runs(wanted, record_files(tmp_path)) == []
@@ -215,7 +215,7 @@ def test_a_smaller_selection_goes_on_from_the_larger_packs_state_and_leaves_it_t
     assert go_on([members[3]], tmp_path, digits_folder) == [[1, 2], [1, 3]]
     assert go_on(wanted, tmp_path, digits_folder) == [[3, 2], [3, 3]]
     whole = [dataclasses.replace(m, folder=Path(str(m.folder).replace(str(tmp_path), str(tmp_path / "whole")))) for m in members]
-    assert train_pack(whole, digits, CPU, Workspace(tmp_path / "w2"))
+    assert train_pack(whole, digits, CPU, Workspace(tmp_path / "w2", 30.0))
     for member, twin in zip(members, whole, strict=True):
         mine, theirs = load_file(member.checkpoint), load_file(twin.checkpoint)
         assert all(torch.allclose(mine[n], theirs[n], rtol=1e-3, atol=1e-4) for n in mine)
@@ -273,7 +273,7 @@ def test_weights_spoiled_by_the_very_last_step_make_a_diverged_record_and_cost_n
 
     loop.evaluation_stride = spoil
     try:
-        assert train_pack(members, digits, CPU, Workspace(tmp_path / "work"))
+        assert train_pack(members, digits, CPU, Workspace(tmp_path / "work", 30.0))
     finally:
         loop.evaluation_stride = evaluate
     records = load_records(tmp_path)
@@ -284,9 +284,9 @@ def test_weights_spoiled_by_the_very_last_step_make_a_diverged_record_and_cost_n
 def test_a_smaller_pack_gives_the_same_results(digits, tmp_path):
     """Results do not depend on the pack: run by run and side by side agree in accuracy."""
     together, alone = ([planned(METHODS[0], tmp_path / name, seed) for seed in range(2)] for name in ("a", "b"))
-    train_pack(together, digits, Device("cpu", "float64", False), Workspace(tmp_path / "wa"))
+    train_pack(together, digits, Device("cpu", "float64", False), Workspace(tmp_path / "wa", 30.0))
     for member in alone:
-        train_pack([member], digits, Device("cpu", "float64", False), Workspace(tmp_path / "wb"))
+        train_pack([member], digits, Device("cpu", "float64", False), Workspace(tmp_path / "wb", 30.0))
     a, b = load_records(tmp_path / "a"), load_records(tmp_path / "b")
     assert {k: r["confusion"] for k, r in a.items()} == {k: r["confusion"] for k, r in b.items()}
 
@@ -317,7 +317,7 @@ def test_a_pack_that_does_not_fit_is_split_and_one_that_cannot_be_is_said(digits
 
     def go():
         return train([planned(METHODS[0], tmp_path, seed) for seed in range(5)], root=tmp_path, data=digits_folder, device=CPU,
-                     limit=8, work=Workspace(tmp_path / "work"), observer=lambda pack: nullcontext(print))
+                     limit=8, work=Workspace(tmp_path / "work", 30.0), observer=lambda pack: nullcontext(print))
 
     monkeypatch.setattr("common.train.work.train_pack", small_memory)
     room = 2
@@ -345,7 +345,7 @@ def test_groups_are_many_medium_few_as_the_literature_has_them():
 
 def test_lookup_is_by_key_under_all_papers(digits, tmp_path):
     member = planned(METHODS[0], tmp_path)
-    train_pack([member], digits, CPU, Workspace(tmp_path / "work"))
+    train_pack([member], digits, CPU, Workspace(tmp_path / "work", 30.0))
     elsewhere = tmp_path / "another-paper" / "results" / "paper" / "digits-lt-20"
     elsewhere.mkdir(parents=True)
     file = record_files(tmp_path)[member.run.key]
