@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,39 +34,62 @@ def work(column: Column, protocol: Protocol) -> float:
     return step_work(column, protocol) / protocol.batch_size * training_images(column) * protocol.epochs / 1e12
 
 
-def speeds(records: Iterable[Mapping[str, Any]], measured: Path) -> dict[str, dict[str, float]]:
-    """Device -> backbone -> seconds per unit of `work`: the median over the records that the device made; where it made
-    none, the fastest pack among the benchmark results in the folder `measured`."""
-    found = _benchmarks(measured)
-    seconds: dict[tuple[str, str], list[float]] = {}
+Speed = Mapping[str, Mapping[int, float]]  # backbone -> runs side by side -> seconds of a run per unit of `work`
+
+
+def speeds(records: Iterable[Mapping[str, Any]], *measured: Path) -> dict[str, dict[str, dict[int, float]]]:
+    """Device and precision -> Speed: the median over the records that were made there; sizes of packs that have left no
+    record are as benchmarks or probes (the JSON files in the folders `measured`) found them."""
+    found = _measured(measured)
+    seconds: dict[tuple[str, str, int], list[float]] = {}
     for record in records:
         column = build(record["spec"]["column"], Column, "column")
         protocol = build(record["spec"]["protocol"], Protocol, "protocol")
-        place = record["made"]["device"], column.backbone
-        seconds.setdefault(place, []).append(record["made"]["seconds"] / work(column, protocol))
-    for (device, backbone), values in seconds.items():
-        found.setdefault(device, {})[backbone] = median(values)
+        made = record["made"]
+        place = place_name(made["device"], made["precision"]), column.backbone, made["runs_in_pack"]
+        seconds.setdefault(place, []).append(made["seconds"] / work(column, protocol))
+    for (place, backbone, runs), values in seconds.items():
+        found.setdefault(place, {}).setdefault(backbone, {})[runs] = median(values)
     return found
 
 
-def _benchmarks(folder: Path) -> dict[str, dict[str, float]]:
-    """What benchmarks/packs.py stored: milliseconds a step and run of ResNet-32 on 32 x 32 images."""
-    found: dict[str, dict[str, float]] = {}
-    for path in sorted(folder.glob("*.json")):
+def place_name(device: str, precision: str) -> str:
+    """What a speed holds for: the same card is another one in another precision."""
+    return f"{device}, {precision}"
+
+
+def _measured(folders: Iterable[Path]) -> dict[str, dict[str, dict[int, float]]]:
+    """What benchmarks/packs.py (milliseconds a step and run of ResNet-32 on 32 x 32 images) and probes have stored."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    each = BACKWARD * multiplications("resnet32", 32, 3) / 1e12
+    for path in (p for folder in folders for p in sorted(folder.glob("*.json"))):
         result = json.loads(path.read_text())
-        packs = [row["ms_per_run"] for row in result["rows"] if row["name"].startswith("pack of")]
-        if packs:
-            each = BACKWARD * multiplications("resnet32", 32, 3) * result["batch"] / 1e12
-            found.setdefault(result["device"], {})["resnet32"] = min(packs) / 1e3 / each
+        place = found.setdefault(place_name(result["device"], result["precision"]), {})
+        for row in result["rows"]:
+            if row["name"].startswith("pack of"):
+                seconds = row["ms_per_run"] / 1e3 / (each * result["batch"])
+                place.setdefault("resnet32", {})[row["runs"]] = seconds
+            elif row["name"] == "probe":
+                place.setdefault(row["backbone"], {})[row["runs"]] = row["seconds_per_work"]
     return found
 
 
-def expected_seconds(runs: Iterable[tuple[Column, Protocol]], speed: Mapping[str, float]) -> float | None:
-    """How long the runs take one pack after another, or None where the device is not known to have run such a backbone."""
-    runs = list(runs)
-    if any(column.backbone not in speed for column, _ in runs):
+def expected_seconds(column: Column, protocol: Protocol, runs: int, speed: Speed) -> float | None:
+    """How long a pack takes, or None where the device is not known to have run such a backbone.
+
+    A run's share of a pack of M is read off what is known as a line in 1 / M (a fixed cost of the pack and one of each
+    run). Beyond the largest known pack it stays; a pack smaller than all known ones takes as long as the smallest.
+    """
+    known = sorted(speed.get(column.backbone, {}).items())
+    if not known:
         return None
-    return sum(work(column, protocol) * speed[column.backbone] for column, protocol in runs)
+    total = runs * work(column, protocol)
+    for (fewer, slow), (more, fast) in pairwise(known):
+        if fewer <= runs <= more:
+            part = (1 / fewer - 1 / runs) / (1 / fewer - 1 / more)
+            return total * (slow + part * (fast - slow))
+    smallest, share = known[0]
+    return total * (share * smallest / runs if runs < smallest else known[-1][1])
 
 
 def clock(seconds: float) -> str:

@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,20 +35,29 @@ class Progress:
     worst: float
 
 
+def no_mirror(name: str, content: bytes) -> None:
+    """Resume states stay where they are written."""
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Where unfinished work is kept, out of git and out of DVC's sight. save_seconds: the least time between two saves."""
 
     folder: Path
     save_seconds: float
-    deadline: float = math.inf  # of time.monotonic(); the pack pauses at the end of the epoch that passes it
+    deadline: float = math.inf  # of time.monotonic(); a pack pauses before the epoch that would pass it
+    mirror: Callable[[str, bytes], None] = no_mirror  # gets name and content of every resume state, for another machine
 
     def resume_file(self, keys: Sequence[str]) -> Path:
         return self.folder / "resume" / f"{spec_key({'keys': list(keys)})}.pt"
 
     def states(self) -> dict[Path, dict]:
         """Every resume state that is here; tensors are read when they are used."""
-        return {file: read_state(file) for file in sorted((self.folder / "resume").glob("*.pt"))}
+        found = {}
+        for file in sorted((self.folder / "resume").glob("*.pt")):
+            with suppress(FileNotFoundError):  # another worker has just finished that pack
+                found[file] = read_state(file)
+        return found
 
     def log(self, **event) -> None:
         try:
@@ -83,7 +93,8 @@ def train_pack(members: Sequence[Planned], images: Images, device: Device, work:
                observe: Callable[[Progress], None] = lambda progress: None) -> bool:
     """Train the pack from where it stopped, and leave a record and a checkpoint for every run.
 
-    Returns False if the workspace's deadline ended it early; the next call then goes on from there.
+    Returns False if the workspace's deadline ended it early; the next call then goes on from there. A call trains at
+    least one epoch, so it always gets further.
     """
     pack = Pack(members, images, device)
     keys = [m.run.key for m in pack.members]
@@ -93,17 +104,21 @@ def train_pack(members: Sequence[Planned], images: Images, device: Device, work:
         epoch, curves, seconds = load_state(pack, begun_in)
     else:
         load_start(pack)
-    saved, begun, tallies = time.monotonic(), time.monotonic(), []
+    begun, tallies, took = time.monotonic(), [], []
+    saved = before = begun
     while epoch < pack.protocol.epochs and any(pack.alive):
         tallies = run_epoch(pack, epoch, curves)
         epoch += 1
         tell(pack, epoch, curves, work, observe)
         now = time.monotonic()
-        if epoch < pack.protocol.epochs and (now > work.deadline or now - saved >= work.save_seconds):
-            save_state(pack, file, epoch, curves, seconds + now - begun)
-            if now > work.deadline:
+        took.append(now - before)
+        late = now + max(took[1:] or took) > work.deadline  # the first epoch compiles
+        if epoch < pack.protocol.epochs and (late or now - saved >= work.save_seconds):
+            save_state(pack, file, epoch, curves, seconds + now - begun, work)
+            if late:
                 return False
             saved = time.monotonic()
+        before = time.monotonic()
     finish(pack, curves, tallies, seconds + time.monotonic() - begun)
     file.unlink(missing_ok=True)
     return True
@@ -131,7 +146,7 @@ def tell(pack: Pack, epoch: int, curves: Curves, work: Workspace, observe: Calla
     work.log(column=pack.column.name, epoch=epoch, loss_and_accuracy=runs)
 
 
-def save_state(pack: Pack, file: Path, epoch: int, curves: Curves, seconds: float) -> None:
+def save_state(pack: Pack, file: Path, epoch: int, curves: Curves, seconds: float, work: Workspace) -> None:
     """Write all that the next start needs; draws need no state, they are made from (seed, purpose, epoch)."""
     buffer = io.BytesIO()
     state = {
@@ -141,12 +156,15 @@ def save_state(pack: Pack, file: Path, epoch: int, curves: Curves, seconds: floa
     }
     torch.save(state, buffer)
     write_atomically(file, buffer.getvalue())
+    work.mirror(file.name, buffer.getvalue())
 
 
 def read_state(file: Path) -> dict:
     """A resume state; its tensors are read when they are used. A damaged file is a UserError."""
     try:
         state = torch.load(file, weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise
     except Exception as error:  # whatever a damaged file makes the unpickler raise
         raise UserError(f"{file} is damaged ({type(error).__name__}); delete it, and its runs start again.") from None
     if not isinstance(state, dict) or set(state) != STATE:

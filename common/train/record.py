@@ -13,7 +13,7 @@ import torch
 
 from common.metrics import Tally, summary
 from common.store import SCHEMA
-from common.train.pack import Pack
+from common.train.pack import Device, Pack
 
 FEATURE_NORM_EVERY = 10  # epochs between the stored feature norms, which are one number a class
 
@@ -97,14 +97,17 @@ def _common(pack: Pack, run: int, curves: Curves, made: Mapping[str, Any]) -> di
 
 def surroundings(pack: Pack) -> dict[str, Any]:
     """Device, precision, versions and commit: what made a record, beside its spec."""
-    cuda = pack.device.cuda
-    name = torch.cuda.get_device_name(pack.rate.device) if cuda else _processor()
     return {
-        "device": name, "device_type": "cuda" if cuda else "cpu", "precision": pack.device.precision,
+        "device": device_name(pack.device), "device_type": "cuda" if pack.device.cuda else "cpu", "precision": pack.device.precision,
         "compiled": pack.device.compile, "torch": torch.__version__, "python": platform.python_version(),
-        "commit": _commit(), "runs_in_pack": pack.runs,
+        "commit": commit(), "runs_in_pack": pack.runs,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def device_name(device: Device) -> str:
+    """What the machine calls the device."""
+    return torch.cuda.get_device_name(torch.device(device.name)) if device.cuda else _processor()
 
 
 def _processor() -> str:
@@ -114,7 +117,8 @@ def _processor() -> str:
     return f"{names[0] if names else platform.processor() or 'CPU'} ({torch.get_num_threads()} threads)"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit of this checkout, with "-dirty" where it was changed."""
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=True).stdout.strip()

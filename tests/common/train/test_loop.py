@@ -19,12 +19,13 @@ from common.errors import UserError
 from common.losses import softmax_cross_entropy
 from common.method import Method, missing_runs
 from common.metrics import summary
-from common.store import load_records, record_files
+from common.store import load_records, record_files, save_record
 from common.train.loop import Workspace, train_pack
 from common.train.pack import Device
 from common.train.record import best_epoch
 from common.train.work import form_packs, train
 from tests.common.train.toys import METHODS, PROTOCOL, ROTATION, planned
+from tests.records import make_record
 
 CPU = Device("cpu", "float32", False)
 ROOT = Path(__file__).resolve().parents[3]
@@ -313,6 +314,8 @@ def test_a_pack_that_does_not_fit_is_split_and_one_that_cannot_be_is_said(digits
                 raise torch.OutOfMemoryError("too much")
             except RuntimeError:
                 raise RuntimeError("capture failed")  # noqa: B904
+        for member in pack:
+            save_record(member.folder, make_record(member, 50.0))
         return True
 
     def go():
@@ -324,6 +327,8 @@ def test_a_pack_that_does_not_fit_is_split_and_one_that_cannot_be_is_said(digits
     assert go()
     assert sizes == [5, 2, 3, 1, 2]
     room = 0
+    for file in record_files(tmp_path).values():
+        file.unlink()
     with pytest.raises(UserError, match="does not fit"):
         go()
 

@@ -1,0 +1,162 @@
+"""Several machines: a Ray cluster in which every task is one pack. Ray is an optional extra (`pip install .[cluster]`).
+
+The machines need the environment and nothing else: code travels from the driver's checkout, images through Ray's object
+store, records and weights come back when a pack ends. Resume states come as they are saved, so that a pack whose machine
+is lost goes on elsewhere from its last saved epoch.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common.data.sets import Images, load
+from common.errors import UserError
+from common.method import Planned
+from common.store import record_files, write_atomically
+from common.train.loop import Progress, Workspace
+from common.train.pack import Device
+from common.train.probe import place_of, probe
+from common.train.record import commit
+from common.train.work import Observe, Result, choose_device, try_pack
+
+NOT_SENT = [".git", ".venv", ".work", "data/*.npz", "papers/*/results", "papers/*/checkpoints", "papers/*/tables",
+            "papers/*/figures", "figures", "benchmarks/results"]
+POLL = 0.5  # seconds between two looks at the cluster
+Choice = tuple[str | None, str | None, bool | None]  # device, precision, compile, as the user gave them
+
+
+class Cluster:
+    """An `Engine` over the machines of a Ray cluster: a place a GPU, or a place a machine where there is none.
+
+    address: of the cluster; "auto" finds the one that this machine belongs to.
+    choice: as `choose_device` takes it, on each machine.
+    """
+
+    def __init__(self, address: str, root: Path, data: Path, choice: Choice):
+        try:
+            import ray
+            from ray.util.queue import Queue
+        except ImportError:
+            raise UserError("Ray is not installed here; on every machine of the cluster: pip install '.[cluster]'.") from None
+        self.ray, self.root, self.data, self.choice = ray, root, data, choice
+        code = {"working_dir": str(Path(__file__).resolve().parents[2]), "excludes": NOT_SENT,
+                "env_vars": {"LONGTAIL_COMMIT": commit()}}
+        try:
+            ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level="error")
+        except (ConnectionError, ValueError) as error:
+            raise UserError(f"No Ray cluster answers at {address!r} ({' '.join(str(error).split())[:200]}); start one with "
+                            "`ray start --head`, and on the others `ray start --address=HOST:6379`.") from None
+        nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+        self.needs = {"num_gpus": 1} if any(n.get("GPU") for n in nodes) else {
+            "num_cpus": min((n["CPU"] for n in nodes if n.get("CPU")), default=1)}
+        kind, amount = ("GPU" if "num_gpus" in self.needs else "CPU"), next(iter(self.needs.values()))
+        self.places = int(sum(n.get(kind, 0) // amount for n in nodes))
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.inbox = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        self._images: dict[str, Any] = {}
+        self._tasks: dict[Any, tuple[int, Workspace, Observe]] = {}
+
+    def call(self, function: Callable, *arguments: Any) -> Any:
+        """`function(device, *arguments)` on one machine of the cluster."""
+        task = self.ray.remote(**self.needs, max_retries=0)(_on_device)
+        return self.ray.get(task.remote(function, self.choice, *arguments))
+
+    def probe(self, pack: Sequence[Planned]) -> dict:
+        return self.call(_probe, list(pack), self._put(pack[0].run.column.dataset))
+
+    def describe(self) -> dict[str, str]:
+        """Name and precision of a machine's device; the machines are expected to be alike."""
+        return self.call(place_of)
+
+    def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe) -> None:
+        sent = {path.name: path.read_bytes() for path, state in work.states().items()
+                if {m.run.key for m in pack} <= set(state["keys"])}
+        for start in (m.start for m in pack if m.start):
+            needed = start.checkpoint if start.checkpoint.exists() else record_files(self.root)[start.run.key]
+            sent[str(needed.relative_to(self.root))] = needed.read_bytes()
+        minutes = replace(work, deadline=time.time() + work.deadline - time.monotonic(), mirror=_nowhere)
+        task = self.ray.remote(**self.needs, max_retries=0)(_train_elsewhere)
+        given = (list(pack), self.root, sent, minutes, self.choice, self.inbox, place)
+        self._tasks[task.remote(self._put(pack[0].run.column.dataset), *given)] = place, work, observe
+
+    def _put(self, dataset: str) -> Any:
+        if dataset not in self._images:
+            self._images[dataset] = self.ray.put(load(dataset, self.data))
+        return self._images[dataset]
+
+    def wait(self) -> tuple[int, Result]:
+        while True:
+            done, _ = self.ray.wait(list(self._tasks), timeout=POLL)
+            self._read_inbox()
+            if not done:
+                continue
+            place, work, _ = self._tasks.pop(done[0])
+            try:
+                result, files = self.ray.get(done[0])
+            except self.ray.exceptions.RayTaskError as error:
+                raise RuntimeError(f"A worker failed: {error}") from None
+            except self.ray.exceptions.RayError:  # its machine or process is gone
+                return place, "lost"
+            if isinstance(result, UserError):
+                raise result
+            for name, content in sorted(files.items(), key=lambda item: item[0].endswith(".json")):  # weights before records
+                write_atomically(self.root / name, content)
+            return place, result
+
+    def _read_inbox(self) -> None:
+        observers = {place: (work, observe) for place, work, observe in self._tasks.values()}
+        while not self.inbox.empty():
+            place, message = self.inbox.get()
+            if place in observers:
+                work, observe = observers[place]
+                if isinstance(message, Progress):
+                    observe(message)
+                else:
+                    write_atomically(work.folder / "resume" / message[0], message[1])
+
+    def close(self) -> None:
+        self.ray.shutdown()
+
+
+def _nowhere(name: str, content: bytes) -> None:
+    """Stands in for a mirror that a machine puts in for itself."""
+
+
+def _on_device(function: Callable, choice: Choice, *arguments: Any) -> Any:
+    return function(choose_device(*choice), *arguments)
+
+
+def _probe(device: Device, pack: Sequence[Planned], images: Images) -> dict:
+    return probe(pack, images, device)
+
+
+def _train_elsewhere(images: Images, pack: list[Planned], root: Path, sent: dict[str, bytes], work: Workspace, choice: Choice,
+                     inbox: Any, place: int) -> tuple[Result | UserError, dict[str, bytes]]:
+    """What a machine of the cluster does: train the pack in a folder of its own, and return the files it made."""
+    if time.time() > work.deadline:  # it waited too long for a machine
+        return "paused", {}
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        for name, content in sent.items():
+            write_atomically(home / ("resume" if name.endswith(".pt") else "papers") / name, content)
+        moved = [replace(m, folder=home / "papers" / m.folder.relative_to(root)) for m in pack]
+        deadline = time.monotonic() + work.deadline - time.time()
+        local = Workspace(home, work.save_seconds, deadline, mirror=partial(_send, inbox, place))
+        try:
+            result = try_pack(moved, images, choose_device(*choice), local, partial(_tell, inbox, place))
+        except UserError as error:
+            return error, {}
+        made = [p for p in (home / "papers").rglob("*") if p.is_file() and str(p.relative_to(home / "papers")) not in sent]
+        return result, {str(p.relative_to(home / "papers")): p.read_bytes() for p in made}
+
+
+def _send(inbox: Any, place: int, name: str, content: bytes) -> None:
+    inbox.put((place, (name, content)))
+
+
+def _tell(inbox: Any, place: int, progress: Progress) -> None:
+    inbox.put((place, progress))

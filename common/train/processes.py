@@ -1,0 +1,89 @@
+"""Several devices of one machine: a process for each, which trains one pack at a time."""
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.method import Planned
+from common.train.loop import Workspace
+from common.train.pack import Device
+from common.train.work import Here, Observe, Result
+
+
+class Processes:
+    """An `Engine` of one place a device. A process that dies gives its pack back, and another one takes its place."""
+
+    def __init__(self, devices: Sequence[Device], data: Path):
+        self.devices, self.data = list(devices), data
+        self.places = len(self.devices)
+        self._workers: dict[int, tuple[Any, Connection]] = {}
+        self._observers: dict[int, Observe] = {}
+
+    def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe) -> None:
+        self._observers[place] = observe
+        try:
+            self._connection(place).send((list(pack), work))
+        except (BrokenPipeError, ConnectionResetError):  # died while it had nothing to do
+            self._workers.pop(place)
+            self._connection(place).send((list(pack), work))
+
+    def _connection(self, place: int) -> Connection:
+        if place not in self._workers:
+            context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+            mine, its = context.Pipe()
+            process = context.Process(target=_serve, args=(its, self.devices[place], self.data), daemon=True)
+            process.start()
+            its.close()
+            self._workers[place] = process, mine
+        return self._workers[place][1]
+
+    def wait(self) -> tuple[int, Result]:
+        while True:
+            busy = {self._workers[place][1]: place for place in self._observers}
+            for connection in wait(list(busy)):
+                place = busy[connection]
+                try:
+                    kind, value = connection.recv()
+                except (EOFError, ConnectionResetError):
+                    self._workers.pop(place)[0].join()
+                    del self._observers[place]
+                    return place, "lost"
+                if kind == "error":
+                    raise value
+                if kind == "result":
+                    del self._observers[place]
+                    return place, value
+                self._observers[place](value)
+
+    def close(self) -> None:
+        """End the processes; what they have not saved is lost, as with Ctrl-C."""
+        for process, connection in self._workers.values():
+            connection.close()
+            process.terminate()
+            process.join()
+        self._workers.clear()
+
+
+def _serve(connection: Connection, device: Device, data: Path) -> None:
+    """The life of a worker: packs come in, progress and results go out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    here, parent = Here(device, data), os.getppid()
+    while os.getppid() == parent:
+        try:
+            pack, work = connection.recv()
+        except EOFError:
+            return
+        try:
+            here.begin(0, pack, work, lambda progress: connection.send(("progress", progress)))
+            answer = "result", here.wait()[1]
+        except UserError as error:
+            answer = "error", error
+        except Exception:
+            answer = "error", RuntimeError(f"A worker on {device.name} failed:\n{traceback.format_exc()}")
+        connection.send(answer)
