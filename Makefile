@@ -3,17 +3,18 @@ PYTHON ?= python3
 VENV   ?= .venv
 PROFILE ?=
 FROM   ?=
+MINUTES ?=
 RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint tables report status doctor repro clean
+.PHONY: help setup test lint tables report status campaign doctor repro clean
 
 help: ## this list
 	@echo "make reproduce-<paper> [PROFILE=quick|paper]   train, tables, figures (papers: mm)"
 	@echo "make data-<name> [FROM=folder]                 prepare cifar10, cifar100, mnist or digits"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 47
-	@echo "Variables: PROFILE, FROM, PYTHON=$(PYTHON), VENV=$(VENV), ARGS (more options for reproduce, for example ARGS='--device cpu')"
+	@echo "Variables: PROFILE, FROM, MINUTES, PYTHON=$(PYTHON), VENV=$(VENV), ARGS (more options for reproduce, for example ARGS='--device cpu')"
 
 setup: $(STAMP) ## the environment in .venv, from requirements.lock
 
@@ -45,6 +46,9 @@ report: $(STAMP) ## tables, figures and the generated parts of the READMEs
 
 status: $(STAMP) ## how many seeds each cell has
 	@$(RUN) -m papers status --profile $(or $(PROFILE),paper)
+
+campaign: $(STAMP) ## train what is worth most and fits in MINUTES, over all papers (ARGS='--dry-run' shows the plan)
+	@$(RUN) -m papers campaign $(if $(PROFILE),--profile $(PROFILE)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 doctor: $(STAMP) ## what is wrong with this machine, and how to mend it
 	@$(RUN) -m papers doctor

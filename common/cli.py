@@ -9,6 +9,7 @@ import io
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.console import observe_pack, print_status
-from common.cost import clock, expected_seconds, speeds, step_work
+from common.campaign import Campaign, Ground, print_rest, probe_here, run_campaign, select, show_plan
+from common.console import pack_observer, print_status
+from common.cost import clock, speeds, step_work
 from common.data.sources import prepare
 from common.doctor import examine
 from common.errors import UserError
 from common.method import Paper, Planned, missing_runs, plan
-from common.spec import Profile
+from common.spec import Column, Profile
 from common.store import load_records, merge, pack_records, record_files, write_atomically
+from common.worth import cost_at, needs
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA, WORK = ROOT / "data", ROOT / ".work"
@@ -64,6 +67,8 @@ def parser(papers: Sequence[Paper]) -> argparse.ArgumentParser:
     _add(commands, "report", command_report, "tables, figures/ and the generated parts of the READMEs", profile)
     whole = _add(commands, "reproduce", command_reproduce, "prepare, train, figures, tables: what make calls", chosen)
     _add_training(whole)
+    _add_campaign(_add(commands, "campaign", command_campaign, "train what is worth most and fits the time, over all papers",
+                       profile))
     incoming = _add(commands, "merge", command_merge, "bring in records made on another machine")
     incoming.add_argument("source", type=Path, help="a tar of pack-records, a folder, or one record")
     outgoing = _add(commands, "pack-records", command_pack_records, "put all records, or the selected, into one tar", chosen)
@@ -94,7 +99,8 @@ def _selection() -> argparse.ArgumentParser:
 
 
 def _add_training(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where it is)")
+    command.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where it is); campaign also takes several, as in "
+                         "cuda:0,cuda:1, and by default all GPUs")
     command.add_argument("--precision", choices=("bfloat16", "float32", "float64"),
                          help="default: bfloat16 on CUDA, float32 on CPU")
     command.add_argument("--no-compile", dest="compile", action="store_false", default=None, help="do not compile on CUDA")
@@ -103,6 +109,19 @@ def _add_training(command: argparse.ArgumentParser) -> None:
                          help="pause after T minutes (exit code 3); the same command goes on")
     command.add_argument("--save-every", type=_duration, default=30.0, metavar="S",
                          help="seconds between resume states (default: 30)")
+
+
+def _add_campaign(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--only", type=_names, default=(), metavar="P,Q", help="these papers only")
+    command.add_argument("--columns", type=_names, default=(), metavar="C,D", help="these columns only")
+    command.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 (default: as each params.yaml says)")
+    command.add_argument("--dry-run", action="store_true", help="show the plan; train nothing")
+    command.add_argument("--ray", metavar="ADDRESS", help="use the machines of this Ray cluster (auto: the one that runs here)")
+    _add_training(command)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
 
 
 def _add(commands, name: str, function, text: str, *parents) -> argparse.ArgumentParser:
@@ -184,11 +203,21 @@ def _expected(papers: Sequence[Paper], missing: Sequence[Planned]) -> str:
     """How long, on every device that has trained or been measured with such networks."""
     if not missing:
         return ""
-    known = speeds(load_records(papers_root(papers)).values(), ROOT / "benchmarks" / "results")
-    runs = [(m.run.column, m.run.protocol) for m in missing]
-    times = {device: expected_seconds(runs, speed) for device, speed in sorted(known.items())}
-    said = "; ".join(f"{clock(seconds)} on {device}" for device, seconds in times.items() if seconds is not None)
-    return f"Expected: {said}." if said else "No device has trained such networks here yet, so the time is unknown."
+    known = speeds(load_records(papers_root(papers)).values(), ROOT / "benchmarks" / "results", WORK / "probes")
+    said = []
+    for place, speed in sorted(known.items()):
+        seconds, unknown = needs(missing, side_by_side, partial(cost_at, speed))
+        if not unknown:
+            said.append(f"{clock(seconds)} on {place}")
+    return f"Expected: {'; '.join(said)}." if said else "No device has trained such networks here yet, so the time is unknown."
+
+
+def side_by_side(missing: Sequence[Planned]) -> list[list[Planned]]:
+    """The runs of each column, in packs of at most LARGEST_PACK: enough for an estimate without torch."""
+    columns: dict[Column, list[Planned]] = {}
+    for item in missing:
+        columns.setdefault(item.run.column, []).append(item)
+    return [same[i:i + LARGEST_PACK] for same in columns.values() for i in range(0, len(same), LARGEST_PACK)]
 
 
 def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
@@ -216,7 +245,7 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: arg
     console.print(f"Training {len(missing)} runs on {device.name} in {device.precision}, at most {limit} side by side.")
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     done = train(planned, root=root, data=DATA, work=Workspace(WORK, options.save_every, deadline), device=device, limit=limit,
-                 observer=observe_pack)
+                 observer=pack_observer())
     if not done:
         console.print("The minutes are over; the same command goes on from here.")
     return 0 if done else 3
@@ -303,6 +332,47 @@ def command_reproduce(papers: Sequence[Paper], options: argparse.Namespace) -> i
             f"The real thing: make data-cifar10 data-cifar100 FROM=FOLDER && make reproduce-{name} PROFILE=paper\n"
             f"What that would train: .venv/bin/python -m papers.{name}.replicate plan --profile paper")
     return 0
+
+
+def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    begun, seconds = time.monotonic(), 60 * options.minutes if options.minutes else float("inf")
+    profile = resolve_profile(papers, options)
+    chosen = select(papers, profile, options.only, options.columns, options.seeds, DATA, console)
+    engine, places, where, prober, cuda = find_places(papers, options)
+    ground = Ground(papers_root(papers), DATA, WORK, ROOT / "benchmarks" / "results",
+                    lambda item: options.pack or (LARGEST_PACK if cuda else cpu_limit(item)))
+    try:
+        campaign = Campaign(ground, chosen, where, prober, console)
+        time_left = "no limit of time" if seconds == float("inf") else clock(seconds)
+        console.print(f"Campaign, profile {profile}: {campaign.lacking(chosen.runs)} of {len(chosen.runs)} runs are missing; "
+                      f"{time_left} on {places} × {where['device']} in {where['precision']}.")
+        show_plan(campaign, seconds - (time.monotonic() - begun), places)
+        if options.dry_run:
+            print_rest(campaign)
+        else:
+            run_campaign(campaign, engine, seconds, begun, options.save_every)
+    finally:
+        if hasattr(engine, "close"):
+            engine.close()
+
+
+def find_places(papers: Sequence[Paper], options: argparse.Namespace):
+    """The engine for --ray and --device, its places, device name and precision, a probe for it, and whether it is CUDA."""
+    import torch
+
+    from common.train.probe import place_of
+    from common.train.processes import Processes
+    from common.train.work import Here, choose_device
+
+    if options.ray:
+        from common.train.cluster import Cluster
+
+        cluster = Cluster(options.ray, papers_root(papers), DATA, (options.device, options.precision, options.compile))
+        return cluster, cluster.places, cluster.describe(), cluster.probe, "num_gpus" in cluster.needs
+    names = options.device.split(",") if options.device else [f"cuda:{i}" for i in range(torch.cuda.device_count())] or [None]
+    devices = [choose_device(name, options.precision, options.compile) for name in names]
+    engine = Here(devices[0], DATA) if len(devices) == 1 else Processes(devices, DATA)
+    return engine, len(devices), place_of(devices[0]), partial(probe_here, devices[0], DATA), devices[0].cuda
 
 
 def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> None:

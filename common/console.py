@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -18,26 +19,33 @@ if TYPE_CHECKING:
 BLOCK = 3  # columns side by side in a terminal of 80 characters
 
 
+def pack_observer() -> Callable[[Sequence[Planned]], AbstractContextManager[Callable[["Epoch"], None]]]:
+    """What tells a person about packs in training: a bar each with epoch, loss, worst and best accuracy and time left, and
+    a line when it ends; quiet in between where there is no terminal."""
+    bars = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"),
+                    TimeRemainingColumn(compact=True), transient=True, disable=not sys.stdout.isatty())
+    return partial(_observe, bars)
+
+
 @contextmanager
-def observe_pack(pack: Sequence[Planned]) -> Iterator[Callable[["Epoch"], None]]:
-    """One line a pack: epoch, loss, best and worst accuracy of its runs, time left. Quiet where there is no terminal."""
-    title = f"{pack[0].run.column.name}, {len(pack)} runs"
+def _observe(bars: Progress, pack: Sequence[Planned]) -> Iterator[Callable[["Epoch"], None]]:
+    title = f"{pack[0].run.column.name}, {len(pack)} run{'s' * (len(pack) > 1)}"
     last: list[Epoch] = []
-    if not sys.stdout.isatty():
-        yield last.append
-    else:
-        bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"),
-                       TimeRemainingColumn(compact=True), transient=True)
-        with bar:
-            task = bar.add_task(title, total=pack[0].run.protocol.epochs, numbers="")
+    task = bars.add_task(title, total=pack[0].run.protocol.epochs, numbers="")
 
-            def observe(epoch: "Epoch") -> None:
-                last.append(epoch)
-                bar.update(task, completed=epoch.epoch, total=epoch.epochs, numbers=_numbers(epoch))
+    def observe(epoch: "Epoch") -> None:
+        last[:] = [epoch]
+        bars.update(task, completed=epoch.epoch, total=epoch.epochs, numbers=_numbers(epoch))
 
-            yield observe
-    if last:
-        print(f"{title}: {_numbers(last[-1])}", flush=True)
+    bars.start()
+    try:
+        yield observe
+    finally:
+        bars.remove_task(task)
+        if not bars.task_ids:
+            bars.stop()
+        if last:
+            bars.console.print(f"{title}: {_numbers(last[-1])}", highlight=False, soft_wrap=True)
 
 
 def _numbers(epoch: "Epoch") -> str:

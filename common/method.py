@@ -125,6 +125,8 @@ class Figure:
 class Paper:
     """One paper. methods(column, protocol) lists everything that is trained on a column, rows and grids alike.
 
+    own, main: the names of the paper's own methods, and the numbers of the tables that its claim rests on: with
+    cross-entropy, they are trained first.
     stand_ins: for a column of the quick profile, the published column in whose place it is shown.
     """
 
@@ -135,6 +137,8 @@ class Paper:
     protocols: Mapping[Profile, Protocol]
     seeds: Mapping[Profile, int]
     methods: Callable[[Column, Protocol], tuple[Method, ...]]
+    own: tuple[str, ...] = ()
+    main: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     stand_ins: Mapping[str, str] = field(default_factory=dict)

@@ -100,7 +100,8 @@ def toy_paper(folder: Path, claims: str = "", published: tuple[str, ...] = PUBLI
     columns = {"paper": (Column("cifar10", "lt", 100, "resnet32"), Column("cifar10", "step", 100, "resnet32")),
                "quick": (Column("digits", "lt", 20, "resnet8"),)}
     return Paper("toy", "A toy paper", folder, columns, {"paper": protocol, "quick": protocol}, {"paper": 3, "quick": 2},
-                 toy_methods, (Table("1", "Errors"), Table("2", "Settings")), (), {"digits-lt-20": "cifar10-lt-100"})
+                 toy_methods, ("own",), ("1",), (Table("1", "Errors"), Table("2", "Settings")), (),
+                 {"digits-lt-20": "cifar10-lt-100"})
 
 
 def toy_records(paper: Paper, errors: Mapping[str, Sequence[float | None]], profile: Profile = "paper",

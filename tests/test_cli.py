@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("plan", "train", "status", "table", "figures", "report", "reproduce", "merge", "pack-records", "prepare", "doctor")
+COMMANDS = ("plan", "train", "status", "table", "figures", "report", "reproduce", "campaign", "merge", "pack-records",
+            "prepare", "doctor")
 
 
 def run(*arguments: str, cwd: Path = ROOT, module: str = "papers.mm.replicate") -> subprocess.CompletedProcess:
@@ -119,6 +120,36 @@ def test_the_quick_profile_end_to_end(small):
     assert run("merge", str(out), cwd=small).stdout.startswith("Merged 0 new records")
     plan = run("plan", "--profile", "quick", cwd=small)
     assert "0 runs of profile quick are to be trained." in plan.stdout
+
+
+def test_a_campaign_plans_probes_trains_and_goes_on(small):
+    """With nothing known it probes; a plan trains nothing; two devices share the packs; what is left is said."""
+    shutil.rmtree(small / "papers" / "mm" / "results" / "quick", ignore_errors=True)
+    assert run("prepare", "digits", cwd=small).returncode == 0
+
+    def campaign(*arguments):
+        return run("campaign", "--profile", "quick", *arguments, cwd=small, module="papers")
+
+    dry = campaign("--dry-run", "--columns", "digits-step-20", "--minutes", "5")
+    assert dry.returncode == 0, dry.stderr
+    assert "Probing resnet8 with 7 runs side by side" in dry.stdout
+    assert re.search(r"digits-step-20\W+7\W+own methods and CE", dry.stdout)
+    assert "49 of 49 runs are missing; they need" in dry.stdout
+    assert not (small / "papers" / "mm" / "results" / "quick").exists()
+    short = campaign("--columns", "digits-step-20", "--minutes", "0.0001")
+    assert short.returncode == 0, short.stderr
+    assert "Nothing fits this time; give more minutes." in short.stdout
+    done = campaign("--only", "mm", "--columns", "digits-step-20", "--device", "cpu,cpu")
+    assert done.returncode == 0, done.stderr
+    assert "Probing" not in done.stdout
+    assert re.search(r"digits-step-20\W+7\W+done", done.stdout)
+    assert "26 of 49 runs are missing; they need" in done.stdout
+    assert "0 of 23 runs are missing" in campaign("--columns", "digits-step-20").stdout
+    for arguments, said in ((("--only", "resnet"), "Nothing is called 'resnet'"), (("--columns", "x"), "Nothing is called 'x'"),
+                            (("--ray", "127.0.0.1:1"), "No Ray cluster answers")):
+        refused = campaign(*arguments)
+        assert refused.returncode == 2
+        assert said in refused.stderr
 
 
 def test_one_method_on_one_column_with_a_summary(small):

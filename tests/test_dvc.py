@@ -85,6 +85,23 @@ def test_after_make_clean_the_records_are_made_again(clone):
     assert list(clone.glob("papers/mm/results/quick/*/*.json"))
 
 
+def test_merged_records_are_not_trained_again(clone):
+    """What was trained elsewhere arrives by `merge`; DVC then has a stage to look at, which finds nothing to train."""
+    dvc("repro", cwd=clone)
+    sh(sys.executable, "-m", "papers", "pack-records", "records.tar", "--profile", "quick", cwd=clone)
+    sh("make", "clean", cwd=clone)
+    assert "mm-train@digits-lt-20" in dvc("status", cwd=clone)
+    assert "Merged 51 new" in sh(sys.executable, "-m", "papers", "merge", "records.tar", cwd=clone)
+    again = dvc("repro", cwd=clone)
+    assert "Training" not in again
+    assert "nothing to train" in again
+    assert "up to date" in dvc("status", cwd=clone)
+    table = (clone / "papers/mm/tables/table-1.md").read_text()
+    sh(sys.executable, "-m", "papers", "table", "--profile", "quick", cwd=clone)
+    assert (clone / "papers/mm/tables/table-1.md").read_text() == table
+    assert "up to date" in dvc("status", cwd=clone)
+
+
 def test_a_prepared_dataset_survives_dvc(clone, cifar10):
     import shutil
 

@@ -13,7 +13,7 @@ LEVELS = [
     {"errors", "spec", "losses", "models", "metrics"},
     {"data", "store", "method"},
     {"train", "report", "cost"},
-    {"cli", "console", "doctor"},
+    {"cli", "console", "doctor", "worth", "campaign"},
 ]
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}
 SOURCES = [p for folder in ("common", "papers") for p in sorted((ROOT / folder).rglob("*.py"))]

@@ -5,6 +5,7 @@ store, records and weights come back when a pack ends. Resume states come as the
 is lost goes on elsewhere from its last saved epoch.
 """
 
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -46,8 +47,9 @@ class Cluster:
         code = {"working_dir": str(Path(__file__).resolve().parents[2]), "excludes": NOT_SENT,
                 "env_vars": {"LONGTAIL_COMMIT": commit()}}
         try:
+            _knock(address)
             ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level="error")
-        except (ConnectionError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"No Ray cluster answers at {address!r} ({' '.join(str(error).split())[:200]}); start one with "
                             "`ray start --head`, and on the others `ray start --address=HOST:6379`.") from None
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
@@ -94,7 +96,7 @@ class Cluster:
             self._read_inbox()
             if not done:
                 continue
-            place, work, _ = self._tasks.pop(done[0])
+            place, *_ = self._tasks.pop(done[0])
             try:
                 result, files = self.ray.get(done[0])
             except self.ray.exceptions.RayTaskError as error:
@@ -120,6 +122,13 @@ class Cluster:
 
     def close(self) -> None:
         self.ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ray itself waits for minutes where nobody answers."""
+    host, found, port = address.rpartition(":")
+    if found and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _nowhere(name: str, content: bytes) -> None:

@@ -112,14 +112,15 @@ def in_order(work: Workspace, limit: int) -> Choose:
     return choose
 
 
-def conduct(planned: Sequence[Planned], choose: Choose, *, root: Path, work: Workspace, engine: Engine,
-            observer: Observer) -> list[Trained]:
+def conduct(planned: Sequence[Planned], choose: Choose, *, root: Path, work: Workspace, engine: Engine, observer: Observer,
+            ended: list[Trained] | None = None) -> list[Trained]:
     """Train packs, one at each place of the engine, until nothing that `choose` wants is missing or the deadline comes.
 
     A pack that does not fit into the memory is split, one whose worker is lost is begun again from its last saved epoch.
+    ended: grows by every pack worked on, so that an interrupted caller knows them.
     """
     running: dict[int, tuple[Sequence[Planned], float, ExitStack]] = {}
-    ended: list[Trained] = []
+    ended = [] if ended is None else ended
     cap, losses, paused = None, 0, False
     while True:
         have = record_files(root)

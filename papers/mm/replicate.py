@@ -317,6 +317,8 @@ PAPER = Paper(
     protocols={"paper": PARAMS.paper.protocol, "quick": PARAMS.quick.protocol},
     seeds={"paper": PARAMS.paper.seeds, "quick": PARAMS.quick.seeds},
     methods=methods,
+    own=("mm", "mm-drw", "mm-ldam-drw"),
+    main=("1",),
     tables=(
         Table("1", "Top-1 validation errors of ResNet-32 on imbalanced CIFAR-10 and CIFAR-100"),
         Table("2", "Hyper-parameters beta / delta- of MM-DRW on CIFAR-10"),

@@ -1,0 +1,157 @@
+"""Which missing runs are worth the device time at hand, in which packs, and what the rest still needs. No torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from common.cost import Speed, expected_seconds, work
+from common.method import Paper, Planned, plan
+from common.report.compare import published, standing_columns
+from common.spec import Profile
+
+SEEDS_FIRST = 3  # of every cell, before any cell gets more
+TIERS = ("own methods and CE", "other rows of the main tables", "ablations")
+BASELINE = "ce"
+
+
+Cost = Callable[[Sequence[Planned]], float | None]  # seconds of a pack; None where nobody knows
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Why a run is wanted. tier: 0 to 2 as in TIERS, 3 to 5 the same for seeds beyond the first three; lower comes first.
+
+    numbers: how many printed numbers, of all papers, it stands beside.
+    """
+
+    tier: int
+    numbers: int
+
+    @property
+    def reason(self) -> str:
+        return TIERS[self.tier % 3] + ("" if self.tier < 3 else ", further seeds")
+
+
+def wanted(papers: Sequence[Paper], profile: Profile, columns: Sequence[str] = (), seeds: int | None = None
+           ) -> tuple[list[Planned], dict[str, Worth]]:
+    """Every run of the papers (those of the named columns only), each key once, and what it is worth by its key.
+
+    A run is worth its best place in any paper, and the printed numbers of all; one that others start from, what they are.
+    """
+    runs: dict[str, Planned] = {}
+    worth: dict[str, Worth] = {}
+    for paper in papers:
+        printed = _printed(paper, profile)
+        mine = tuple(c.name for c in paper.columns[profile] if c.name in columns)
+        if columns and not mine:
+            continue
+        for item in plan(paper, profile, columns=mine, seeds=seeds):
+            found = _worth(paper, item, printed)
+            runs.setdefault(item.run.key, item)
+            link: Planned | None = item
+            while link:
+                before = worth.get(link.run.key, Worth(found.tier, 0))
+                worth[link.run.key] = Worth(min(before.tier, found.tier), before.numbers + found.numbers)
+                link = link.start
+    return list(runs.values()), worth
+
+
+def _printed(paper: Paper, profile: Profile) -> dict[tuple[str, str, str], list[str]]:
+    """(column, method, variant) -> the table of each number that the paper prints; quick columns by what they stand for."""
+    standing, found = standing_columns(paper, profile), {}
+    for row in published(paper).itertuples():
+        for column in standing.get(row.column, ()):
+            found.setdefault((column.name, row.method, row.variant), []).append(row.table)
+    return found
+
+
+def _worth(paper: Paper, item: Planned, printed: Mapping[tuple[str, str, str], list[str]]) -> Worth:
+    method = item.method
+    tables = printed.get((item.run.column.name, method.name, method.variant), [])
+    first = 0 if method.name in (BASELINE, *paper.own) else 1
+    tier = first if any(table in paper.main for table in tables) else 2
+    return Worth(tier + (3 if item.run.seed >= SEEDS_FIRST else 0), len(tables))
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A pack that could be trained next. seconds: expected, None where nothing is known."""
+
+    pack: tuple[Planned, ...]
+    worth: Worth
+    seconds: float | None
+
+
+def offers(ready: Sequence[Planned], worth: Mapping[str, Worth], form: Callable[[Sequence[Planned]], list[list[Planned]]],
+           cost: Cost) -> list[Offer]:
+    """What could be begun now, the most worthy first: by tier, then by printed numbers for the work, then as planned.
+
+    form: makes packs of runs of one tier (`common.train.work.form_packs`).
+    """
+    found = []
+    for tier in sorted({worth[m.run.key].tier for m in ready}):
+        for pack in form([m for m in ready if worth[m.run.key].tier == tier]):
+            numbers = sum(worth[m.run.key].numbers for m in pack)
+            found.append(Offer(tuple(pack), Worth(tier, numbers), cost(pack)))
+    return sorted(found, key=lambda o: (o.worth.tier, -o.worth.numbers / _work(o.pack)))
+
+
+def cost_at(speed: Speed, pack: Sequence[Planned]) -> float | None:
+    """What a pack costs where runs have this speed."""
+    return expected_seconds(pack[0].run.column, pack[0].run.protocol, len(pack), speed)
+
+
+def _work(pack: Sequence[Planned]) -> float:
+    return len(pack) * work(pack[0].run.column, pack[0].run.protocol)
+
+
+def fit(offered: Sequence[Offer], left: float, cost: Cost) -> Offer | None:
+    """The first offer that ends within `left` seconds; one that does not is made smaller, the first seeds of it kept.
+
+    If not even one run of anything fits, the first offer of which at least an epoch does: it goes on next time. Where
+    nothing is known of an offer, it is taken.
+    """
+    for offer in offered:
+        if smaller := _shrink(offer, left, cost):
+            return smaller
+    return next((o for o in offered if o.seconds is None or o.seconds / o.pack[0].run.protocol.epochs <= left), None)
+
+
+def _shrink(offer: Offer, left: float, cost: Cost) -> Offer | None:
+    if offer.seconds is None:
+        return None
+    for runs in range(len(offer.pack), 0, -1):
+        kept = {m.run.key for m in sorted(offer.pack, key=lambda m: m.run.seed)[:runs]}
+        pack = tuple(m for m in offer.pack if m.run.key in kept)
+        if (seconds := cost(pack)) <= left:
+            return Offer(pack, offer.worth, seconds)
+    return None
+
+
+def schedule(missing: Sequence[Planned], offer: Callable[[Sequence[Planned]], list[Offer]], cost: Cost, seconds: float,
+             places: int = 1) -> list[Offer]:
+    """What a campaign of so many seconds on so many places would train, as far as the costs foretell it."""
+    left, waiting, chosen = [seconds] * places, {m.run.key: m for m in missing}, []
+    while waiting and (found := fit(offer(begun_after(waiting)), max(left), cost)):
+        place = left.index(max(left))
+        left[place] -= found.seconds or 0.0
+        chosen.append(found)
+        for member in found.pack:
+            waiting.pop(member.run.key)
+        if left[place] < 0:
+            break
+    return chosen
+
+
+def begun_after(waiting: Mapping[str, Planned]) -> list[Planned]:
+    """Those of the waiting runs, by key, that do not start from another waiting one."""
+    return [m for m in waiting.values() if not (m.start and m.start.run.key in waiting)]
+
+
+def needs(missing: Sequence[Planned], form: Callable[[Sequence[Planned]], list[list[Planned]]], cost: Cost) -> tuple[float, int]:
+    """Seconds that the missing runs need in full packs, and how many runs are on backbones whose time nobody knows."""
+    seconds, unknown = 0.0, 0
+    for pack in form(missing):
+        expected = cost(pack)
+        unknown += len(pack) if expected is None else 0
+        seconds += expected or 0.0
+    return seconds, unknown
