@@ -90,16 +90,16 @@ def test_merged_records_are_not_trained_again(clone):
     dvc("repro", cwd=clone)
     sh(sys.executable, "-m", "papers", "pack-records", "records.tar", "--profile", "quick", cwd=clone)
     sh("make", "clean", cwd=clone)
-    assert "mm-train@digits-lt-20" in dvc("status", cwd=clone)
+    assert "mm-train@digits-lt-20" in dvc("status", "dvc.yaml", cwd=clone)
     assert "Merged 51 new" in sh(sys.executable, "-m", "papers", "merge", "records.tar", cwd=clone)
     again = dvc("repro", cwd=clone)
     assert "Training" not in again
     assert "nothing to train" in again
-    assert "up to date" in dvc("status", cwd=clone)
+    assert "up to date" in dvc("status", "dvc.yaml", cwd=clone)
     table = (clone / "papers/mm/tables/table-1.md").read_text()
     sh(sys.executable, "-m", "papers", "table", "--profile", "quick", cwd=clone)
     assert (clone / "papers/mm/tables/table-1.md").read_text() == table
-    assert "up to date" in dvc("status", cwd=clone)
+    assert "up to date" in dvc("status", "dvc.yaml", cwd=clone)
 
 
 def test_a_prepared_dataset_survives_dvc(clone, cifar10):
