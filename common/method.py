@@ -25,31 +25,51 @@ class Outputs(NamedTuple):
 
     logits: [..., batch, classes]; the raw cosines where the head is the cosine head.
     features: [..., batch, width], the input of the head.
+    projected: [..., batch, project] where the head has a projection, else None.
+    Of a method with companions and no `combine`, all three have a stream axis before the batch: [..., streams, batch, .].
     """
 
     logits: "Tensor"
     features: "Tensor"
+    projected: "Tensor | None" = None
 
 
 class Context(NamedTuple):
     """What else a loss may need: class counts [classes] in any order of size, and the epoch from 0 as a 0-d tensor
-    (a tensor, so that a captured CUDA graph reads today's value)."""
+    (a tensor, so that a captured CUDA graph reads today's value).
+
+    noise: [..., batch, classes], drawn by the run's own generator, where the method asks for it; each of the two label
+    terms of mixup gets a fresh one.
+    """
 
     counts: "Tensor"
     epoch: "Tensor"
+    noise: "Tensor | None" = None
 
 
 @dataclass(frozen=True)
 class Head:
-    """A classifier on the features. kind "cosine" yields unscaled cosines and has no bias (the scale lives in the loss).
+    """A classifier on the features. kind "cosine" yields unscaled cosines and has no bias (the scale lives in the loss);
+    "causal" is the normalised multi-head classifier of De-confound-TDE.
 
     bias: initial value of a linear head's bias; None is PyTorch's uniform(+-1 / sqrt(width)).
     decay_bias: whether weight decay reaches that bias.
+    keep: whether weight and bias start as the run that this one starts from has left them (a second stage).
+    rate: factor on the learning rate of weight and bias; 0 leaves them as they are.
+    rescale: "class" learns a factor on each class's logit (1 at first); "tau" learns the exponent in w / |w|^tau (0 at
+    first) of a head without its bias.
+    project: width of a projection of the features for a contrastive loss; 0 for none.
+    alpha: of the causal head at test time: how much of the mean feature's direction is taken away.
     """
 
-    kind: Literal["linear", "cosine"]
+    kind: Literal["linear", "cosine", "causal"]
     bias: float | None = None
     decay_bias: bool = True
+    keep: bool = False
+    rate: float = 1.0
+    rescale: Literal["", "class", "tau"] = ""
+    project: int = 0
+    alpha: float = 0.0
 
 
 LINEAR, COSINE = Head("linear"), Head("cosine")
@@ -63,8 +83,19 @@ class Method:
     weights(counts, epoch) -> class weights [classes]; sampler(counts, epoch) -> class probabilities, or None for a shuffle
     reduction: "weighted" divides a batch's weighted sum by the sum of its weights (PyTorch's weighted mean), "batch" by its size
     task: "classes", or "rotation" for the self-supervised pretext (four labels, the image turned by 0, 90, 180, 270 degrees)
-    starts_from: the method whose trained backbone this one starts with (same column, protocol and seed)
+    starts_from: the method whose trained backbone this one starts with (same column and seed; its own protocol if it names one)
     variant: tells rows of one name apart, spelled as in published.csv's notes ("beta=1.4;delta=0.6")
+    protocol: the setting, where it is not the paper's for this reading
+    mixup: alpha of the Beta(alpha, alpha) with which a batch is mixed with a permutation of itself; 0 for none
+    noise: what is drawn per sample and class for the loss: "normal" (standard) or "uniform" (on [0, 1))
+    companions: samplers of further images that a step sees beside its own (`again`: the same images under another crop;
+    `held_out`: of the held-out images); the loss then gets labels [..., 1 + companions, batch]
+    combine(features [..., streams, batch, width], context) -> [..., batch, .]: what the head sees of the streams, or None
+    network: "plain", or "bilateral" with a last block for each of two streams (BBN)
+    held_out: images of each class that are taken from the training set first, for meta-learning
+    meta_rate: step size of the sample weights that are learned on held-out images; 0 for none
+    adjust(counts) -> [classes], added to the logits at test time
+    keep_features: whether the record of seed 0 holds features for a figure; no part of the identity
     """
 
     name: str
@@ -77,6 +108,16 @@ class Method:
     task: Literal["classes", "rotation"] = "classes"
     starts_from: "Method | None" = None
     variant: str = ""
+    protocol: Protocol | None = None
+    mixup: float = 0.0
+    noise: Literal["", "normal", "uniform"] = ""
+    companions: tuple[Callable, ...] = ()
+    combine: Callable | None = None
+    network: Literal["plain", "bilateral"] = "plain"
+    held_out: int = 0
+    meta_rate: float = 0.0
+    adjust: Callable | None = None
+    keep_features: bool = False
 
     @property
     def label(self) -> str:
@@ -88,11 +129,17 @@ class Method:
         """The factor s by which the loss multiplies the logits (1 where it has none): what a softmax at test time uses."""
         return float(describe_function(self.loss).get("s", 1.0))
 
+    @property
+    def shape(self) -> tuple:
+        """What the runs of a pack have in common, beside column and protocol."""
+        return self.network, len(self.companions), self.held_out, self.meta_rate > 0, self.mixup > 0
+
     def describe(self) -> dict[str, Any]:
         """All that decides the numbers, as JSON; name, reading and variant do not."""
-        head = {"kind": self.head.kind}
-        if self.head.kind == "linear":
-            head |= {"bias": self.head.bias, "decay_bias": self.head.decay_bias}
+        head = dict(vars(self.head))
+        if self.head.kind != "linear":
+            head = {name: value for name, value in head.items() if name not in ("bias", "decay_bias")}
+        first = self.starts_from
         return {
             "loss": describe_function(self.loss),
             "head": head,
@@ -100,7 +147,15 @@ class Method:
             "sampler": describe_function(self.sampler),
             "reduction": self.reduction,
             "task": self.task,
-            "starts_from": self.starts_from.describe() if self.starts_from else None,
+            "starts_from": first.describe() | {"protocol": vars(first.protocol) if first.protocol else None} if first else None,
+            "mixup": self.mixup,
+            "noise": self.noise,
+            "companions": [describe_function(f) for f in self.companions],
+            "combine": describe_function(self.combine) if self.combine else None,
+            "network": self.network,
+            "held_out": self.held_out,
+            "meta_rate": self.meta_rate,
+            "adjust": describe_function(self.adjust) if self.adjust else None,
         }
 
 
@@ -123,8 +178,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Paper:
-    """One paper. methods(column, protocol) lists everything that is trained on a column, rows and grids alike.
+    """One paper. methods(column, protocols) lists everything that is trained on a column, rows and grids alike.
 
+    protocols: of each profile, by reading ("written", "released"), and by other names that `methods` may want; a method
+    without a protocol of its own takes that of its reading.
     own, main: the names of the paper's own methods, and the numbers of the tables that its claim rests on: with
     cross-entropy, they are trained first.
     stand_ins: for a column of the quick profile, the published column in whose place it is shown.
@@ -134,9 +191,9 @@ class Paper:
     title: str
     folder: Path
     columns: Mapping[Profile, tuple[Column, ...]]
-    protocols: Mapping[Profile, Protocol]
+    protocols: Mapping[Profile, Mapping[str, Protocol]]
     seeds: Mapping[Profile, int]
-    methods: Callable[[Column, Protocol], tuple[Method, ...]]
+    methods: Callable[[Column, Mapping[str, Protocol]], tuple[Method, ...]]
     own: tuple[str, ...] = ()
     main: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
@@ -145,6 +202,9 @@ class Paper:
 
     def results(self, profile: Profile) -> Path:
         return self.folder / "results" / profile
+
+    def run(self, profile: Profile, column: Column, method: Method, seed: int) -> Run:
+        return make_run(column, method.protocol or self.protocols[profile][method.reading], method, seed)
 
 
 @dataclass(frozen=True)
@@ -174,7 +234,9 @@ class Planned:
     def start(self) -> "Planned | None":
         """The run whose backbone this one starts with."""
         first = self.method.starts_from
-        return Planned(make_run(self.run.column, self.run.protocol, first, self.run.seed), first, self.folder) if first else None
+        if first is None:
+            return None
+        return Planned(make_run(self.run.column, first.protocol or self.run.protocol, first, self.run.seed), first, self.folder)
 
 
 def make_run(column: Column, protocol: Protocol, method: Method, seed: int) -> Run:
@@ -211,15 +273,15 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
     known = {c.name: c for c in paper.columns[profile]}
     if unknown := [c for c in columns if c not in known]:
         raise UserError(f"{paper.name} has no column {unknown[0]!r} in profile {profile!r}; it has: {', '.join(known)}.")
-    protocol, found, seen = paper.protocols[profile], {}, set()
+    found, seen = {}, set()
     for name in columns or known:
-        for method in paper.methods(known[name], protocol):
+        for method in paper.methods(known[name], paper.protocols[profile]):
             names = {method.name, method.label, f"{method.name}@{method.reading}"}
             seen |= names
             if methods and not names & set(methods):
                 continue
             for seed in range(paper.seeds[profile] if seeds is None else seeds):
-                run = make_run(known[name], protocol, method, seed)
+                run = paper.run(profile, known[name], method, seed)
                 found.setdefault(run.key, Planned(run, method, paper.results(profile) / name))
     if unknown := [m for m in methods if m not in seen]:
         names = ", ".join(sorted(n for n in seen if "@" not in n))

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ import yaml
 
 from common.errors import UserError
 
-Imbalance = Literal["none", "lt", "step"]
+Imbalance = Literal["none", "lt", "step", "counts"]
 Subset = Literal["canonical", "archive"]
 Profile = Literal["quick", "paper"]
 Reading = Literal["written", "released"]
@@ -29,7 +30,9 @@ Reading = Literal["written", "released"]
 class Column:
     """What a table's column names: dataset, imbalance and backbone.
 
-    ratio: largest over smallest class, rho >= 1 (1 where `imbalance` is "none").
+    ratio: largest over smallest class, rho >= 1 (1 where `imbalance` is "none" or "counts").
+    counts: with imbalance "counts", the training images of the first len(counts) classes; the others are left out of
+    training and test set.
     subset: which images are kept; "canonical" ranks a class by the hash of its pixels, "archive" is the
     authors' own draw (NumPy seed 0 over the order of the official archive).
     """
@@ -39,11 +42,13 @@ class Column:
     ratio: int
     backbone: str
     subset: Subset = "canonical"
+    counts: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
         """Readable and unique within a paper, for example `cifar10-lt-100`; says the backbone where it is not the usual one."""
-        parts = [self.dataset] + ([] if self.imbalance == "none" else [self.imbalance, str(self.ratio)])
+        parts = [self.dataset, *map(str, self.counts)]
+        parts += [self.imbalance, str(self.ratio)] if self.imbalance in ("lt", "step") else []
         parts += [] if self.backbone in ("resnet32", "resnet8") else [self.backbone]
         parts += [] if self.subset == "canonical" else [self.subset]
         return "-".join(parts)
@@ -51,10 +56,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Optimiser and schedule, which the papers call "the setting": SGD with momentum and multi-step decay.
+    """Optimiser and schedule, which the papers call "the setting": SGD with momentum.
 
-    The rate of an epoch (counted from 0) is `rate`, times (epoch + 1) / warmup_epochs while that is below 1,
-    times decay_factor for every entry of decay_epochs that has been reached.
+    The rate of an epoch (counted from 0) is `rate`, times (epoch + 1) / warmup_epochs while that is below 1; in steps,
+    times decay_factor for every entry of decay_epochs that has been reached; as a cosine, times (1 + cos(pi epoch /
+    epochs)) / 2.
+    trains: "all", or "head" for a second stage, whose backbone keeps every weight. moving_statistics: whether that
+    backbone is in training mode all the same, so that its batch statistics follow the second stage's sampling.
     """
 
     epochs: int
@@ -66,10 +74,15 @@ class Protocol:
     decay_epochs: tuple[int, ...]
     decay_factor: float
     drop_last: bool
+    schedule: Literal["steps", "cosine"] = "steps"
+    trains: Literal["all", "head"] = "all"
+    moving_statistics: bool = False
 
     def learning_rate(self, epoch: int) -> float:
         """The learning rate of `epoch`, counted from 0 (LDAM family: the epochs with index >= 160 are the decayed ones)."""
         warm = min(1.0, (epoch + 1) / self.warmup_epochs) if self.warmup_epochs else 1.0
+        if self.schedule == "cosine":
+            return self.rate * warm * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         return self.rate * warm * self.decay_factor ** sum(epoch >= e for e in self.decay_epochs)
 
 

@@ -79,7 +79,7 @@ def some_loss(outputs: Any, labels: Any, context: Any, *, kind: str) -> None:
     """Stands for a loss: only its name and keyword are ever looked at."""
 
 
-def toy_methods(column: Column, protocol: Protocol) -> tuple[Method, ...]:
+def toy_methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
     """`ce` and `rival` have one reading, `own` has two, and an ablation of two settings."""
     rows = [("ce", "written", ""), ("rival", "written", "")]
     rows += [("own", reading, variant) for variant in ("", *SETTINGS[column.imbalance]) for reading in ("written", "released")]
@@ -99,9 +99,9 @@ def toy_paper(folder: Path, claims: str = "", published: tuple[str, ...] = PUBLI
     protocol = Protocol(4, 32, 0.1, 0.9, 0.0002, 1, (2, 3), 0.1, False)
     columns = {"paper": (Column("cifar10", "lt", 100, "resnet32"), Column("cifar10", "step", 100, "resnet32")),
                "quick": (Column("digits", "lt", 20, "resnet8"),)}
-    return Paper("toy", "A toy paper", folder, columns, {"paper": protocol, "quick": protocol}, {"paper": 3, "quick": 2},
-                 toy_methods, ("own",), ("1",), (Table("1", "Errors"), Table("2", "Settings")), (),
-                 {"digits-lt-20": "cifar10-lt-100"})
+    protocols = {name: {"written": protocol, "released": protocol} for name in ("paper", "quick")}
+    return Paper("toy", "A toy paper", folder, columns, protocols, {"paper": 3, "quick": 2}, toy_methods, ("own",), ("1",),
+                 (Table("1", "Errors"), Table("2", "Settings")), (), {"digits-lt-20": "cifar10-lt-100"})
 
 
 def toy_records(paper: Paper, errors: Mapping[str, Sequence[float | None]], profile: Profile = "paper",

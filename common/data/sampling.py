@@ -67,6 +67,16 @@ def reversed_frequency(counts: Vector, epoch: int) -> Vector:
     return _normalised(1.0 / np.asarray(counts, float))
 
 
+def again(counts: Vector, epoch: int) -> str:
+    """Of a companion stream: the images of the first stream once more, under a crop and flip of their own."""
+    return "again"
+
+
+def held_out(counts: Vector, epoch: int) -> str:
+    """Of a companion stream: any of the images that were held out from training."""
+    return "held out"
+
+
 def _sum_to_classes(weights: Vector) -> Vector:
     return weights * (len(weights) / weights.sum())
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.errors import UserError
-from common.method import Method, Paper, make_run
+from common.method import Method, Paper
 from common.spec import Column, Profile
 
 if TYPE_CHECKING:
@@ -167,9 +167,9 @@ def standing_columns(paper: Paper, profile: Profile) -> dict[str, tuple[Column, 
 def arms(paper: Paper, records: Records, profile: Profile, column: Column) -> list[Arm]:
     """Every method of a column, as the paper lists them, with the records it has; more seeds than planned all count."""
     seeds = sorted(set(range(paper.seeds[profile])) | {record["spec"]["seed"] for record in records.values()})
-    protocol, found = paper.protocols[profile], []
-    for method in paper.methods(column, protocol):
-        keys = [make_run(column, protocol, method, seed).key for seed in seeds]
+    found = []
+    for method in paper.methods(column, paper.protocols[profile]):
+        keys = [paper.run(profile, column, method, seed).key for seed in seeds]
         have = [records[key] for key in keys if key in records]
         done = tuple(r for r in have if r["status"] == "done")
         found.append(Arm(method, done, tuple(r for r in have if r["status"] != "done")))

@@ -15,6 +15,7 @@ of class j; s: scale; delta+ / delta-: parameters of the hard positive / negativ
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -292,8 +293,10 @@ def switches(column: Column, protocol: Protocol) -> list[Method]:
     ]
 
 
-def methods(column: Column, protocol: Protocol) -> tuple[Method, ...]:
-    """Everything that is trained on a column: the rows of Table 1, the grid of Table 2 or 3, the switches."""
+def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
+    """Everything that is trained on a column: the rows of Table 1, the grid of Table 2 or 3, the switches. Text and code
+    agree on the setting."""
+    protocol = protocols["written"]
     return (*baselines(column, protocol), *own_rows(column, protocol), *switches(column, protocol))
 
 
@@ -314,7 +317,8 @@ PAPER = Paper(
     title="Learning Imbalanced Datasets with Maximum Margin Loss",
     folder=HERE,
     columns={name: tuple(p.columns.values()) for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
-    protocols={"paper": PARAMS.paper.protocol, "quick": PARAMS.quick.protocol},
+    protocols={name: {"written": p.protocol, "released": p.protocol}
+               for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
     seeds={"paper": PARAMS.paper.seeds, "quick": PARAMS.quick.seeds},
     methods=methods,
     own=("mm", "mm-drw", "mm-ldam-drw"),

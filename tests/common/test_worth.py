@@ -57,7 +57,7 @@ def test_a_run_that_two_papers_print_is_there_once_and_worth_its_best_place_and_
 
 
 def test_a_start_is_worth_what_needs_it(papers):
-    def methods(column, protocol):
+    def methods(column, protocols):
         first = Method("pretext", "written", some_loss, task="rotation")
         return (Method("own", "written", some_loss, starts_from=first), Method("ce", "written", some_loss))
 
