@@ -17,7 +17,8 @@ PROTOCOL = PAPER.protocols["paper"]["written"]
 
 
 def method(column: str, name: str, reading: str, variant: str = ""):
-    found = [m for m in PAPER.methods(COLUMNS[column], PAPER.protocols["paper"]) if (m.name, m.reading, m.variant) == (name, reading, variant)]
+    listed = PAPER.methods(COLUMNS[column], PAPER.protocols["paper"])
+    found = [m for m in listed if (m.name, m.reading, m.variant) == (name, reading, variant)]
     assert len(found) == 1
     return found[0]
 
