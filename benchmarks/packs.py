@@ -202,7 +202,7 @@ def measure_eager(feed: Feed, effort: Effort, at: torch.device) -> dict[str, Any
     step, batch = plain_training(at), PROTOCOL.batch_size
 
     def draw() -> Tensor:
-        return feed.draw([Draw(0, None, False)], 0, batch).to(at)
+        return feed.draw([Draw(0, None, False)], 0, batch).images.to(at)
 
     drawn = draw()
     batches = cycle(drawn[:, :, i:i + batch] for i in range(0, len(feed.labels) - batch + 1, batch))
@@ -229,8 +229,7 @@ def measure_pack(runs: int, images: Images, device: Device, effort: Effort, at: 
     warm_up(pack, at)
     ready = time.perf_counter() - begun
     draw_ms = median(times(partial(pack.begin_epoch, 1), 1, effort.repeats, at))
-    size = PROTOCOL.batch_size
-    batches = cycle(pack.drawn[:, :, i * size:(i + 1) * size] for i in range(pack.batch_sizes.count(size)))
+    batches = cycle(pack.batches()[:pack.batch_sizes.count(PROTOCOL.batch_size)])
     measured = times(lambda: pack._run_step(next(batches)), effort.steps, effort.repeats, at)
     result = row(f"pack of {runs}", runs, device.precision, measured, draw_ms / epoch_steps(pack.feed))
     result["evaluation"] = measure_evaluation(pack, result["ms"] * epoch_steps(pack.feed), effort, at)
@@ -247,7 +246,7 @@ def warm_up(pack: Pack, at: torch.device) -> None:
         pack.train_epoch(0)
     else:
         pack.begin_epoch(0)
-        pack._run_step(pack.drawn[:, :, :PROTOCOL.batch_size])
+        pack._run_step(pack.batches()[0])
     drain(at)
 
 

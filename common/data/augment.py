@@ -42,8 +42,18 @@ def crop(padded: Tensor, pixels: tuple[Tensor, Tensor], index: Tensor, dy: Tenso
     return padded[index, row + dy, column + dx]
 
 
+def mix(images: Tensor, partner: Tensor, blend: Tensor) -> Tensor:
+    """mixup (Zhang et al., 2018): blend * x + (1 - blend) * x[partner], in the type of `blend`.
+
+    images: uint8 [runs, batch, side, side, c]; partner: int64 positions in the batch, blend: float, both [runs, batch].
+    """
+    share = blend[..., None, None, None]
+    wide = images.to(blend.dtype)
+    return share * wide + (1 - share) * wide.take_along_dim(partner[..., None, None, None], 1)
+
+
 def normalise(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 [..., c] -> (x / 255 - mean) / std in `dtype`, computed in float32 at least."""
+    """Values 0 to 255 [..., c] -> (x / 255 - mean) / std in `dtype`, computed in float32 at least."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     return ((images.to(wide) / 255 - mean.to(wide)) / std.to(wide)).to(dtype)
 

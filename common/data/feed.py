@@ -5,19 +5,20 @@ batches, crops and flips in any pack, on any device, and after a resume, and two
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.augment import as_network_input, crop, normalise, pad_images, source_pixels
-from common.data.imbalance import select
+from common.data.augment import as_network_input, crop, mix, normalise, pad_images, source_pixels
+from common.data.imbalance import last_of_each, select
 from common.data.sets import SETS, Images
 from common.spec import Column
 
-INDEX, DY, DX, FLIP, TURN = range(5)  # rows of an epoch's draws
+INDEX, DY, DX, FLIP, TURN, PARTNER = ROWS = range(6)  # rows of an epoch's draws; PARTNER is a position in the batch
 
 
 def stream(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
@@ -26,67 +27,144 @@ def stream(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+class Drawn(NamedTuple):
+    """What all runs of a pack draw in an epoch, or a part of it that is one batch.
+
+    images: int64 [ROWS, runs, images]; others: the same of every companion stream, [companions, ROWS, runs, images].
+    blend: share of an image against its partner, [runs, images], or [0] without mixup. noise: [terms, runs, images,
+    classes] of each group of runs that asks for it.
+    """
+
+    images: Tensor
+    others: Tensor
+    blend: Tensor
+    noise: tuple[Tensor, ...] = ()
+
+    def part(self, start: int, size: int) -> "Drawn":
+        """Images start to start + size of every run: views."""
+        stop = start + size
+        return Drawn(self.images[..., start:stop], self.others[..., start:stop], self.blend[..., start:stop],
+                     tuple(n[:, :, start:stop] for n in self.noise))
+
+    def tensors(self) -> list[Tensor]:
+        return [self.images, self.others, self.blend, *self.noise]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Drawn":
+        images, others, blend, *noise = map(function, self.tensors())
+        return Drawn(images, others, blend, tuple(noise))
+
+    def copy_(self, other: "Drawn") -> None:
+        for mine, its in zip(self.tensors(), other.tensors(), strict=True):
+            mine.copy_(its)
+
+
+Order = np.ndarray | str | None  # what a sampler returns: class probabilities, "again", "held out", or None for a shuffle
+
+
 @dataclass(frozen=True)
 class Draw:
-    """How a run draws: class probabilities of its sampler (None: a shuffle), and whether its task turns the images."""
+    """How a run draws: what its sampler and its companions' samplers say, whether its task turns the images, its mixup."""
 
     seed: int
-    probabilities: np.ndarray | None
+    order: Order
     turns: bool
+    companions: tuple[Order, ...] = ()
+    mixup: float = 0.0
 
 
 def draw_epoch(draw: Draw, epoch: int, labels: Tensor, *, pad: int, flip: bool, batch: int) -> Tensor:
-    """One run's epoch: int64 [5, images], the rows INDEX, DY, DX, FLIP, TURN.
+    """One run's epoch of its own images: int64 [ROWS, images].
 
     labels: int64 [images] on the CPU. A sampler draws as many images as the set has, with replacement. Turns are
-    balanced within each batch.
+    balanced within each batch; partners are a permutation of the batch.
     """
     n = len(labels)
-    result = torch.zeros(5, n, dtype=torch.int64)
-    order = stream(draw.seed, "order", epoch)
-    if draw.probabilities is None:
-        result[INDEX] = torch.randperm(n, generator=order)
+    result = draw_stream(draw.seed, "", epoch, draw.order, labels, pad=pad, flip=flip)
+    if draw.turns:
+        turns = stream(draw.seed, "turns", epoch)
+        result[TURN] = torch.cat([torch.randperm(min(batch, n - i), generator=turns) % 4 for i in range(0, n, batch)])
+    if draw.mixup:
+        partners = stream(draw.seed, "partners", epoch)
+        result[PARTNER] = torch.cat([torch.randperm(min(batch, n - i), generator=partners) for i in range(0, n, batch)])
+    return result
+
+
+def draw_stream(seed: int, name: str, epoch: int, order: Order, labels: Tensor, *, pad: int, flip: bool,
+                first: Tensor | None = None, held_out: int = 0) -> Tensor:
+    """Images, crops and flips of one stream, int64 [ROWS, images]; `first` are the indices of the run's own stream."""
+    n = len(labels)
+    result = torch.zeros(len(ROWS), n, dtype=torch.int64)
+    generator = stream(seed, f"order{name}", epoch)
+    if order is None:
+        result[INDEX] = torch.randperm(n, generator=generator)
+    elif isinstance(order, str):
+        result[INDEX] = first if order == "again" else n + torch.randint(0, held_out, (n,), generator=generator)
     else:
-        each = torch.from_numpy(draw.probabilities / np.bincount(labels, minlength=len(draw.probabilities)))
-        result[INDEX] = torch.multinomial(each[labels], n, replacement=True, generator=order)
-    augmentation = stream(draw.seed, "augmentation", epoch)
+        each = torch.from_numpy(order / np.bincount(labels, minlength=len(order)))
+        result[INDEX] = torch.multinomial(each[labels], n, replacement=True, generator=generator)
+    augmentation = stream(seed, f"augmentation{name}", epoch)
     if pad:
         result[DY:DX + 1] = torch.randint(0, 2 * pad + 1, (2, n), generator=augmentation)
     if flip:
         result[FLIP] = torch.randint(0, 2, (n,), generator=augmentation)
-    if draw.turns:
-        turns = stream(draw.seed, "turns", epoch)
-        result[TURN] = torch.cat([torch.randperm(min(batch, n - i), generator=turns) % 4 for i in range(0, n, batch)])
     return result
+
+
+def draw_blend(draw: Draw, epoch: int, images: int, batch: int) -> Tensor:
+    """The share of an image against its partner, float64 [images]: one Beta(mixup, mixup) a batch (Zhang et al., 2018)."""
+    generator = np.random.default_rng(stream(draw.seed, "blend", epoch).initial_seed())
+    shares = generator.beta(draw.mixup, draw.mixup, -(-images // batch))
+    return torch.from_numpy(shares).repeat_interleave(batch)[:images]
+
+
+def draw_noise(seed: int, epoch: int, kind: str, shape: Sequence[int]) -> Tensor:
+    """Standard normal or uniform noise of a run, float32 of this shape."""
+    generator = stream(seed, "noise", epoch)
+    return torch.randn(*shape, generator=generator) if kind == "normal" else torch.rand(*shape, generator=generator)
 
 
 class Feed:
     """The images of one column on a device.
 
-    counts: training images per class, [classes] (CPU). labels, test_labels: int64 on the device.
+    counts: training images per class, [classes] (CPU). size: training images. labels: int64 on the device, of the
+    training images and, after them, of the held-out ones; test_labels: int64 on the device.
     """
 
-    def __init__(self, images: Images, column: Column, *, turns: bool, device: torch.device, dtype: torch.dtype):
+    def __init__(self, images: Images, column: Column, *, turns: bool, device: torch.device, dtype: torch.dtype,
+                 held_out: int = 0):
         self.facts, self.dtype = SETS[column.dataset], dtype
-        kept = select(images.y_train, column, images.archive_order)
+        kept = select(images.y_train, column, images.archive_order, held_out)
         self.cpu_labels = torch.from_numpy(images.y_train[kept].astype(np.int64))
-        self.classes = self.facts.classes
-        self.counts = np.bincount(self.cpu_labels, minlength=self.classes)
-        self.labels = self.cpu_labels.to(device)
-        self.padded = pad_images(torch.from_numpy(images.x_train[kept]).to(device), self.facts.pad)
-        self.test_images = torch.from_numpy(images.x_test).to(device)
-        self.test_labels = torch.from_numpy(images.y_test.astype(np.int64)).to(device)
+        self.classes = len(column.counts) or self.facts.classes
+        self.counts, self.size = np.bincount(self.cpu_labels, minlength=self.classes), len(kept)
+        whole = np.concatenate([kept, last_of_each(images.y_train, held_out, self.classes)])
+        self.labels = torch.from_numpy(images.y_train[whole].astype(np.int64)).to(device)
+        self.padded = pad_images(torch.from_numpy(images.x_train[whole]).to(device), self.facts.pad)
+        tested = images.y_test < self.classes
+        self.test_images = torch.from_numpy(images.x_test[tested]).to(device)
+        self.test_labels = torch.from_numpy(images.y_test[tested].astype(np.int64)).to(device)
         self.mean, self.std = (torch.tensor(v, device=device) for v in (self.facts.mean, self.facts.std))
         self.pixels = source_pixels(self.facts.side, turns, device)
 
-    def draw(self, draws: Sequence[Draw], epoch: int, batch: int) -> Tensor:
-        """The epoch of every run: int64 [5, runs, images] on the CPU."""
-        each = [draw_epoch(d, epoch, self.cpu_labels, pad=self.facts.pad, flip=self.facts.flip, batch=batch) for d in draws]
-        return torch.stack(each, 1)
+    def draw(self, draws: Sequence[Draw], epoch: int, batch: int) -> Drawn:
+        """The epoch of every run, on the CPU, without noise."""
+        how = {"pad": self.facts.pad, "flip": self.facts.flip}
+        own = [draw_epoch(d, epoch, self.cpu_labels, batch=batch, **how) for d in draws]
+        others = [torch.stack([
+            draw_stream(d.seed, f"-{k}", epoch, order, self.cpu_labels, first=mine[INDEX],
+                        held_out=len(self.labels) - self.size, **how) for k, order in enumerate(d.companions, 1)], 0)
+            for d, mine in zip(draws, own, strict=True) if d.companions]
+        blend = [draw_blend(d, epoch, self.size, batch) for d in draws if d.mixup]
+        return Drawn(torch.stack(own, 1), torch.stack(others, 2) if others else torch.zeros(0, len(ROWS), len(draws), self.size,
+                                                                                          dtype=torch.int64),
+                     torch.stack(blend) if blend else torch.zeros(0))
 
-    def batch(self, drawn: Tensor) -> Tensor:
-        """Network input [batch, runs * channels, side, side] of the draws int64 [5, runs, batch]."""
-        images = crop(self.padded, self.pixels, drawn[INDEX], drawn[DY], drawn[DX], drawn[FLIP], drawn[TURN])
+    def batch(self, drawn: Tensor, blend: Tensor | None = None) -> Tensor:
+        """Network input [batch, runs * channels, side, side] of the draws int64 [ROWS, runs, batch]; with `blend`
+        [runs, batch], every image is mixed with its partner."""
+        images = crop(self.padded, self.pixels, *drawn[:PARTNER])
+        if blend is not None:
+            images = mix(images, drawn[PARTNER], blend)
         return as_network_input(normalise(images, self.mean, self.std, self.dtype))
 
     def test_batch(self, start: int, stop: int, stride: int, turns: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor]:

@@ -41,19 +41,30 @@ def class_counts(imbalance: str, ratio: float, n_max: int, classes: int) -> np.n
     return counts
 
 
-def select(labels: np.ndarray, column: Column, archive_order: np.ndarray | None = None) -> np.ndarray:
+def select(labels: np.ndarray, column: Column, archive_order: np.ndarray | None = None, held_out: int = 0) -> np.ndarray:
     """Ascending indices, int64, of the training images that `column` keeps; `labels` [count] are in canonical order.
 
     The largest class of an imbalanced column is as large as the dataset's smallest. archive_order: as in `Images`,
-    needed where the column's subset is "archive", else a UserError.
+    needed where the column's subset is "archive", else a UserError. held_out: images of each class that are set aside
+    first (`last_of_each`), so that the largest class is smaller by as many.
     """
+    present = np.bincount(labels) - held_out
     if column.imbalance == "none":
-        return np.arange(len(labels))
-    present = np.bincount(labels)
-    counts = class_counts(column.imbalance, column.ratio, int(present.min()), len(present))
+        counts = present
+    elif column.imbalance == "counts":
+        counts = column.counts
+        if len(counts) > len(present) or any(n > p for n, p in zip(counts, present, strict=False)):
+            raise UserError(f"{column.name} asks for more images than the classes of {column.dataset} have.")
+    else:
+        counts = class_counts(column.imbalance, column.ratio, int(present.min()), len(present))
     if column.subset == "archive":
         return _select_as_archive(labels, counts, column, archive_order)
     return np.concatenate([np.flatnonzero(labels == c)[:n] for c, n in enumerate(counts)])
+
+
+def last_of_each(labels: np.ndarray, held_out: int, classes: int) -> np.ndarray:
+    """Ascending indices of the last `held_out` images of each of the first classes: those that no canonical subset keeps."""
+    return np.concatenate([np.flatnonzero(labels == c)[len(np.flatnonzero(labels == c)) - held_out:] for c in range(classes)])
 
 
 def _select_as_archive(labels: np.ndarray, counts: np.ndarray, column: Column, archive_order: np.ndarray | None) -> np.ndarray:

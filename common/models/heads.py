@@ -1,4 +1,8 @@
-"""Classifiers on the features of the M runs of one method, packed: a batched product over the leading run axis."""
+"""Classifiers on the features of the M runs of one method, packed: a batched product over the leading run axis.
+
+All weights are [runs, width, classes]; a second stage may take them over, rescale the logits of each class or learn by
+which power of its norm a weight is divided.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,48 +11,115 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+PARTS, STRENGTH, SLACK, MOVE = 2, 16.0, 1 / 32, 0.9  # of the causal head: K, tau, gamma, and the decay of its mean feature
 
-class LinearHead(nn.Module):
-    """Features [runs, batch, width] -> logits w_c . f + b_c [runs, batch, classes].
 
-    Weights kaiming_normal (fan-in, gain sqrt 2); bias uniform(+-1 / sqrt(width)), or the constant `bias`.
+class PackedHead(nn.Module):
+    """What the heads share: the weight, an optional projection, and the two ways of rescaling.
+
+    rescale: "class" has a learned factor `scale` on each logit, 1 at first; "tau" a learned exponent, 0 at first.
+    project: width of the projection, 0 for none.
     """
 
-    def __init__(self, runs: int, width: int, classes: int, bias: float | None = None):
+    def __init__(self, runs: int, width: int, classes: int, rescale: str = "", project: int = 0):
         super().__init__()
-        self.initial_bias = bias
         self.weight = nn.Parameter(torch.empty(runs, width, classes))
-        self.bias = nn.Parameter(torch.empty(runs, 1, classes))
+        self.scale = nn.Parameter(torch.ones(runs, 1, classes)) if rescale == "class" else None
+        self.tau = nn.Parameter(torch.zeros(runs, 1, 1)) if rescale == "tau" else None
+        self.projection = Projection(runs, width, project) if project else None
 
-    @torch.no_grad()
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        width = self.weight.shape[1]
-        for weight, bias, generator in zip(self.weight, self.bias, generators, strict=True):
-            weight.copy_(torch.randn(weight.shape, generator=generator) * math.sqrt(2 / width))
-            if self.initial_bias is None:
-                bias.copy_((torch.rand(bias.shape, generator=generator) * 2 - 1) / math.sqrt(width))
-            else:
-                bias.fill_(self.initial_bias)
+        """Draw every run's weights from its own generator."""
+        with torch.no_grad():
+            for run, generator in enumerate(generators):
+                self.draw(run, generator)
+        if self.projection is not None:
+            self.projection.initialise(generators)
+
+    def draw(self, run: int, generator: torch.Generator) -> None:
+        raise NotImplementedError
+
+    def logits(self, features: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def forward(self, features: Tensor) -> Tensor:
+        """Features [runs, batch, width] -> logits [runs, batch, classes]."""
+        if self.tau is not None:  # w / |w|^tau, without a bias (Kang et al., 2020)
+            return torch.bmm(features, self.weight / self.weight.norm(dim=1, keepdim=True) ** self.tau)
+        z = self.logits(features)
+        return z if self.scale is None else self.scale * z
+
+
+class LinearHead(PackedHead):
+    """Logits w_c . f + b_c. Weights kaiming_normal (fan-in, gain sqrt 2); bias uniform(+-1 / sqrt(width)), or the constant
+    `bias`."""
+
+    def __init__(self, runs: int, width: int, classes: int, bias: float | None = None, rescale: str = "", project: int = 0):
+        super().__init__(runs, width, classes, rescale, project)
+        self.initial_bias = bias
+        self.bias = nn.Parameter(torch.empty(runs, 1, classes))
+
+    def draw(self, run: int, generator: torch.Generator) -> None:
+        weight, bias = self.weight[run], self.bias[run]
+        weight.copy_(torch.randn(weight.shape, generator=generator) * math.sqrt(2 / len(weight)))
+        if self.initial_bias is None:
+            bias.copy_((torch.rand(bias.shape, generator=generator) * 2 - 1) / math.sqrt(len(weight)))
+        else:
+            bias.fill_(self.initial_bias)
+
+    def logits(self, features: Tensor) -> Tensor:
         return torch.baddbmm(self.bias, features, self.weight)
 
 
-class CosineHead(nn.Module):
-    """Features [runs, batch, width] -> cosines of the angles to the class weights [runs, batch, classes], unscaled.
+class CosineHead(PackedHead):
+    """Cosines of the angles to the class weights, unscaled. Weights uniform(-1, 1), then unit columns; no bias (the
+    "normed" head of the LDAM code)."""
 
-    Weights uniform(-1, 1), then unit columns; no bias (the "normed" head of the LDAM code).
-    """
+    def draw(self, run: int, generator: torch.Generator) -> None:
+        drawn = torch.rand(self.weight[run].shape, generator=generator) * 2 - 1
+        self.weight[run].copy_(F.normalize(drawn, dim=0))
 
-    def __init__(self, runs: int, width: int, classes: int):
+    def logits(self, features: Tensor) -> Tensor:
+        return torch.bmm(F.normalize(features, dim=-1), F.normalize(self.weight, dim=1))
+
+
+class CausalHead(PackedHead):
+    """The normalised multi-head classifier of Tang et al. (2020): z_c = (tau / K) sum_k x_k / |x_k| . w_ck / (|w_ck| + gamma),
+    with x_k the K parts of the feature. At test time the share of the mean training feature's direction d_k is taken away:
+    x_k / |x_k| - alpha cos(x_k, d_k) d_k. Weights uniform(+-1 / sqrt(width))."""
+
+    def __init__(self, runs: int, width: int, classes: int, alpha: float):
+        super().__init__(runs, width, classes)
+        self.alpha = alpha
+        self.register_buffer("mean", torch.zeros(runs, 1, width))
+
+    def draw(self, run: int, generator: torch.Generator) -> None:
+        weight = self.weight[run]
+        weight.copy_((torch.rand(weight.shape, generator=generator) * 2 - 1) / math.sqrt(len(weight)))
+
+    def logits(self, features: Tensor) -> Tensor:
+        if self.training:
+            self.mean.mul_(MOVE).add_(features.detach().mean(1, keepdim=True))  # only its direction is used
+        z = 0.0
+        chunks = (t.chunk(PARTS, -1) for t in (features, self.mean))
+        for x, d, w in zip(*chunks, self.weight.chunk(PARTS, 1), strict=True):
+            x, d = F.normalize(x, dim=-1), F.normalize(d, dim=-1)
+            if not self.training:
+                x = x - self.alpha * (x * d).sum(-1, keepdim=True) * d
+            z = z + torch.bmm(x, w / (w.norm(dim=1, keepdim=True) + SLACK))
+        return STRENGTH / PARTS * z
+
+
+class Projection(nn.Module):
+    """Features [runs, batch, width] -> two layers with a ReLU between them -> unit vectors [runs, batch, project]."""
+
+    def __init__(self, runs: int, width: int, project: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(runs, width, classes))
+        self.first, self.second = LinearHead(runs, width, width), LinearHead(runs, width, project)
 
-    @torch.no_grad()
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        for weight, generator in zip(self.weight, generators, strict=True):
-            drawn = torch.rand(weight.shape, generator=generator) * 2 - 1
-            weight.copy_(F.normalize(drawn, dim=0))
+        self.first.initialise(generators)
+        self.second.initialise(generators)
 
     def forward(self, features: Tensor) -> Tensor:
-        return torch.bmm(F.normalize(features, dim=-1), F.normalize(self.weight, dim=1))
+        return F.normalize(self.second(F.relu(self.first(features))), dim=-1)

@@ -64,14 +64,36 @@ class PackedResNet(nn.Module):
                 c_in = c_out
         self.blocks = nn.Sequential(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(F.relu(self.bn(self.conv(x)))).mean((2, 3))
-        return x.reshape(len(x), self.runs, self.width).transpose(0, 1)
+    def forward(self, x: Tensor, stream: int | None = None) -> Tensor:
+        """`stream` is of no account here; see `PackedBilateral`."""
+        return self.pool(self.blocks(F.relu(self.bn(self.conv(x)))))
+
+    def pool(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)).reshape(len(x), self.runs, -1).transpose(0, 1)
 
 
-def backbone(name: str, runs: int, channels: int = 3) -> PackedResNet:
-    """The packed backbone of that name in `BACKBONES`."""
-    return PackedResNet(*BACKBONES[name], runs=runs, channels=channels)
+class PackedBilateral(PackedResNet):
+    """A ResNet whose last block is there twice, side by side: a branch for each of two streams (Zhou et al., 2020).
+
+    Given the stream, images go through its branch: features [runs, batch, width / 2]; else through both, branch 0 first.
+    """
+
+    def __init__(self, blocks: int, width: int, runs: int, channels: int = 3):
+        super().__init__(blocks, width, runs, channels)
+        last = self.blocks[-1]
+        self.blocks = self.blocks[:-1]
+        self.branches = nn.ModuleList([last, Block(last.c_in, last.c_out, last.stride, runs)])
+        self.width *= 2
+
+    def forward(self, x: Tensor, stream: int | None = None) -> Tensor:
+        x = self.blocks(F.relu(self.bn(self.conv(x))))
+        branches = self.branches if stream is None else [self.branches[stream]]
+        return torch.cat([self.pool(branch(x)) for branch in branches], -1)
+
+
+def backbone(name: str, runs: int, channels: int = 3, network: str = "plain") -> PackedResNet:
+    """The packed backbone of that name in `BACKBONES`, "plain" or "bilateral"."""
+    return {"plain": PackedResNet, "bilateral": PackedBilateral}[network](*BACKBONES[name], runs=runs, channels=channels)
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+
+from common.data.feed import Drawn
 
 if TYPE_CHECKING:
     from common.train.pack import Pack
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 WARM_UP = 4  # steps before capture: lazy initialisation, cuDNN's choices and compilation must lie behind it
 
 
-def capture(pack: "Pack", drawn: Tensor, compiled: bool) -> Callable[[Tensor], None]:
+def capture(pack: "Pack", drawn: Drawn, compiled: bool) -> Callable[[Drawn], None]:
     """Capture `pack.step` for batches of drawn's shape. Returns a function that trains on other draws of that shape.
 
     The warm-up trains for real, so weights, statistics, momenta and the loss sum are put back. `drawn` becomes the
@@ -34,7 +35,7 @@ def capture(pack: "Pack", drawn: Tensor, compiled: bool) -> Callable[[Tensor], N
         for tensor, before in saved:
             tensor.copy_(before)
 
-    def replay(other: Tensor) -> None:
+    def replay(other: Drawn) -> None:
         drawn.copy_(other)
         graph.replay()
 

@@ -76,7 +76,8 @@ def evaluation_stride(pack: Pack, epoch: int) -> int:
 
 
 def load_start(pack: Pack) -> None:
-    """Give runs that start from another run its backbone; the head stays as drawn. A start that diverged ends the run too."""
+    """Give runs that start from another run its backbone, and its head where the method keeps it, else that stays as
+    drawn. A start that diverged ends the run too."""
     for run, member in enumerate(pack.members):
         if start := member.start:
             path = start.checkpoint
@@ -86,7 +87,9 @@ def load_start(pack: Pack) -> None:
                     continue
                 raise UserError(f"{path} is missing: {member.label} starts from {start.label}, so train that first.")
             state = load_file(path, device=str(pack.rate.device))
-            pack.load_run_state(run, {n: t for n, t in state.items() if n.startswith("backbone.")})
+            parts = ("backbone.", "head.") if member.method.head.keep else ("backbone.",)
+            mine = pack.run_state(run)
+            pack.load_run_state(run, {n: t for n, t in state.items() if n.startswith(parts) and n in mine})
 
 
 def train_pack(members: Sequence[Planned], images: Images, device: Device, work: Workspace,

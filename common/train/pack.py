@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.data.feed import INDEX, TURN, Draw, Feed, stream
+from common.data.feed import INDEX, PARTNER, TURN, Draw, Drawn, Feed, draw_noise, stream
 from common.data.sets import Images
 from common.method import Context, Head, Method, Outputs, Planned
 from common.metrics import Tally
-from common.models.heads import CosineHead, LinearHead
+from common.models.heads import CausalHead, CosineHead, LinearHead, PackedHead
 from common.models.resnet import backbone, initialise
 from common.train.graph import capture
+from common.train.meta import learn_weights
 
 Precision = Literal["bfloat16", "float32", "float64"]
 TEST_BATCH = 500
@@ -58,8 +59,13 @@ class Group:
         return self.stop - self.first
 
 
-def make_head(head: Head, runs: int, width: int, classes: int) -> nn.Module:
-    return CosineHead(runs, width, classes) if head.kind == "cosine" else LinearHead(runs, width, classes, head.bias)
+def make_head(head: Head, runs: int, width: int, classes: int) -> PackedHead:
+    if head.kind == "causal":
+        return CausalHead(runs, width, classes, head.alpha)
+    more = {"rescale": head.rescale, "project": head.project}
+    if head.kind == "cosine":
+        return CosineHead(runs, width, classes, **more)
+    return LinearHead(runs, width, classes, head.bias, **more)
 
 
 def group_runs(members: Sequence[Planned], classes: int) -> list[Group]:
@@ -73,10 +79,22 @@ def group_runs(members: Sequence[Planned], classes: int) -> list[Group]:
     return groups
 
 
+def make_outputs(method: Method, head: PackedHead, features: Tensor, context: Context) -> Outputs:
+    """What the loss sees. features: [runs, batch, width] or [runs, streams, batch, width], which `combine` may reduce."""
+    if method.combine:
+        features = method.combine(features, context)
+    if features.dim() == 3:
+        return Outputs(head(features), features, head.projection(features) if head.projection else None)
+    flat = features.flatten(1, 2)
+    shape = features.shape[:3]
+    projected = head.projection(flat).unflatten(1, shape[1:]) if head.projection else None
+    return Outputs(head(flat).unflatten(1, shape[1:]), features, projected)
+
+
 class Pack:
     """The state of M runs: network, optimiser, feed; one `step` trains all of them on their own next batch.
 
-    members: runs of one column and one protocol; equal methods must stand together.
+    members: runs of one column, one protocol and one shape; equal methods must stand together.
     """
 
     def __init__(self, members: Sequence[Planned], images: Images, device: Device):
@@ -87,9 +105,12 @@ class Pack:
             torch.cuda.set_device(at)  # streams and captures are those of the current device
         turns = [m.method.task == "rotation" for m in members]
         self.turns = turns
-        self.feed = Feed(images, self.column, turns=any(turns), device=at, dtype=getattr(torch, device.precision))
+        self.shape = members[0].method
+        self.streams = 1 + len(self.shape.companions)
+        self.feed = Feed(images, self.column, turns=any(turns), device=at, dtype=getattr(torch, device.precision),
+                         held_out=self.shape.held_out)
         self.groups = group_runs(members, self.feed.classes)
-        net = backbone(self.column.backbone, self.runs, self.feed.facts.channels)
+        net = backbone(self.column.backbone, self.runs, self.feed.facts.channels, self.shape.network)
         self.heads = nn.ModuleList(make_head(g.method.head, g.size, net.width, g.classes) for g in self.groups)
         self._initialise(net)
         self.net = net.to(at, device.dtype).to(memory_format=torch.channels_last)
@@ -101,7 +122,7 @@ class Pack:
             torch.compiler.reset()  # a process keeps 8 versions of a function and then runs it uncompiled: make room
             self._forward, self._batch, self._criterion = (
                 torch.compile(f, dynamic=False) for f in (self.net, self.feed.batch, self._losses))
-        self._graphs: dict[int, Callable[[Tensor], None]] = {}
+        self._graphs: dict[tuple[int, bool], Callable[[Drawn], None]] = {}
         self.memory = torch.cuda.graph_pool_handle() if device.cuda else None  # one for all graphs, whose replays never overlap
 
     def _initialise(self, net: nn.Module) -> None:
@@ -115,78 +136,126 @@ class Pack:
         dtype = self.device.dtype
         # a fused optimiser reads its rate as float32; in float64 on a CPU the rate is exact
         self.rate = torch.zeros((), dtype=torch.float32 if self.device.cuda else dtype, device=at)
+        self.rates = {factor: torch.zeros_like(self.rate) for factor in {g.method.head.rate for g in self.groups} - {0.0, 1.0}}
+        self.rates[1.0] = self.rate
         self.context = Context(torch.tensor(self.feed.counts, dtype=dtype, device=at), torch.zeros((), dtype=dtype, device=at))
         self.weights = [torch.ones(g.classes, dtype=dtype, device=at) for g in self.groups]
-        self.drawn = torch.zeros(5, self.runs, len(self.feed.labels), dtype=torch.int64, device=at)
+        self.adjusts = [torch.zeros((), dtype=dtype, device=at) if g.method.adjust is None else
+                        torch.tensor(np.asarray(g.method.adjust(self.feed.counts)), dtype=dtype, device=at) for g in self.groups]
+        self.epoch_drawn: Drawn | None = None
         self.loss_sum = torch.zeros(self.runs, dtype=torch.float64, device=at)
         self.ended: list[int | None] = [None] * self.runs  # the epoch in which a run left the finite range
-        self._ahead: dict[int, Tensor] = {}
+        self._ahead: dict[int, Drawn] = {}
 
     def _make_optimiser(self) -> torch.optim.SGD:
-        bare = [h.bias for g, h in zip(self.groups, self.heads, strict=True) if not g.method.head.decay_bias]
-        rest = [p for p in self.parameters() if not any(p is b for b in bare)]
-        decays = [{"params": rest, "weight_decay": self.protocol.weight_decay}]
-        decays += [{"params": bare, "weight_decay": 0.0}] if bare else []
-        optimiser = torch.optim.SGD(decays, lr=self.rate, momentum=self.protocol.momentum, fused=self.device.cuda or None)
+        """What is frozen gets no gradient; weight and bias of a head may have a rate of their own, a bias no decay."""
+        self.net.requires_grad_(self.protocol.trains == "all")
+        decays: dict[tuple[float, float], list[Tensor]] = {}
+        for parameter in self.net.parameters():
+            decays.setdefault((1.0, self.protocol.weight_decay), []).append(parameter)
+        for group, module in zip(self.groups, self.heads, strict=True):
+            head = group.method.head
+            for name, parameter in module.named_parameters():
+                factor = head.rate if name in ("weight", "bias") else 1.0
+                decay = 0.0 if name == "bias" and not head.decay_bias else self.protocol.weight_decay
+                parameter.requires_grad_(factor > 0)
+                decays.setdefault((factor, decay), []).append(parameter)
+        groups = [{"params": kept, "weight_decay": decay, "lr": self.rates[factor]} for (factor, decay), found in decays.items()
+                  if (kept := [p for p in found if p.requires_grad])]
+        optimiser = torch.optim.SGD(groups, lr=self.rate, momentum=self.protocol.momentum, fused=self.device.cuda or None)
         for parameter in self.parameters():  # from the start, so that a captured step and a resumed one find theirs
             optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimiser
 
     def parameters(self) -> list[Tensor]:
-        return [*self.net.parameters(), *self.heads.parameters()]
+        """What is trained."""
+        return [p for p in (*self.net.parameters(), *self.heads.parameters()) if p.requires_grad]
+
+    @property
+    def drawn(self) -> Tensor:
+        """What every run draws of its own images in this epoch, int64 [rows, runs, images]."""
+        return self.epoch_drawn.images
+
+    def batches(self) -> list[Drawn]:
+        """The epoch's batches: views of what was drawn."""
+        starts = np.cumsum([0, *self.batch_sizes[:-1]])
+        return [self.epoch_drawn.part(int(start), size) for start, size in zip(starts, self.batch_sizes, strict=True)]
 
     @property
     def batch_sizes(self) -> list[int]:
         """The sizes of an epoch's batches; the last, smaller one is kept or dropped as the protocol says."""
-        full, rest = divmod(len(self.feed.labels), self.protocol.batch_size)
+        full, rest = divmod(self.feed.size, self.protocol.batch_size)
         return [self.protocol.batch_size] * full + ([rest] if rest and not self.protocol.drop_last else [])
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the epoch's rate and class weights, and draw its batches."""
-        self.rate.fill_(self.protocol.learning_rate(epoch))
+        for factor, rate in self.rates.items():
+            rate.fill_(factor * self.protocol.learning_rate(epoch))
         self.context.epoch.fill_(epoch)
         self.loss_sum.zero_()
         drawn = self._ahead.pop(epoch) if epoch in self._ahead else self.draw(epoch)
-        self.drawn.copy_(drawn)
+        if self.epoch_drawn is None:
+            self.epoch_drawn = drawn.map(self._place)
+        else:
+            self.epoch_drawn.copy_(drawn)
+        self.learns_weights = self.shape.meta_rate > 0 and epoch >= min(self.protocol.decay_epochs, default=0)
         for group, weights in zip(self.groups, self.weights, strict=True):
             if group.method.task == "classes":
                 weights.copy_(torch.from_numpy(np.asarray(group.method.weights(self.feed.counts, epoch), float)))
-        self.net.train()
+        self.net.train(self.protocol.trains == "all" or self.protocol.moving_statistics)
+        self.heads.train()
 
-    def draw(self, epoch: int) -> Tensor:
-        """What every run draws in an epoch, int64 [5, runs, images] on the CPU: a function of the epoch alone."""
-        draws = [Draw(member.run.seed, member.method.sampler(self.feed.counts, epoch), turns)
-                 for member, turns in zip(self.members, self.turns, strict=True)]
-        return self.feed.draw(draws, epoch, self.protocol.batch_size)
+    def _place(self, drawn: Tensor) -> Tensor:
+        """On the device, and in its precision where it is no integer."""
+        return drawn.to(self.rate.device, self.device.dtype if drawn.is_floating_point() else drawn.dtype)
+
+    def draw(self, epoch: int) -> Drawn:
+        """What every run draws in an epoch, on the CPU: a function of the epoch alone."""
+        counts, draws = self.feed.counts, []
+        for member, turns in zip(self.members, self.turns, strict=True):
+            method = member.method
+            others = tuple(sampler(counts, epoch) for sampler in method.companions)
+            draws.append(Draw(member.run.seed, method.sampler(counts, epoch), turns, others, method.mixup))
+        drawn = self.feed.draw(draws, epoch, self.protocol.batch_size)
+        return drawn._replace(noise=tuple(self._draw_noise(g, epoch) for g in self.groups if g.method.noise))
+
+    def _draw_noise(self, group: Group, epoch: int) -> Tensor:
+        """[terms, runs, images, classes]: one term, or one for each of the two labels of mixup."""
+        shape = (1 + (group.method.mixup > 0), self.feed.size, group.classes)
+        members = self.members[group.first:group.stop]
+        return torch.stack([draw_noise(m.run.seed, epoch, group.method.noise, shape) for m in members], 1)
 
     def train_epoch(self, epoch: int) -> Tensor:
         """Train one epoch. Returns each run's mean loss per sample, float64 [runs] on the CPU."""
         self.begin_epoch(epoch)
-        start = 0
-        for size in self.batch_sizes:
-            self._run_step(self.drawn[:, :, start:start + size])
-            start += size
+        for batch in self.batches():
+            self._run_step(batch)
         if self.device.cuda and epoch + 1 < self.protocol.epochs:
             self._ahead = {epoch + 1: self.draw(epoch + 1)}  # while the device works on what was launched
-        return (self.loss_sum / start).cpu()
+        return (self.loss_sum / sum(self.batch_sizes)).cpu()
 
-    def _run_step(self, drawn: Tensor) -> None:
+    def _run_step(self, drawn: Drawn) -> None:
         if not self.device.cuda:
             return self.step(drawn)
-        size = drawn.shape[-1]
-        if size not in self._graphs:
-            self._graphs[size] = capture(self, drawn.clone(), compiled=size == self.protocol.batch_size)
-        self._graphs[size](drawn)
+        size = drawn.images.shape[-1]
+        kind = size, self.learns_weights
+        if kind not in self._graphs:
+            self._graphs[kind] = capture(self, drawn.map(torch.clone), compiled=size == self.protocol.batch_size)
+        self._graphs[kind](drawn)
 
-    def step(self, drawn: Tensor, compiled: bool = True) -> None:
-        """One optimisation step of all runs on the draws int64 [5, runs, batch]."""
+    def step(self, drawn: Drawn, compiled: bool = True) -> None:
+        """One optimisation step of all runs on a batch of draws."""
         batch, forward, criterion = (self._batch, self._forward, self._criterion) if compiled else (
             self.feed.batch, self.net, self._losses)
-        images = batch(drawn)
-        with self._autocast():
-            features = forward(images)
-        losses = criterion(features.to(self.device.dtype), drawn)
-        self.loss_sum += losses.detach() * drawn.shape[-1]
+        learned = learn_weights(self, drawn) if self.learns_weights else None
+        images = [batch(drawn.images, drawn.blend if self.shape.mixup else None), *(batch(other) for other in drawn.others)]
+        if self.shape.meta_rate:
+            images = images[:1]  # the held-out images teach the weights only
+        with self._autocast(), nullcontext() if self.protocol.trains == "all" else torch.no_grad():
+            features = [forward(x, k if self.shape.network == "bilateral" else None) for k, x in enumerate(images)]
+        features = features[0] if len(features) == 1 else torch.stack(features, 1)
+        losses = criterion(features.to(self.device.dtype), drawn, learned)
+        self.loss_sum += losses.detach() * drawn.images.shape[-1]
         self.optimiser.zero_grad(set_to_none=True)
         losses.sum().backward()  # the runs share no weight, so each gets the gradient of its own loss
         self.optimiser.step()
@@ -196,22 +265,40 @@ class Pack:
             return torch.autocast("cuda" if self.device.cuda else "cpu", dtype=torch.bfloat16)
         return nullcontext()
 
-    def _losses(self, features: Tensor, drawn: Tensor) -> Tensor:
-        """Each run's loss of its batch, [runs]. features: [runs, batch, width]."""
-        labels, losses = self.feed.labels[drawn[INDEX]], []
+    def _losses(self, features: Tensor, drawn: Drawn, learned: Tensor | None = None) -> Tensor:
+        """Each run's loss of its batch, [runs]. features: [runs, batch, width], or [runs, streams, batch, width];
+        learned: sample weights [runs, batch] in the place of the class weights."""
+        labels, noise, losses = self.feed.labels[drawn.images[INDEX]], iter(drawn.noise), []
         for group, head, weights in zip(self.groups, self.heads, self.weights, strict=True):
-            part = slice(group.first, group.stop)
-            y = labels[part] if group.method.task == "classes" else drawn[TURN, part]
-            outputs = Outputs(head(features[part]), features[part])
-            each, w = group.method.loss(outputs, y, self.context), weights[y]
-            total = w.sum(-1) if group.method.reduction == "weighted" else y.shape[-1]
-            losses.append((w * each).sum(-1) / total)
+            part, method = slice(group.first, group.stop), group.method
+            drawn_noise = next(noise) if method.noise else None
+            outputs = make_outputs(method, head, features[part], self.context)
+            terms = [labels[part] if method.task == "classes" else drawn.images[TURN, part]]
+            shares: list[Tensor | float] = [1.0]
+            if method.mixup:
+                share = drawn.blend[part]
+                terms.append(terms[0].gather(-1, drawn.images[PARTNER, part]))
+                shares = [share, 1 - share]
+            total, weight = 0.0, 0.0
+            for k, (y, share) in enumerate(zip(terms, shares, strict=True)):
+                context = self.context if drawn_noise is None else self.context._replace(noise=drawn_noise[k])
+                w = share * (weights[y] if learned is None else learned[part])
+                total, weight = total + (w * method.loss(outputs, self._seen(y, drawn, part), context)).sum(-1), weight + w
+            losses.append(total / (weight.sum(-1) if method.reduction == "weighted" else labels.shape[-1]))
         return torch.cat(losses)
+
+    def _seen(self, labels: Tensor, drawn: Drawn, part: slice) -> Tensor:
+        """The labels as the loss wants them: [runs, batch], or [runs, streams, batch] where it sees several streams."""
+        if self.streams == 1 or self.shape.meta_rate:
+            return labels
+        others = self.feed.labels[drawn.others[:, INDEX, part]].transpose(0, 1)
+        return torch.cat([labels.unsqueeze(1), others], 1)
 
     @torch.no_grad()
     def evaluate(self, stride: int = 1) -> list[Tally]:
         """One tally a group over every `stride`-th image of the test set (which is ordered by class)."""
         self.net.eval()
+        self.heads.eval()
         tallies = [Tally(g.size, g.classes, self.rate.device) for g in self.groups]
         for start in range(0, len(self.feed.test_labels), TEST_BATCH * stride):
             stop = min(start + TEST_BATCH * stride, len(self.feed.test_labels))
@@ -219,9 +306,10 @@ class Pack:
             with self._autocast():
                 features = self._forward(images)
             features = features.to(self.device.dtype)
-            for group, head, tally in zip(self.groups, self.heads, tallies, strict=True):
+            for group, head, adjust, tally in zip(self.groups, self.heads, self.adjusts, tallies, strict=True):
                 part = features[group.first:group.stop]
-                tally.add(group.method.scale * head(part), part, labels if group.method.task == "classes" else quarters)
+                logits = group.method.scale * head(part) + adjust
+                tally.add(logits, part, labels if group.method.task == "classes" else quarters)
         return tallies
 
     @property
@@ -246,7 +334,8 @@ class Pack:
         found = {f"{part}.{n}": t.detach() for part, module in parts.items() for n, t in module.state_dict().items()}
         for part, module in parts.items():
             for name, p in module.named_parameters():
-                found[f"momentum.{part}.{name}"] = self.optimiser.state[p]["momentum_buffer"]
+                if p.requires_grad:
+                    found[f"momentum.{part}.{name}"] = self.optimiser.state[p]["momentum_buffer"]
         return found
 
     def run_state(self, run: int) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ def probe(members: Sequence[Planned], images: Images, device: Device) -> dict:
     pack = Pack(members, images, device)
     pack.begin_epoch(0)
     size = pack.protocol.batch_size
-    batches = [pack.drawn[:, :, i * size:(i + 1) * size] for i in range(max(1, pack.batch_sizes.count(size)))]
+    batches = pack.batches()[:max(1, pack.batch_sizes.count(size))]
     pack._run_step(batches[0])
     _drain(pack)
     ready, steps = time.perf_counter() - begun, STEPS[device.cuda]

@@ -34,10 +34,10 @@ class Trained(NamedTuple):
 
 
 def form_packs(missing: Sequence[Planned], limit: int) -> list[list[Planned]]:
-    """Packs of at most `limit` runs: one column and protocol each, equal methods together, starting runs first."""
+    """Packs of at most `limit` runs: one column, protocol and shape each, equal methods together, starting runs first."""
     def shared(item: Planned) -> tuple[int, bytes]:
         spec = item.run.spec()
-        return _depth(item), canonical_json([spec["column"], spec["protocol"]])
+        return _depth(item), canonical_json([spec["column"], spec["protocol"], item.method.shape])
 
     order = {shared(m)[1]: i for i, m in reversed(list(enumerate(missing)))}  # columns stay in the order of the plan
     packs = []

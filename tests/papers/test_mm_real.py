@@ -18,7 +18,7 @@ def test_ce_and_mm_drw_train_on_cifar10_lt_100(cifar10):
     assert pack.batch_sizes[-1] == 118
     pack.begin_epoch(0)
     pack.rate.fill_(0.05)
-    batch = pack.drawn[:, :, :64]
+    batch = pack.epoch_drawn.part(0, 64)
     losses = []
     for _ in range(6):
         before = pack.loss_sum.clone()

@@ -136,7 +136,7 @@ def test_cifar10_lt_100_from_real_images(cifar10):
 
     images = load("cifar10", cifar10)
     feed = Feed(images, Column("cifar10", "lt", 100, "resnet32"), turns=False, device=torch.device("cpu"), dtype=torch.float32)
-    drawn = feed.draw([Draw(0, None, False)], 0, 128)
+    drawn = feed.draw([Draw(0, None, False)], 0, 128).images
     labels = feed.labels[drawn[INDEX, 0]]
     assert torch.bincount(labels).tolist() == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     batch = feed.batch(drawn[:, :, :128])

@@ -54,10 +54,9 @@ def test_a_pack_of_one_is_the_plain_network_under_plain_sgd(digits, tmp_path):
         head.bias.copy_(pack.heads[0].bias[0, 0])
     sgd = torch.optim.SGD([*net.parameters(), *head.parameters()], lr=0.1, momentum=0.9, weight_decay=0.0002)
     pack.begin_epoch(0)
-    for start in (0, 50, 100):
-        drawn = pack.drawn[:, :, start:start + 50]
-        images = pack.feed.batch(drawn)
-        loss = F.cross_entropy(head(net(images)), pack.feed.labels[drawn[0, 0]])
+    for drawn in pack.batches()[:3]:
+        images = pack.feed.batch(drawn.images)
+        loss = F.cross_entropy(head(net(images)), pack.feed.labels[drawn.images[0, 0]])
         sgd.zero_grad()
         loss.backward()
         sgd.step()
@@ -132,7 +131,7 @@ def test_last_smaller_batch_is_kept_or_dropped_as_the_protocol_says(digits, tmp_
     pack = Pack([planned(METHODS[0], tmp_path, protocol=protocol)], digits, SINGLE)
     assert pack.batch_sizes == sizes
     seen = []
-    pack.step = lambda drawn: seen.append(drawn.shape[-1])
+    pack.step = lambda drawn: seen.append(drawn.images.shape[-1])
     pack.train_epoch(0)
     assert seen == sizes
 
@@ -143,11 +142,11 @@ def test_weights_reduction_and_rate_reach_the_loss(digits, tmp_path):
     pack = Pack(members, digits, DOUBLE)
     pack.begin_epoch(2)
     assert float(pack.rate) == pytest.approx(0.1 * 0.01)
-    drawn = pack.drawn[:, :, :50]
-    features = pack.net(pack.feed.batch(drawn))
+    drawn = pack.batches()[0]
+    features = pack.net(pack.feed.batch(drawn.images))
     losses = pack._losses(features, drawn)
     for run, (member, divide_by_weights) in enumerate(zip(members, (True, False), strict=True)):
-        y = pack.feed.labels[drawn[0, run]]
+        y = pack.feed.labels[drawn.images[0, run]]
         outputs = Outputs(pack.heads[run](features[run:run + 1])[0], features[run])
         each = member.method.loss(outputs, y, pack.context)
         w = torch.tensor([member.method.weights(pack.feed.counts, 2)[c] for c in y.tolist()])

@@ -1,0 +1,62 @@
+"""A small method of every kind that the engine knows beside the plain one: streams, mixup, noise, second stages."""
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from common.data.sampling import again, class_balanced, effective_number_weights, held_out, reversed_frequency
+from common.losses import cross_entropy, softmax_cross_entropy
+from common.method import COSINE, Head, Method
+from tests.common.train.toys import METHODS, PROTOCOL
+
+SECOND_PROTOCOL = replace(PROTOCOL, epochs=2, warmup_epochs=0, decay_epochs=(), schedule="cosine", trains="head")
+MOVING = replace(SECOND_PROTOCOL, moving_statistics=True)
+
+
+def clouded(outputs, labels, context, *, s: float):
+    """Cosines with noise that grows towards the small classes."""
+    size = (context.counts.max() / context.counts).log() / 3
+    return cross_entropy(s * (outputs.logits - size * context.noise.abs()), labels)
+
+
+def halves(features, context):
+    """First stream and second stream, side by side, shifting from one to the other."""
+    share = 1 - context.epoch / 4
+    return torch.cat([share * features[..., 0, :, :], (1 - share) * features[..., 1, :, :]], -1)
+
+
+def two_labels(outputs, labels, context):
+    return 0.7 * cross_entropy(outputs.logits, labels[..., 0, :]) + 0.3 * cross_entropy(outputs.logits, labels[..., 1, :])
+
+
+def attract(outputs, labels, context):
+    """Views of an image attract each other; the third stream is classified."""
+    first, second = outputs.projected[..., 0, :, :], outputs.projected[..., 1, :, :]
+    return 1 - (first * second).sum(-1) + cross_entropy(outputs.logits[..., 2, :, :], labels[..., 2, :])
+
+
+MIXUP = Method("mixup", "written", softmax_cross_entropy, mixup=1.0)
+NOISY = Method("noisy", "written", partial(clouded, s=10.0), COSINE, noise="normal")
+CLOUDED = Method("clouded", "written", partial(clouded, s=10.0), COSINE, noise="normal", mixup=1.0)
+BILATERAL = Method("bilateral", "written", two_labels, network="bilateral", companions=(reversed_frequency,), combine=halves)
+CONTRAST = Method("contrast", "written", attract, Head("linear", project=16), companions=(again, class_balanced))
+META = Method("meta", "written", softmax_cross_entropy, weights=effective_number_weights, reduction="batch",
+              companions=(held_out,), held_out=3, meta_rate=0.5)
+META_LDAM = replace(META, name="meta-ldam", loss=METHODS[1].loss, head=COSINE)
+CAUSAL = Method("causal", "written", softmax_cross_entropy, Head("causal", alpha=1.0))
+
+FIRST = replace(CLOUDED, protocol=PROTOCOL)
+AGAIN = Method("retrained", "written", softmax_cross_entropy, sampler=class_balanced, starts_from=FIRST,
+               protocol=SECOND_PROTOCOL)
+KEPT = Method("kept", "written", partial(clouded, s=10.0), replace(COSINE, keep=True), noise="normal", sampler=class_balanced,
+              starts_from=FIRST, protocol=SECOND_PROTOCOL)
+SCALED = Method("scaled", "written", softmax_cross_entropy, Head("cosine", keep=True, rate=0.0, rescale="class"),
+                sampler=class_balanced, starts_from=FIRST, protocol=SECOND_PROTOCOL)
+TAU = Method("tau", "written", softmax_cross_entropy, Head("linear", keep=True, rate=0.0, rescale="tau"),
+             sampler=class_balanced, starts_from=replace(MIXUP, protocol=PROTOCOL), protocol=SECOND_PROTOCOL)
+HALF = Method("half", "written", softmax_cross_entropy, Head("linear", keep=True, rate=0.5, rescale="class"),
+              sampler=class_balanced, starts_from=replace(MIXUP, protocol=PROTOCOL), protocol=MOVING)
+
+FIRST_STAGES = ([MIXUP, CLOUDED], [NOISY, CAUSAL, METHODS[0]], [BILATERAL], [CONTRAST], [META, META_LDAM])
+SECOND_STAGES = ([AGAIN, KEPT, SCALED, TAU], [HALF])

@@ -1,0 +1,399 @@
+"""Every kind of method in a pack: equal to the run alone, resumable bit for bit, and what each promises by itself."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from common.data.augment import as_network_input, crop, normalise
+from common.data.feed import INDEX, PARTNER, Draw, Feed, draw_blend, draw_noise
+from common.method import Outputs, missing_runs
+from common.models.heads import CausalHead, CosineHead, LinearHead
+from common.models.resnet import PackedBilateral
+from common.spec import Column
+from common.store import load_records
+from common.train.loop import Workspace, load_start, train_pack
+from common.train.meta import learn_weights
+from common.train.pack import Device, Pack
+from tests.common.train.kinds import (
+    AGAIN,
+    BILATERAL,
+    CAUSAL,
+    CLOUDED,
+    CONTRAST,
+    FIRST_STAGES,
+    HALF,
+    KEPT,
+    META,
+    MIXUP,
+    MOVING,
+    NOISY,
+    SCALED,
+    SECOND_PROTOCOL,
+    SECOND_STAGES,
+    TAU,
+)
+from tests.common.train.toys import COLUMN, METHODS, PROTOCOL, planned
+
+DOUBLE, SINGLE = Device("cpu", "float64", False), Device("cpu", "float32", False)
+
+
+def names(methods) -> str:
+    return "+".join(m.name for m in methods)
+
+
+def members_of(methods, folder, seeds=(0, 3)) -> list:
+    return [planned(m, folder, seed, m.protocol or PROTOCOL) for m in methods for seed in seeds]
+
+
+@pytest.fixture(scope="module")
+def first_stages(digits, tmp_path_factory):
+    """A folder with the trained first stages of all second stages."""
+    folder = tmp_path_factory.mktemp("first")
+    seconds = members_of(itertools.chain(*SECOND_STAGES), folder)
+    firsts = [m for m in missing_runs(seconds, {}) if m.method.starts_from is None]
+    for method in (CLOUDED, MIXUP):
+        mine = [m for m in firsts if m.method.name == method.name]
+        assert len(mine) == 2
+        assert train_pack(mine, digits, SINGLE, Workspace(folder / "work", 30.0))
+    return folder
+
+
+def packs_of(members, digits, device):
+    packs = Pack(members, digits, device), [Pack([m], digits, device) for m in members]
+    for pack in (packs[0], *packs[1]):
+        load_start(pack)
+    return packs
+
+
+@pytest.mark.parametrize("methods", FIRST_STAGES + SECOND_STAGES, ids=names)
+def test_each_run_of_a_pack_equals_the_run_alone(methods, digits, tmp_path, first_stages):
+    members = members_of(methods, first_stages if methods in SECOND_STAGES else tmp_path)
+    packed, alone = packs_of(members, digits, DOUBLE)
+    for epoch in range(packed.protocol.epochs):
+        losses = packed.train_epoch(epoch)
+        for run, single in enumerate(alone):
+            assert losses[run] == pytest.approx(float(single.train_epoch(epoch)), rel=1e-9)
+            assert torch.equal(packed.drawn[:, run], single.drawn[:, 0])
+            if packed.streams > 1:
+                assert torch.equal(packed.epoch_drawn.others[:, :, run], single.epoch_drawn.others[:, :, 0])
+    for run, single in enumerate(alone):
+        mine, theirs = packed.run_state(run), single.run_state(0)
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            torch.testing.assert_close(mine[name], theirs[name], rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+    together = torch.cat([t.accuracy() for t in packed.evaluate()])
+    assert together.tolist() == [float(p.evaluate()[0].accuracy()) for p in alone]
+
+
+@pytest.mark.parametrize("methods", FIRST_STAGES + SECOND_STAGES, ids=names)
+def test_a_run_that_pauses_after_every_epoch_ends_with_the_same_bits(methods, digits, tmp_path, first_stages):
+    trained = {}
+    for way, deadline in (("whole", float("inf")), ("paused", 0.0)):
+        folder = tmp_path / way
+        members = members_of(methods, folder, seeds=(0,))
+        for start in (m.start for m in members if m.start):
+            start.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            there = first_stages / start.checkpoint.relative_to(folder)
+            start.checkpoint.write_bytes(there.read_bytes())
+        calls = 1
+        while not train_pack(members, digits, SINGLE, Workspace(folder / "work", 0.0, deadline)):
+            calls += 1
+        assert calls == (members[0].run.protocol.epochs if way == "paused" else 1)
+        trained[way] = [load_file(m.checkpoint) for m in members]
+        assert all(r["accuracy"]["last"] > 20 for r in load_records(folder).values())
+    for mine, theirs in zip(*trained.values(), strict=True):
+        assert all(torch.equal(mine[n], theirs[n]) for n in mine)
+
+
+# ---------------------------------------------------------------- mixup and noise
+
+
+def test_mixup_mixes_images_and_losses_with_one_share_a_batch(digits, tmp_path):
+    """Against the definition, image by image: x = l x_a + (1 - l) x_b before normalising, loss = l L(y_a) + (1 - l) L(y_b)."""
+    pack = Pack([planned(MIXUP, tmp_path, 5)], digits, DOUBLE)
+    pack.begin_epoch(0)
+    shares = []
+    for batch in pack.batches()[:3]:
+        drawn, share = batch.images, batch.blend
+        assert len(share.unique()) == 1
+        shares.append(float(share[0, 0]))
+        partner = drawn[PARTNER, 0]
+        assert partner.sort().values.tolist() == list(range(50))
+        plain = crop(pack.feed.padded, pack.feed.pixels, *drawn[:PARTNER])[0].double()
+        mixed = torch.stack([shares[-1] * plain[i] + (1 - shares[-1]) * plain[partner[i]] for i in range(50)])
+        wanted = as_network_input(normalise(mixed[None], pack.feed.mean, pack.feed.std, torch.float64))
+        torch.testing.assert_close(pack.feed.batch(drawn, share), wanted, rtol=1e-12, atol=1e-12)
+        features = pack.net(wanted)
+        z, y = pack.heads[0](features)[0], pack.feed.labels[drawn[INDEX, 0]]
+        loss = shares[-1] * F.cross_entropy(z, y) + (1 - shares[-1]) * F.cross_entropy(z, y[partner])
+        assert pack._losses(features, batch).item() == pytest.approx(loss.item(), rel=1e-12)
+    assert len(set(shares)) == 3
+
+
+def test_shares_follow_beta():
+    drawn = torch.stack([draw_blend(Draw(seed, None, False, (), 0.2), 0, 1000, 1) for seed in range(20)]).flatten()
+    assert drawn.mean() == pytest.approx(0.5, abs=0.01)
+    assert drawn.var() == pytest.approx(0.25 / 1.4, abs=0.01)  # of Beta(0.2, 0.2)
+
+
+def test_each_label_of_mixup_has_its_own_noise_and_each_run_its_own(digits, tmp_path):
+    pack = Pack([planned(CLOUDED, tmp_path, 0), planned(CLOUDED, tmp_path, 1)], digits, DOUBLE)
+    pack.begin_epoch(0)
+    noise, = pack.epoch_drawn.noise
+    assert noise.shape == (2, 2, 464, 10)
+    assert len({round(float(t[0, 0]), 9) for t in noise.flatten(0, 1)}) == 4
+    assert noise.std() == pytest.approx(1, abs=0.02)
+    batch = pack.batches()[2]
+    features = pack.net(pack.feed.batch(batch.images, batch.blend))
+    for run in range(2):
+        z, y = pack.heads[0](features)[run], pack.feed.labels[batch.images[INDEX, run]]
+        terms = [CLOUDED.loss(Outputs(z, features[run]), labels, pack.context._replace(noise=batch.noise[0][k, run]))
+                 for k, labels in enumerate((y, y[batch.images[PARTNER, run]]))]
+        share = batch.blend[run]
+        wanted = (share * terms[0] + (1 - share) * terms[1]).mean()
+        assert pack._losses(features, batch)[run].item() == pytest.approx(wanted.item(), rel=1e-12)
+
+
+def test_noise_is_of_its_kind_and_repeats():
+    assert torch.equal(draw_noise(3, 7, "normal", (5, 4)), draw_noise(3, 7, "normal", (5, 4)))
+    assert not torch.equal(draw_noise(3, 7, "normal", (5, 4)), draw_noise(3, 8, "normal", (5, 4)))
+    uniform = draw_noise(0, 0, "uniform", (10_000,))
+    assert uniform.min() >= 0
+    assert uniform.max() < 1
+    assert uniform.mean() == pytest.approx(0.5, abs=0.01)
+
+
+# ---------------------------------------------------------------- streams
+
+
+def test_streams_see_the_images_that_their_samplers_name(digits, tmp_path):
+    pack = Pack([planned(CONTRAST, tmp_path, 2)], digits, SINGLE)
+    pack.begin_epoch(0)
+    own, others = pack.drawn[:, 0], pack.epoch_drawn.others[:, :, 0]
+    assert torch.equal(own[INDEX], others[0, INDEX]), "`again` shows the same images"
+    assert not torch.equal(own[1:4], others[0, 1:4]), "under crops and flips of their own"
+    counts = torch.bincount(pack.feed.labels[others[1, INDEX]], minlength=10)
+    assert counts.max() < 2 * counts.min(), "class-balanced"
+
+
+def test_a_loss_of_several_streams_gets_labels_and_outputs_of_each(digits, tmp_path):
+    pack = Pack([planned(CONTRAST, tmp_path, 2)], digits, DOUBLE)
+    pack.begin_epoch(0)
+    batch = pack.batches()[0]
+    features = torch.stack([pack.net(pack.feed.batch(d)) for d in (batch.images, *batch.others)], 1)
+    labels = pack.feed.labels[torch.cat([batch.images[INDEX], batch.others[:, INDEX, 0]])]
+    outputs = Outputs(*(torch.stack([f(features[0, k][None])[0] for k in range(3)])
+                        for f in (pack.heads[0], lambda x: x, pack.heads[0].projection)))
+    assert labels.shape == (3, 50)
+    wanted = CONTRAST.loss(outputs, labels, pack.context).mean()
+    assert pack._losses(features, batch).item() == pytest.approx(wanted.item(), rel=1e-12)
+    assert outputs.projected.norm(dim=-1).allclose(torch.ones(3, 50, dtype=torch.float64))
+
+
+def test_a_bilateral_network_trains_a_branch_a_stream_and_tests_with_both(digits, tmp_path):
+    pack = Pack([planned(BILATERAL, tmp_path)], digits, DOUBLE)
+    pack.begin_epoch(1)
+    batch = pack.batches()[0]
+    own = [pack.net(pack.feed.batch(d), k) for k, d in enumerate((batch.images, batch.others[0]))]
+    features = torch.stack(own, 1)
+    combined = torch.cat([0.75 * own[0], 0.25 * own[1]], -1)
+    outputs = Outputs(pack.heads[0](combined), combined)
+    labels = pack.feed.labels[torch.stack([batch.images[INDEX], batch.others[0, INDEX]], 1)]
+    wanted = BILATERAL.loss(outputs, labels, pack.context).mean()
+    assert pack._losses(features, batch).item() == pytest.approx(wanted.item(), rel=1e-12)
+    pack.net.eval()
+    both = pack.net(pack.feed.batch(batch.images))
+    assert torch.equal(both, torch.cat([pack.net(pack.feed.batch(batch.images), k) for k in (0, 1)], -1))
+    branches = [list(b.parameters()) for b in pack.net.branches]
+    assert not torch.equal(branches[0][0], branches[1][0])
+
+
+def test_the_bilateral_resnet32_has_the_literatures_parameters():
+    assert sum(p.numel() for p in PackedBilateral(5, 16, 1).parameters()) == 537_488
+
+
+# ---------------------------------------------------------------- held-out images
+
+
+def test_held_out_images_are_never_trained_on_and_the_counts_are_the_smaller_ones(digits, tmp_path):
+    pack, plain = (Pack([planned(m, tmp_path, 1)], digits, SINGLE) for m in (META, METHODS[0]))
+    pack.begin_epoch(0)
+    assert pack.feed.counts[0] == plain.feed.counts[0] - 3
+    assert len(pack.feed.labels) == pack.feed.size + 30
+    assert torch.bincount(pack.feed.labels[pack.feed.size:]).tolist() == [3] * 10
+    assert pack.drawn[INDEX].max() < pack.feed.size
+    held = pack.epoch_drawn.others[0, INDEX]
+    assert held.min() >= pack.feed.size
+    assert held.max() < pack.feed.size + 30
+    images = pack.feed.padded.flatten(1)
+    trained, kept = images[:pack.feed.size], images[pack.feed.size:]
+    assert not any((trained == image).all(1).any() for image in kept)
+
+
+def test_learned_weights_are_the_slope_of_the_held_out_loss(digits, tmp_path):
+    """Against central differences: move one sample's weight, take the virtual step by hand, test on the held-out batch."""
+    pack = Pack([planned(META, tmp_path, 0), planned(META, tmp_path, 1)], digits, DOUBLE)
+    pack.begin_epoch(2)
+    assert pack.learns_weights
+    batch = pack.batches()[0]
+    before = {n: t.clone() for n, t in pack.state().items()}
+    learned = learn_weights(pack, batch)
+    assert all(torch.equal(t, before[n]) for n, t in pack.state().items()), "weights and statistics are left alone"
+
+    def held_loss(run: int, sample: int, eps: float) -> float:
+        labels = pack.feed.labels[batch.images[INDEX]]
+        w = pack.weights[0][labels].clone()
+        w[run, sample] += eps
+        each = F.cross_entropy(pack.heads[0](pack.net(pack.feed.batch(batch.images))).transpose(1, 2), labels, reduction="none")
+        gradients = torch.autograd.grad((w * each).sum(), pack.parameters())
+        with torch.no_grad():
+            for p, g in zip(pack.parameters(), gradients, strict=True):
+                p.sub_(pack.rate * g)
+            held = pack.feed.labels[batch.others[0, INDEX]]
+            z = pack.heads[0](pack.net(pack.feed.batch(batch.others[0])))
+            loss = F.cross_entropy(z.transpose(1, 2), held, reduction="none").mean(-1).sum().item()
+            for name, tensor in pack.state().items():
+                tensor.copy_(before[name])
+        return loss
+
+    for run, sample in ((0, 0), (1, 7)):
+        slope = (held_loss(run, sample, 1e-4) - held_loss(run, sample, -1e-4)) / 2e-4
+        weight = pack.weights[0][pack.feed.labels[batch.images[INDEX, run, sample]]]
+        assert float(learned[run, sample]) == pytest.approx(float(weight - META.meta_rate * slope), rel=1e-5)
+
+
+def test_weights_are_learned_from_the_first_decay_on(digits, tmp_path):
+    pack = Pack([planned(META, tmp_path)], digits, SINGLE)
+    for epoch in range(3):
+        pack.begin_epoch(epoch)
+        assert pack.learns_weights == (epoch >= 2)
+
+
+# ---------------------------------------------------------------- heads
+
+
+def test_the_causal_head_is_its_formula_run_by_run():
+    generator = torch.Generator().manual_seed(0)
+    head = CausalHead(2, 8, 5, alpha=1.5).double()
+    head.initialise([torch.Generator().manual_seed(run) for run in range(2)])
+    batches = [torch.randn(2, 6, 8, generator=generator, dtype=torch.float64) for _ in range(3)]
+    mean = np.zeros((2, 8))
+    for batch in batches:
+        z = head(batch)
+        mean = 0.9 * mean + batch.mean(1).numpy()
+    assert np.allclose(head.mean[:, 0].numpy(), mean)
+    tested = head.eval()(batches[0])
+    for run, i, c in itertools.product(range(2), range(6), range(5)):
+        plain = found = 0.0
+        for part in (slice(0, 4), slice(4, 8)):
+            x, w = batches[0][run, i, part].numpy(), head.weight[run, part, c].detach().numpy()
+            d, x = mean[run, part] / np.linalg.norm(mean[run, part]), x / np.linalg.norm(x)
+            w = w / (np.linalg.norm(w) + 1 / 32)
+            found += 8 * (x - 1.5 * (x @ d) * d) @ w
+            plain += 8 * x @ w
+        assert tested[run, i, c].item() == pytest.approx(found)
+        if torch.equal(batches[-1], batches[0]):
+            assert z[run, i, c].item() == pytest.approx(plain)
+    assert torch.equal(head.mean, head.eval().mean), "testing leaves the mean alone"
+
+
+def test_rescaled_heads_begin_where_the_first_stage_ended():
+    features = torch.randn(1, 6, 8, dtype=torch.float64)
+    for kind in (LinearHead, CosineHead):
+        head = kind(1, 8, 5, rescale="class").double()
+        head.initialise([torch.Generator().manual_seed(0)])
+        before = head.logits(features)
+        assert torch.equal(head(features), before)
+        head.scale.data[0, 0, 3] = 2.0
+        assert torch.allclose(head(features)[..., 3], 2 * before[..., 3])
+    head = LinearHead(1, 8, 5, rescale="tau").double()
+    head.initialise([torch.Generator().manual_seed(0)])
+    assert torch.allclose(head(features), features @ head.weight)
+    head.tau.data.fill_(1.0)
+    assert torch.allclose(head(features), features @ F.normalize(head.weight, dim=1))
+
+
+def test_logits_are_adjusted_at_test_time_only(digits, tmp_path):
+    towards_three = dataclasses.replace(METHODS[0], adjust=lambda counts: [0.0, 0, 0, 1e6, 0, 0, 0, 0, 0, 0])
+    plain, pack = (Pack([planned(m, tmp_path)], digits, DOUBLE) for m in (METHODS[0], towards_three))
+    assert torch.equal(plain.train_epoch(0), pack.train_epoch(0))
+    assert pack.evaluate()[0].confusion[0].sum(0).tolist()[3] == 360
+
+
+# ---------------------------------------------------------------- second stages
+
+
+@pytest.mark.parametrize("method", [AGAIN, KEPT, SCALED, TAU, HALF], ids=lambda m: m.name)
+def test_a_second_stage_leaves_the_backbone_untouched_bit_for_bit(method, digits, first_stages):
+    member = members_of([method], first_stages, seeds=(0,))[0]
+    first = load_file(member.start.checkpoint)
+    pack = Pack([member], digits, SINGLE)
+    load_start(pack)
+    head = {n: t.clone() for n, t in pack.run_state(0).items() if n.startswith("head.")}
+    kept = {n for n in head if n in first and torch.equal(head[n], first[n])}
+    assert kept == ({n for n in head if n in first} if method.head.keep else set())
+    for epoch in range(2):
+        pack.train_epoch(epoch)
+    state = pack.run_state(0)
+    moving = method.protocol == MOVING
+    for name, tensor in first.items():
+        if name.startswith("backbone."):
+            statistic = "running" in name
+            assert torch.equal(state[name], tensor) != (moving and statistic), name
+    assert not [n for n in state if n.startswith("momentum.backbone")]
+    changed = {n for n in head if not torch.equal(state[n], head[n])}
+    learned = {"": {"weight", "bias"}, "class": {"scale"}, "tau": {"tau"}}[method.head.rescale]
+    if method is HALF:
+        learned = {"weight", "bias", "scale"}
+    assert changed == {n for n in head if n.removeprefix("head.") in learned}
+
+
+def test_a_head_may_have_a_rate_of_its_own(digits, first_stages):
+    pack = Pack(members_of([HALF], first_stages, seeds=(0,)), digits, SINGLE)
+    pack.begin_epoch(1)
+    rates = {id(p): float(g["lr"]) for g in pack.optimiser.param_groups for p in g["params"]}
+    assert rates[id(pack.heads[0].weight)] == pytest.approx(0.5 * MOVING.learning_rate(1))
+    assert rates[id(pack.heads[0].scale)] == pytest.approx(MOVING.learning_rate(1))
+
+
+def test_a_cosine_schedule_falls_from_its_rate_towards_nothing():
+    rates = [SECOND_PROTOCOL.learning_rate(e) for e in range(2)]
+    assert rates == pytest.approx([0.1, 0.05])
+    ten = dataclasses.replace(SECOND_PROTOCOL, epochs=10)
+    assert ten.learning_rate(9) == pytest.approx(0.1 * (1 + np.cos(np.pi * 0.9)) / 2)
+
+
+def test_the_first_stages_setting_is_part_of_the_second_ones_identity(tmp_path):
+    other = dataclasses.replace(AGAIN, starts_from=dataclasses.replace(AGAIN.starts_from,
+                                                                       protocol=dataclasses.replace(PROTOCOL, epochs=4)))
+    mine, its = (members_of([m], tmp_path, seeds=(0,))[0] for m in (AGAIN, other))
+    assert mine.run.key != its.run.key
+    assert mine.start.run.protocol == PROTOCOL
+    assert its.start.run.protocol.epochs == 4
+
+
+# ---------------------------------------------------------------- a column of counts
+
+
+def test_a_column_of_counts_keeps_the_first_classes_in_training_and_test(digits):
+    column = Column("digits", "counts", 1, "resnet8", counts=(60, 20, 30))
+    feed = Feed(digits, column, turns=False, device=torch.device("cpu"), dtype=torch.float32)
+    assert column.name == "digits-60-20-30"
+    assert feed.counts.tolist() == [60, 20, 30]
+    assert feed.classes == 3
+    assert feed.test_labels.unique().tolist() == [0, 1, 2]
+    assert len(feed.test_labels) == 108
+
+
+def test_plain_and_noisy_runs_share_a_pack_and_others_do_not(tmp_path):
+    from common.train.work import form_packs
+
+    members = members_of([NOISY, METHODS[0], CAUSAL, MIXUP, CLOUDED, BILATERAL, META], tmp_path, seeds=(0,))
+    found = sorted(sorted(m.method.name for m in pack) for pack in form_packs(members, 64))
+    assert found == [["bilateral"], ["causal", "ce", "noisy"], ["clouded", "mixup"], ["meta"]]
+    assert COLUMN.name == members[0].run.column.name
