@@ -5,13 +5,14 @@ PROFILE ?=
 FROM   ?=
 MINUTES ?=
 RUN    := $(VENV)/bin/python
+PAPERS := $(patsubst papers/%/replicate.py,%,$(wildcard papers/*/replicate.py))
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint tables report status campaign doctor repro clean
 
 help: ## this list
-	@echo "make reproduce-<paper> [PROFILE=quick|paper]   train, tables, figures (papers: mm)"
+	@echo "make reproduce-<paper> [PROFILE=quick|paper]   train, tables, figures (papers: $(PAPERS))"
 	@echo "make data-<name> [FROM=folder]                 prepare cifar10, cifar100, mnist or digits"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 47
 	@echo "Variables: PROFILE, FROM, MINUTES, PYTHON=$(PYTHON), VENV=$(VENV), ARGS (more options for reproduce, for example ARGS='--device cpu')"
@@ -29,7 +30,7 @@ data-%: $(STAMP)
 	@$(RUN) -m papers prepare $* $(if $(FROM),--from "$(FROM)")
 
 reproduce-%: $(STAMP)
-	@test -f papers/$*/replicate.py || { echo "There is no paper '$*'; there are: $(patsubst papers/%/replicate.py,%,$(wildcard papers/*/replicate.py))" >&2; exit 2; }
+	@test -f papers/$*/replicate.py || { echo "There is no paper '$*'; there are: $(PAPERS)" >&2; exit 2; }
 	@$(RUN) -m papers.$*.replicate reproduce $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 test: $(STAMP) ## all tests, on two processes (some minutes on two cores)

@@ -187,12 +187,12 @@ def command_plan(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     profile, planned = planned_runs(papers, options)
     have = record_files(papers_root(papers))
     missing = missing_runs(planned, have)
-    table = Table("column", "runs", "have a record", "to train", "protocol")
+    table = Table("column", "runs", "have a record", "to train", "settings")
     for name in dict.fromkeys(m.run.column.name for m in planned):
         of = [m for m in planned if m.run.column.name == name]
-        p = of[0].run.protocol
+        settings = dict.fromkeys(f"{p.epochs} epochs, batch {p.batch_size}" for p in (m.run.protocol for m in of))
         table.add_row(name, str(len(of)), str(sum(m.run.key in have for m in of)),
-                      str(sum(m.run.column.name == name for m in missing)), f"{p.epochs} epochs, batch {p.batch_size}")
+                      str(sum(m.run.column.name == name for m in missing)), "; ".join(settings))
     console.print(table)
     extra = len(missing) - sum(m.run.key not in have for m in planned)
     first = f" ({extra} of them pre-training that others start from)" if extra else ""

@@ -20,18 +20,21 @@ def training_images(column: Column) -> int:
     facts = SETS[column.dataset]
     if column.imbalance == "none":
         return facts.train
+    if column.imbalance == "counts":
+        return sum(column.counts)
     return int(class_counts(column.imbalance, column.ratio, facts.train // facts.classes, facts.classes).sum())
 
 
-def step_work(column: Column, protocol: Protocol) -> float:
-    """Multiplications of one training step of one run."""
+def step_work(column: Column, protocol: Protocol, streams: int = 1) -> float:
+    """Multiplications of one training step of one run, nearly. streams: images of a step for each of its own ones."""
     facts = SETS[column.dataset]
-    return BACKWARD * multiplications(column.backbone, facts.side, facts.channels) * protocol.batch_size
+    passes = streams * (BACKWARD if protocol.trains == "all" else 1)
+    return passes * multiplications(column.backbone, facts.side, facts.channels) * protocol.batch_size
 
 
-def work(column: Column, protocol: Protocol) -> float:
+def work(column: Column, protocol: Protocol, streams: int = 1) -> float:
     """Multiplications of one run, in units of 10^12."""
-    return step_work(column, protocol) / protocol.batch_size * training_images(column) * protocol.epochs / 1e12
+    return step_work(column, protocol, streams) / protocol.batch_size * training_images(column) * protocol.epochs / 1e12
 
 
 Speed = Mapping[str, Mapping[int, float]]  # backbone -> runs side by side -> seconds of a run per unit of `work`
@@ -47,7 +50,8 @@ def speeds(records: Iterable[Mapping[str, Any]], *measured: Path) -> dict[str, d
         protocol = build(record["spec"]["protocol"], Protocol, "protocol")
         made = record["made"]
         place = place_name(made["device"], made["precision"]), column.backbone, made["runs_in_pack"]
-        seconds.setdefault(place, []).append(made["seconds"] / work(column, protocol))
+        streams = 1 + len(record["spec"]["method"]["companions"])
+        seconds.setdefault(place, []).append(made["seconds"] / work(column, protocol, streams))
     for (place, backbone, runs), values in seconds.items():
         found.setdefault(place, {}).setdefault(backbone, {})[runs] = median(values)
     return found
@@ -74,7 +78,7 @@ def _measured(folders: Iterable[Path]) -> dict[str, dict[str, dict[int, float]]]
     return found
 
 
-def expected_seconds(column: Column, protocol: Protocol, runs: int, speed: Speed) -> float | None:
+def expected_seconds(column: Column, protocol: Protocol, runs: int, speed: Speed, streams: int = 1) -> float | None:
     """How long a pack takes, or None where the device is not known to have run such a backbone.
 
     A run's share of a pack of M is read off what is known as a line in 1 / M (a fixed cost of the pack and one of each
@@ -83,7 +87,7 @@ def expected_seconds(column: Column, protocol: Protocol, runs: int, speed: Speed
     known = sorted(speed.get(column.backbone, {}).items())
     if not known:
         return None
-    total = runs * work(column, protocol)
+    total = runs * work(column, protocol, streams)
     for (fewer, slow), (more, fast) in pairwise(known):
         if fewer <= runs <= more:
             part = (1 / fewer - 1 / runs) / (1 / fewer - 1 / more)

@@ -97,11 +97,11 @@ def offers(ready: Sequence[Planned], worth: Mapping[str, Worth], form: Callable[
 
 def cost_at(speed: Speed, pack: Sequence[Planned]) -> float | None:
     """What a pack costs where runs have this speed."""
-    return expected_seconds(pack[0].run.column, pack[0].run.protocol, len(pack), speed)
+    return expected_seconds(pack[0].run.column, pack[0].run.protocol, len(pack), speed, 1 + len(pack[0].method.companions))
 
 
 def _work(pack: Sequence[Planned]) -> float:
-    return len(pack) * work(pack[0].run.column, pack[0].run.protocol)
+    return len(pack) * work(pack[0].run.column, pack[0].run.protocol, 1 + len(pack[0].method.companions))
 
 
 def fit(offered: Sequence[Offer], left: float, cost: Cost) -> Offer | None:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = [
     {"errors", "spec", "losses", "models", "metrics"},
-    {"data", "store", "method"},
+    {"data", "store", "method", "baselines"},
     {"train", "report", "cost"},
     {"cli", "console", "doctor", "worth", "campaign"},
 ]

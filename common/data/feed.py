@@ -179,3 +179,12 @@ class Feed:
             turned[quarters == k] = torch.rot90(plain[quarters == k], k, (1, 2))
         packed = torch.stack([turned if t else plain for t in turns])
         return as_network_input(packed), self.test_labels[start:stop:stride], quarters
+
+    def first_of_each(self, split: str, most: int, runs: int) -> tuple[Tensor, Tensor]:
+        """The first images of every class as they are, for every run: network input and labels; split "train" or "test"."""
+        train, pad, side = split == "train", self.facts.pad, self.facts.side
+        labels = self.labels[:self.size] if train else self.test_labels
+        kept = torch.cat([(labels == c).nonzero()[:most, 0] for c in range(self.classes)])
+        images = self.padded[kept, pad:pad + side, pad:pad + side] if train else self.test_images[kept]
+        plain = normalise(images, self.mean, self.std, self.dtype)
+        return as_network_input(plain.expand(runs, *plain.shape)), labels[kept]

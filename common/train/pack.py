@@ -312,6 +312,15 @@ class Pack:
                 tally.add(logits, part, labels if group.method.task == "classes" else quarters)
         return tallies
 
+    @torch.no_grad()
+    def features(self, run: int, split: str, most: int) -> tuple[Tensor, Tensor]:
+        """One run's features [images, width] and labels of at most `most` images of each class of "train" or "test"."""
+        self.net.eval()
+        images, labels = self.feed.first_of_each(split, most, self.runs)
+        with self._autocast():
+            found = torch.cat([self.net(part)[run].float() for part in images.split(TEST_BATCH)])
+        return found, labels
+
     @property
     def alive(self) -> list[bool]:
         return [epoch is None for epoch in self.ended]

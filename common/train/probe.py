@@ -35,7 +35,7 @@ def probe(members: Sequence[Planned], images: Images, device: Device) -> dict:
     tested = sum(SETS[pack.column.dataset].test / evaluation_stride(pack, epoch) for epoch in range(p.epochs))
     seconds = ready + each * trained / size * (p.epochs + tested / (BACKWARD * trained))
     return {"name": "probe", "backbone": pack.column.backbone, "runs": pack.runs,
-            "seconds_per_work": seconds / pack.runs / work(pack.column, p)}
+            "seconds_per_work": seconds / pack.runs / work(pack.column, p, pack.streams)}
 
 
 def place_of(device: Device) -> dict[str, str]:

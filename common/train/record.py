@@ -1,5 +1,6 @@
 """The record of a finished run, from the counts of its last evaluation and its curves."""
 
+import base64
 import datetime
 import os
 import platform
@@ -15,6 +16,7 @@ from common.metrics import Tally, summary
 from common.store import SCHEMA
 from common.train.pack import Device, Pack
 
+FEATURES = 200  # images of a class whose features a record keeps, where a figure wants them
 FEATURE_NORM_EVERY = 10  # epochs between the stored feature norms, which are one number a class
 
 
@@ -61,13 +63,24 @@ def make_record(pack: Pack, run: int, curves: Curves, tally: Tally, made: Mappin
     best = best_epoch(accuracy, tested)
     last = parts.pop("accuracy")
     norms = state["head.weight"][0].norm(dim=0).tolist()
-    return _common(pack, run, curves, made) | parts | {
+    more = {"features": stored_features(pack, run)} if member.method.keep_features and member.run.seed == 0 else {}
+    return _common(pack, run, curves, made) | parts | more | {
         "status": "done",
         "accuracy": {"last": last, "best": accuracy[best], "best_epoch": best},
         "norms": {"classifier": [float(f"{n:.5g}") for n in norms], "feature_epochs": list(curves.norm_epochs),
                   "feature": curves.norms[run]},
         "counts": counts.tolist(),
     }
+
+
+def stored_features(pack: Pack, run: int) -> dict[str, Any]:
+    """For a figure: split -> labels, and features as base64 of little-endian float16 [images, width]."""
+    found = {}
+    for split in ("train", "test"):
+        values, labels = pack.features(run, split, FEATURES)
+        content = values.cpu().numpy().astype("<f2").tobytes()
+        found[split] = {"labels": labels.tolist(), "values": base64.b64encode(content).decode()}
+    return found
 
 
 def make_diverged_record(pack: Pack, run: int, curves: Curves, made: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What runs cost, and the estimate of `plan`."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,8 @@ LT = Column("cifar10", "lt", 100, "resnet32")
 def record(device: str, seconds: float, column: Column = LT, runs: int = 1, precision: str = "float32") -> dict:
     import dataclasses
 
-    spec = json.loads(json.dumps({"column": dataclasses.asdict(column), "protocol": dataclasses.asdict(PROTOCOL)}))
+    spec = json.loads(json.dumps({"column": dataclasses.asdict(column), "protocol": dataclasses.asdict(PROTOCOL),
+                                  "method": {"companions": []}}))
     return {"spec": spec, "made": {"device": device, "precision": precision, "runs_in_pack": runs, "seconds": seconds}}
 
 
@@ -59,6 +61,12 @@ def test_a_benchmark_stands_in_until_there_are_records(tmp_path):
     place = "b, bfloat16"
     assert expected_seconds(LT, PROTOCOL, 4, speeds([], tmp_path)[place]) == pytest.approx(4 * steps * 2e-3)
     assert expected_seconds(LT, PROTOCOL, 4, speeds(measured, tmp_path)[place]) == pytest.approx(20.0)
+
+
+def test_more_streams_cost_more_and_a_frozen_backbone_less():
+    assert work(LT, PROTOCOL, 2) == 2 * work(LT, PROTOCOL)
+    assert 3 * work(LT, replace(PROTOCOL, trains="head")) == pytest.approx(work(LT, PROTOCOL))
+    assert training_images(Column("cifar10", "counts", 1, "resnet32", counts=(5000, 500, 1000))) == 6500
 
 
 def test_clock():

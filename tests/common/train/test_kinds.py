@@ -1,5 +1,6 @@
 """Every kind of method in a pack: equal to the run alone, resumable bit for bit, and what each promises by itself."""
 
+import base64
 import dataclasses
 import itertools
 
@@ -375,6 +376,28 @@ def test_the_first_stages_setting_is_part_of_the_second_ones_identity(tmp_path):
     assert mine.run.key != its.run.key
     assert mine.start.run.protocol == PROTOCOL
     assert its.start.run.protocol.epochs == 4
+
+
+# ---------------------------------------------------------------- features for figures
+
+
+def test_the_record_of_seed_0_keeps_features_of_plain_images_where_the_method_asks(digits, tmp_path):
+    method = dataclasses.replace(METHODS[0], keep_features=True)
+    assert method.describe() == METHODS[0].describe()
+    members = [planned(method, tmp_path, seed) for seed in (0, 1)]
+    assert train_pack(members, digits, SINGLE, Workspace(tmp_path / "work", 30.0))
+    records = [load_records(tmp_path)[m.run.key] for m in members]
+    assert "features" not in records[1]
+    kept = {split: np.frombuffer(base64.b64decode(part["values"]), "<f2").reshape(len(part["labels"]), -1)
+            for split, part in records[0]["features"].items()}
+    assert kept["train"].shape == (464, 32)
+    pack = Pack(members, digits, SINGLE)
+    pack.load_run_state(0, load_file(members[0].checkpoint))
+    pack.net.eval()
+    images, labels, _ = pack.feed.test_batch(0, 360, 1, [False, False])
+    assert records[0]["features"]["test"]["labels"] == labels.sort().values.tolist()
+    wanted = pack.net(images)[0][labels.argsort(stable=True)].detach().numpy()
+    assert np.allclose(kept["test"], wanted, rtol=2e-3, atol=1e-3)
 
 
 # ---------------------------------------------------------------- a column of counts
