@@ -94,7 +94,7 @@ EFFORTS = {
 
 def plain_network(at: torch.device | str) -> PlainResNet:
     facts = SETS[COLUMN.dataset]
-    return PlainResNet(*BACKBONES[COLUMN.backbone], facts.channels, facts.classes).to(at)
+    return PlainResNet(BACKBONES[COLUMN.backbone].blocks, BACKBONES[COLUMN.backbone].width, facts.channels, facts.classes).to(at)
 
 
 def copy_bandwidth(at: torch.device) -> float:

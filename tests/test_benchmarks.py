@@ -27,7 +27,7 @@ def test_the_textbook_network_is_a_pack_of_one():
     pixels = generator.integers(256, size=(len(labels), facts.side, facts.side, facts.channels), dtype=np.uint8)
     pack = Pack(packs.members(1), Images(pixels, labels, pixels[::20], labels[::20], tuple("0123456789")),
                 Device("cpu", "float64", False))
-    net = PlainResNet(*BACKBONES["resnet32"], facts.channels, facts.classes).double()
+    net = PlainResNet(BACKBONES["resnet32"].blocks, BACKBONES["resnet32"].width, facts.channels, facts.classes).double()
     head = {"fc.weight": pack.heads[0].weight[0].T, "fc.bias": pack.heads[0].bias[0, 0]}
     net.load_state_dict({**pack.net.state_dict(), **head}, strict=False)  # all but the batch counters, which a pack has not
     pack.begin_epoch(0)

@@ -8,13 +8,14 @@ the addition; global average pool. Initialisation: kaiming_normal (fan-in, gain 
 normalisation (1, 0), as the released LDAM code has it.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.models.sizes import BACKBONES
+from common.models.sizes import Residual
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -27,17 +28,22 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 class Block(nn.Module):
     """conv3x3-BN-ReLU-conv3x3-BN + shortcut, ReLU, of `runs` runs."""
 
-    def __init__(self, c_in: int, c_out: int, stride: int, runs: int):
+    def __init__(self, c_in: int, c_out: int, stride: int, runs: int, projection: bool = False):
         super().__init__()
         self.runs, self.c_in, self.c_out, self.stride = runs, c_in, c_out, stride
         self.conv1 = nn.Conv2d(c_in * runs, c_out * runs, 3, stride, 1, groups=runs, bias=False)
         self.bn1 = batch_norm(c_out * runs)
         self.conv2 = nn.Conv2d(c_out * runs, c_out * runs, 3, 1, 1, groups=runs, bias=False)
         self.bn2 = batch_norm(c_out * runs)
+        self.projection = nn.Sequential(
+            nn.Conv2d(c_in * runs, c_out * runs, 1, stride, groups=runs, bias=False), batch_norm(c_out * runs),
+        ) if projection and c_in != c_out else None
 
     def shortcut(self, x: Tensor) -> Tensor:
         if self.c_in == self.c_out:
             return x
+        if self.projection is not None:
+            return self.projection(x)
         x = x[:, :, ::2, ::2]
         n, _, h, w = x.shape
         pad = (self.c_out - self.c_in) // 2
@@ -52,16 +58,18 @@ class Block(nn.Module):
 class PackedResNet(nn.Module):
     """Images [batch, runs * channels, height, width] -> features [runs, batch, width]."""
 
-    def __init__(self, blocks: int, width: int, runs: int, channels: int = 3):
+    def __init__(self, shape: Residual, runs: int, channels: int = 3):
         super().__init__()
-        self.runs, self.width = runs, 4 * width
+        self.runs, width = runs, shape.width
         self.conv = nn.Conv2d(channels * runs, width * runs, 3, 1, 1, groups=runs, bias=False)
         self.bn = batch_norm(width * runs)
         layers, c_in = [], width
-        for c_out, stride in ((width, 1), (2 * width, 2), (4 * width, 2)):
-            for i in range(blocks):
-                layers.append(Block(c_in, c_out, stride if i == 0 else 1, runs))
+        for stage in range(shape.stages):
+            c_out = width << stage
+            for i in range(shape.blocks):
+                layers.append(Block(c_in, c_out, 2 if stage and i == 0 else 1, runs, shape.projection))
                 c_in = c_out
+        self.width = c_in
         self.blocks = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, stream: int | None = None) -> Tensor:
@@ -78,22 +86,17 @@ class PackedBilateral(PackedResNet):
     Given the stream, images go through its branch: features [runs, batch, width / 2]; else through both, branch 0 first.
     """
 
-    def __init__(self, blocks: int, width: int, runs: int, channels: int = 3):
-        super().__init__(blocks, width, runs, channels)
+    def __init__(self, shape: Residual, runs: int, channels: int = 3):
+        super().__init__(shape, runs, channels)
         last = self.blocks[-1]
         self.blocks = self.blocks[:-1]
-        self.branches = nn.ModuleList([last, Block(last.c_in, last.c_out, last.stride, runs)])
+        self.branches = nn.ModuleList([last, Block(last.c_in, last.c_out, last.stride, runs, shape.projection)])
         self.width *= 2
 
     def forward(self, x: Tensor, stream: int | None = None) -> Tensor:
         x = self.blocks(F.relu(self.bn(self.conv(x))))
         branches = self.branches if stream is None else [self.branches[stream]]
         return torch.cat([self.pool(branch(x)) for branch in branches], -1)
-
-
-def backbone(name: str, runs: int, channels: int = 3, network: str = "plain") -> PackedResNet:
-    """The packed backbone of that name in `BACKBONES`, "plain" or "bilateral"."""
-    return {"plain": PackedResNet, "bilateral": PackedBilateral}[network](*BACKBONES[name], runs=runs, channels=channels)
 
 
 @torch.no_grad()
@@ -104,3 +107,18 @@ def initialise(net: nn.Module, generators: Sequence[torch.Generator]) -> None:
             for weight, generator in zip(module.weight.chunk(len(generators)), generators, strict=True):
                 drawn = torch.empty(weight.shape, dtype=torch.float32)
                 weight.copy_(nn.init.kaiming_normal_(drawn, generator=generator))
+        elif isinstance(module, PackedFull):
+            for weight, generator in zip(module.weight, generators, strict=True):
+                weight.copy_(torch.randn(weight.shape, generator=generator) * math.sqrt(2 / len(weight)))
+
+
+class PackedFull(nn.Module):
+    """A fully connected layer of M runs: [runs, batch, c_in] -> [runs, batch, c_out]; its bias is zero at first."""
+
+    def __init__(self, runs: int, c_in: int, c_out: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(runs, c_in, c_out))
+        self.bias = nn.Parameter(torch.zeros(runs, 1, c_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)

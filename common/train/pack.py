@@ -18,8 +18,9 @@ from common.data.feed import INDEX, PARTNER, TURN, Draw, Drawn, Feed, draw_noise
 from common.data.sets import Images
 from common.method import Context, Head, Method, Outputs, Planned
 from common.metrics import Tally
+from common.models.backbones import backbone
 from common.models.heads import CausalHead, CosineHead, LinearHead, PackedHead
-from common.models.resnet import backbone, initialise
+from common.models.resnet import initialise
 from common.train.graph import capture
 from common.train.meta import learn_weights
 
@@ -110,7 +111,7 @@ class Pack:
         self.feed = Feed(images, self.column, turns=any(turns), device=at, dtype=getattr(torch, device.precision),
                          held_out=self.shape.held_out)
         self.groups = group_runs(members, self.feed.classes)
-        net = backbone(self.column.backbone, self.runs, self.feed.facts.channels, self.shape.network)
+        net = backbone(self.column.backbone, self.runs, self.feed.facts.channels, self.shape.network, self.feed.facts.side)
         self.heads = nn.ModuleList(make_head(g.method.head, g.size, net.width, g.classes) for g in self.groups)
         self._initialise(net)
         self.net = net.to(at, device.dtype).to(memory_format=torch.channels_last)

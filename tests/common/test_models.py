@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.models.backbones import backbone
 from common.models.heads import CosineHead, LinearHead
-from common.models.resnet import backbone, initialise
+from common.models.resnet import initialise
 from common.models.sizes import BACKBONES, multiplications
 
 
@@ -25,17 +26,48 @@ def test_resnet32_has_the_parameters_of_the_released_network():
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_pack_has_as_many_parameters_and_multiplications_a_run(name):
-    assert count(backbone(name, 3)) == 3 * count(backbone(name, 1))
-    net = backbone(name, 1)
+    assert count(backbone(name, 3, side=16)) == 3 * count(backbone(name, 1, side=16))
+    net = backbone(name, 1, side=16).eval()
     with FlopCounterMode(display=False) as counter:
         net(torch.zeros(1, 3, 16, 16))
     assert counter.get_total_flops() == 2 * multiplications(name, 16, 3)
 
 
 def test_depth_is_six_n_plus_two():
-    for name in BACKBONES:
-        convolutions = sum(isinstance(m, torch.nn.Conv2d) for m in backbone(name, 1).modules())
+    for name in (n for n in BACKBONES if n.startswith("resnet")):
+        convolutions = sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3) for m in backbone(name, 1).modules())
         assert convolutions + 1 == int(name.removeprefix("resnet"))
+
+
+def test_the_other_networks_have_the_parameters_of_their_sources():
+    """ResNet-18 with the CIFAR stem; the 13 convolutions of the mixture code (6,140,448, and 5,568 of batch norm)."""
+    assert count(backbone("resnet18", 1)) == 11_168_832
+    assert count(backbone("vgg13", 1)) == 6_140_448 + 5_568
+    torchvision = __import__("torchvision").models.vgg13_bn()
+    bias = sum(m.bias.numel() for m in torchvision.features if isinstance(m, torch.nn.Conv2d))
+    assert count(backbone("vgg13bn", 1)) == count(torchvision.features) - bias
+
+
+@pytest.mark.parametrize(("name", "channels", "side"), [("6layercnn2dprelu", 1, 28), ("6layercnn100d", 1, 28), ("vgg13", 3, 16),
+                                                        ("resnet18", 3, 16), ("cnn4", 1, 8)])
+def test_each_run_of_a_packed_network_is_the_network_alone(name, channels, side):
+    """In training and in testing, with weights and statistics of the run, dense layers and PReLU among them."""
+    generator = torch.Generator().manual_seed(0)
+    packed = backbone(name, 3, channels, side=side).double()
+    initialise(packed, [torch.Generator().manual_seed(s) for s in range(3)])
+    for parameter in packed.parameters():
+        parameter.data += 0.1 * torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
+    images = torch.randn(6, 3 * channels, side, side, generator=generator, dtype=torch.float64)
+    for run in range(3):
+        alone = backbone(name, 1, channels, side=side).double()
+        alone.load_state_dict({n: t.chunk(3)[run].clone() for n, t in packed.state_dict().items()}, strict=False)
+        mine = images[:, run * channels:(run + 1) * channels]
+        for training in (True, False):
+            packed.train(training), alone.train(training)
+            before = {n: t.clone() for n, t in packed.state_dict().items()}
+            torch.testing.assert_close(packed(images)[run], alone(mine)[0], rtol=1e-8, atol=1e-9)
+            packed.load_state_dict(before, strict=False)
+            alone.load_state_dict({n: t.chunk(3)[run].clone() for n, t in before.items()}, strict=False)
 
 
 def test_initialisation_is_kaiming_normal_with_fan_in_and_the_runs_own():

@@ -15,6 +15,7 @@ from common.data.feed import INDEX, PARTNER, Draw, Feed, draw_blend, draw_noise
 from common.method import Outputs, missing_runs
 from common.models.heads import CausalHead, CosineHead, LinearHead
 from common.models.resnet import PackedBilateral
+from common.models.sizes import Residual
 from common.spec import Column
 from common.store import load_records
 from common.train.loop import Workspace, load_start, train_pack
@@ -215,7 +216,7 @@ def test_a_bilateral_network_trains_a_branch_a_stream_and_tests_with_both(digits
 
 
 def test_the_bilateral_resnet32_has_the_literatures_parameters():
-    assert sum(p.numel() for p in PackedBilateral(5, 16, 1).parameters()) == 537_488
+    assert sum(p.numel() for p in PackedBilateral(Residual(5, 16), 1).parameters()) == 537_488
 
 
 # ---------------------------------------------------------------- held-out images

@@ -1,0 +1,95 @@
+"""Backbones by name, of M runs packed into one network: ResNets, and plain chains of layers."""
+
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.models.resnet import PackedBilateral, PackedFull, PackedResNet, batch_norm
+from common.models.sizes import BACKBONES, Plain, Residual
+
+
+class PackedPlain(nn.Module):
+    """Images [batch, runs * channels, side, side] -> features [runs, batch, width], through the layers of a `Plain`.
+
+    A convolution has no bias where batch normalisation follows at once; a PReLU has a slope for each channel.
+    """
+
+    def __init__(self, shape: Plain, runs: int, channels: int, side: int):
+        super().__init__()
+        self.runs, layers = runs, []
+        following = [kind for kind, *_ in shape.layers[1:]] + [""]
+        for (kind, *numbers), then in zip(shape.layers, following, strict=True):
+            if kind == "conv":
+                width, kernel, pad = numbers
+                layers.append(nn.Conv2d(channels * runs, width * runs, kernel, 1, pad, groups=runs, bias=then != "norm"))
+                channels, side = width, side + 2 * pad - kernel + 1
+            elif kind == "norm":
+                layers.append(batch_norm(channels * runs) if side > 0 else PackedNorm(channels, runs))
+            elif kind == "pool":
+                layers.append(nn.MaxPool2d(2))
+                side //= 2
+            elif kind == "mean":
+                layers.append(Mean(runs))
+                side = 0
+            elif kind == "full":
+                layers += [Flatten(runs)] if side else []
+                layers.append(PackedFull(runs, channels * max(side, 1) ** 2, numbers[0]))
+                channels, side = numbers[0], 0
+            else:
+                layers.append(nn.ReLU() if kind == "relu" else PackedPReLU(channels, runs))
+        self.layers, self.width = nn.Sequential(*layers), channels
+
+    def forward(self, x: Tensor, stream: int | None = None) -> Tensor:
+        return self.layers(x)
+
+
+class PackedNorm(nn.Module):
+    """Batch normalisation of dense features [runs, batch, width], for each run by itself."""
+
+    def __init__(self, width: int, runs: int):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width * runs)
+        self.norm.num_batches_tracked = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        runs, batch, width = x.shape
+        return self.norm(x.transpose(0, 1).reshape(batch, runs * width)).reshape(batch, runs, width).transpose(0, 1)
+
+
+class PackedPReLU(nn.Module):
+    """max(x, 0) + a min(x, 0) with a learned a for each channel, 0.25 at first; on maps or on dense features."""
+
+    def __init__(self, channels: int, runs: int):
+        super().__init__()
+        self.slope = nn.Parameter(nn.PReLU(channels * runs).weight.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        slope = self.slope[:, None, None] if x.dim() == 4 else self.slope.reshape(len(x), 1, -1)
+        return x.clamp(min=0) + slope * x.clamp(max=0)
+
+
+class Mean(nn.Module):
+    """Maps -> their means, [runs, batch, channels]."""
+
+    def __init__(self, runs: int):
+        super().__init__()
+        self.runs = runs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)).reshape(len(x), self.runs, -1).transpose(0, 1)
+
+
+class Flatten(Mean):
+    """Maps -> all their values, [runs, batch, channels * side * side]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), self.runs, -1).transpose(0, 1)
+
+
+def backbone(name: str, runs: int, channels: int = 3, network: str = "plain", side: int = 32) -> nn.Module:
+    """The packed backbone of that name in `BACKBONES`; network "bilateral" gives a ResNet a last block for each stream."""
+    shape = BACKBONES[name]
+    if isinstance(shape, Residual):
+        return (PackedBilateral if network == "bilateral" else PackedResNet)(shape, runs, channels)
+    if network != "plain":
+        raise UserError(f"A {network} network is built from a ResNet; {name} is none.")
+    return PackedPlain(shape, runs, channels, side)
