@@ -7,6 +7,7 @@ identity, so a loss that two papers use under one protocol is trained once.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from common.data.sampling import shuffled, uniform_weights
@@ -26,12 +27,15 @@ class Outputs(NamedTuple):
     logits: [..., batch, classes]; the raw cosines where the head is the cosine head.
     features: [..., batch, width], the input of the head.
     projected: [..., batch, project] where the head has a projection, else None.
-    Of a method with companions and no `combine`, all three have a stream axis before the batch: [..., streams, batch, .].
+    head: the head's own tensors by name, for losses that need them: weight [..., width, classes] (of a Gaussian head the
+    means), bias, log_variances, inverse_deviations, centres.
+    Of a method with companions and no `combine`, the first three have a stream axis before the batch: [..., streams, batch, .].
     """
 
     logits: "Tensor"
     features: "Tensor"
     projected: "Tensor | None" = None
+    head: "Mapping[str, Tensor]" = MappingProxyType({})
 
 
 class Context(NamedTuple):
@@ -50,7 +54,9 @@ class Context(NamedTuple):
 @dataclass(frozen=True)
 class Head:
     """A classifier on the features. kind "cosine" yields unscaled cosines and has no bias (the scale lives in the loss);
-    "causal" is the normalised multi-head classifier of De-confound-TDE.
+    "causal" is the normalised multi-head classifier of De-confound-TDE; "gaussian" yields minus half the Mahalanobis
+    distances and log-determinants of diagonal Gaussians, "centres" minus half the squared distances to means, and
+    "quadratic" a Gaussian head whose square of the features is summed over all classes.
 
     bias: initial value of a linear head's bias; None is PyTorch's uniform(+-1 / sqrt(width)).
     decay_bias: whether weight decay reaches that bias.
@@ -60,9 +66,11 @@ class Head:
     first) of a head without its bias.
     project: width of a projection of the features for a contrastive loss; 0 for none.
     alpha: of the causal head at test time: how much of the mean feature's direction is taken away.
+    biased: whether a linear head has a bias. centres: rate at which each class's centre, beside the head, moves towards
+    the mean of its features in the batch; 0 for none.
     """
 
-    kind: Literal["linear", "cosine", "causal"]
+    kind: Literal["linear", "cosine", "causal", "gaussian", "centres", "quadratic"]
     bias: float | None = None
     decay_bias: bool = True
     keep: bool = False
@@ -70,6 +78,8 @@ class Head:
     rescale: Literal["", "class", "tau"] = ""
     project: int = 0
     alpha: float = 0.0
+    biased: bool = True
+    centres: float = 0.0
 
 
 LINEAR, COSINE = Head("linear"), Head("cosine")

@@ -56,8 +56,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Optimiser and schedule, which the papers call "the setting": SGD with momentum.
+    """Optimiser and schedule, which the papers call "the setting".
 
+    optimiser: "sgd" with momentum, "nesterov", "adam" with the weight decay in the gradient (Kingma and Ba, 2015; beta_1
+    is `momentum`, beta_2 0.999), or "adamw" with the decay apart from it.
     The rate of an epoch (counted from 0) is `rate`, times (epoch + 1) / warmup_epochs while that is below 1; in steps,
     times decay_factor for every entry of decay_epochs that has been reached; as a cosine, times (1 + cos(pi epoch /
     epochs)) / 2.
@@ -77,6 +79,7 @@ class Protocol:
     schedule: Literal["steps", "cosine"] = "steps"
     trains: Literal["all", "head"] = "all"
     moving_statistics: bool = False
+    optimiser: Literal["sgd", "nesterov", "adam", "adamw"] = "sgd"
 
     def learning_rate(self, epoch: int) -> float:
         """The learning rate of `epoch`, counted from 0 (LDAM family: the epochs with index >= 160 are the decayed ones)."""

@@ -18,11 +18,14 @@ class PackedHead(nn.Module):
     """What the heads share: the weight, an optional projection, and the two ways of rescaling.
 
     rescale: "class" has a learned factor `scale` on each logit, 1 at first; "tau" a learned exponent, 0 at first.
-    project: width of the projection, 0 for none.
+    project: width of the projection, 0 for none. centres: rate at which the classes' centres move, 0 for none.
     """
 
-    def __init__(self, runs: int, width: int, classes: int, rescale: str = "", project: int = 0):
+    def __init__(self, runs: int, width: int, classes: int, rescale: str = "", project: int = 0, centres: float = 0.0):
         super().__init__()
+        self.centre_rate = centres
+        if centres:
+            self.register_buffer("centres", torch.zeros(runs, width, classes))
         self.weight = nn.Parameter(torch.empty(runs, width, classes))
         self.scale = nn.Parameter(torch.ones(runs, 1, classes)) if rescale == "class" else None
         self.tau = nn.Parameter(torch.zeros(runs, 1, 1)) if rescale == "tau" else None
@@ -35,6 +38,20 @@ class PackedHead(nn.Module):
                 self.draw(run, generator)
         if self.projection is not None:
             self.projection.initialise(generators)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The head's own parameters and buffers by name."""
+        return dict(self.named_parameters(recurse=False)) | dict(self.named_buffers(recurse=False))
+
+    @torch.no_grad()
+    def move_centres(self, features: Tensor, labels: Tensor) -> None:
+        """c_j <- c_j - rate * sum_{i: y_i = j} (c_j - x_i) / (1 + n_j), n_j images of class j in the batch (Wen et al., 2016).
+
+        features [runs, batch, width], labels [runs, batch].
+        """
+        member = F.one_hot(labels, self.centres.shape[-1]).to(features.dtype)
+        counts = member.sum(1, keepdim=True)
+        self.centres -= self.centre_rate * (counts * self.centres - features.transpose(1, 2) @ member) / (1 + counts)
 
     def draw(self, run: int, generator: torch.Generator) -> None:
         raise NotImplementedError
@@ -54,21 +71,24 @@ class LinearHead(PackedHead):
     """Logits w_c . f + b_c. Weights kaiming_normal (fan-in, gain sqrt 2); bias uniform(+-1 / sqrt(width)), or the constant
     `bias`."""
 
-    def __init__(self, runs: int, width: int, classes: int, bias: float | None = None, rescale: str = "", project: int = 0):
-        super().__init__(runs, width, classes, rescale, project)
+    def __init__(self, runs: int, width: int, classes: int, bias: float | None = None, biased: bool = True, **more):
+        super().__init__(runs, width, classes, **more)
         self.initial_bias = bias
-        self.bias = nn.Parameter(torch.empty(runs, 1, classes))
+        self.bias = nn.Parameter(torch.empty(runs, 1, classes)) if biased else None
 
     def draw(self, run: int, generator: torch.Generator) -> None:
-        weight, bias = self.weight[run], self.bias[run]
+        weight = self.weight[run]
         weight.copy_(torch.randn(weight.shape, generator=generator) * math.sqrt(2 / len(weight)))
+        if self.bias is None:
+            return
+        bias = self.bias[run]
         if self.initial_bias is None:
             bias.copy_((torch.rand(bias.shape, generator=generator) * 2 - 1) / math.sqrt(len(weight)))
         else:
             bias.fill_(self.initial_bias)
 
     def logits(self, features: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, features, self.weight)
+        return torch.bmm(features, self.weight) if self.bias is None else torch.baddbmm(self.bias, features, self.weight)
 
 
 class CosineHead(PackedHead):
@@ -108,6 +128,46 @@ class CausalHead(PackedHead):
                 x = x - self.alpha * (x * d).sum(-1, keepdim=True) * d
             z = z + torch.bmm(x, w / (w.norm(dim=1, keepdim=True) + SLACK))
         return STRENGTH / PARTS * z
+
+
+class CentreHead(PackedHead):
+    """Minus half the squared distances to the means mu_k, which are `weight`: -|x - mu_k|^2 / 2. Means standard normal."""
+
+    def draw(self, run: int, generator: torch.Generator) -> None:
+        self.weight[run].copy_(torch.randn(self.weight[run].shape, generator=generator))
+
+    def logits(self, features: Tensor) -> Tensor:
+        return torch.bmm(features, self.weight) - (features**2).sum(-1, keepdim=True) / 2 - (self.weight**2).sum(1, True) / 2
+
+
+class GaussianHead(CentreHead):
+    """-d_k = -[sum_d (x_d - mu_kd)^2 / sigma_kd^2 + ln sigma_kd^2] / 2 for diagonal Gaussians. The parameter is
+    log_variances = ln sigma^2, 0 at first, so that a variance is positive whatever the optimiser does."""
+
+    def __init__(self, runs: int, width: int, classes: int):
+        super().__init__(runs, width, classes)
+        self.log_variances = nn.Parameter(torch.zeros(runs, width, classes))
+
+    def logits(self, features: Tensor) -> Tensor:
+        precision = (-self.log_variances).exp()
+        cross = torch.bmm(features, self.weight * precision) - torch.bmm(features**2, precision) / 2
+        return cross - (self.weight**2 * precision + self.log_variances).sum(1, keepdim=True) / 2
+
+
+class QuadraticHead(CentreHead):
+    """A Gaussian head whose parameter is a = 1 / sigma, 1 at first and free to change its sign, and whose square of the
+    features is summed over all classes, so that it is one number a sample:
+    -[sum_jd a_jd^2 x_d^2 - 2 x . (a_k^2 mu_k) + sum_d a_kd^2 mu_kd^2] / 2 + sum_d ln a_kd / 2 (half the log-determinant)."""
+
+    def __init__(self, runs: int, width: int, classes: int):
+        super().__init__(runs, width, classes)
+        self.inverse_deviations = nn.Parameter(torch.ones(runs, width, classes))
+
+    def logits(self, features: Tensor) -> Tensor:
+        a = self.inverse_deviations
+        square = torch.bmm(features**2, (a**2).sum(-1, keepdim=True)) / 2
+        cross = torch.bmm(features, a**2 * self.weight) - (a**2 * self.weight**2).sum(1, keepdim=True) / 2
+        return cross - square + a.log().sum(1, keepdim=True) / 2
 
 
 class Projection(nn.Module):

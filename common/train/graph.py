@@ -20,7 +20,7 @@ def capture(pack: "Pack", drawn: Drawn, compiled: bool) -> Callable[[Drawn], Non
     graph's own input. The last, smaller batch of an epoch is captured uncompiled: one step in a hundred is not worth
     a compilation.
     """
-    saved = [(t, t.clone()) for t in (*pack.state().values(), pack.loss_sum)]
+    saved = [(t, t.clone()) for t in (*pack.state().values(), *pack.counters(), pack.loss_sum)]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

@@ -196,6 +196,7 @@ def load_state(pack: Pack, file: Path) -> tuple[int, Curves, float]:
     for name, value in vars(saved).items():
         setattr(curves, name, value if name in Curves.SHARED else [value[place] for place in places])
     pack.ended = [state["ended"][place] for place in places]
+    pack.set_steps(state["epoch"])
     return state["epoch"], curves, state["seconds"] * pack.runs
 
 
@@ -207,7 +208,7 @@ def finish(pack: Pack, curves: Curves, tallies: list, seconds: float) -> None:
         if pack.alive[run] and not all(t.isfinite().all() for t in pack.run_state(run).values()):
             pack.stop_run(run, pack.protocol.epochs - 1)  # the very last step spoiled the weights, after the last loss
         if pack.alive[run]:
-            tensors = {n: t.cpu().contiguous() for n, t in pack.run_state(run).items() if not n.startswith("momentum.")}
+            tensors = {n: t.cpu().contiguous() for n, t in pack.run_state(run).items() if n.startswith(("backbone.", "head."))}
             write_atomically(member.checkpoint, save(tensors, {"key": member.run.key, "label": member.label}))
         if member.run.key in have:
             continue

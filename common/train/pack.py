@@ -19,13 +19,23 @@ from common.data.sets import Images
 from common.method import Context, Head, Method, Outputs, Planned
 from common.metrics import Tally
 from common.models.backbones import backbone
-from common.models.heads import CausalHead, CosineHead, LinearHead, PackedHead
+from common.models.heads import (
+    CausalHead,
+    CentreHead,
+    CosineHead,
+    GaussianHead,
+    LinearHead,
+    PackedHead,
+    QuadraticHead,
+)
 from common.models.resnet import initialise
 from common.train.graph import capture
 from common.train.meta import learn_weights
 
 Precision = Literal["bfloat16", "float32", "float64"]
 TEST_BATCH = 500
+SGD, ADAM = {"momentum": "momentum_buffer"}, {"momentum": "exp_avg", "square": "exp_avg_sq"}
+MOMENTS = {"sgd": SGD, "nesterov": SGD, "adam": ADAM, "adamw": ADAM}  # what a state calls the optimiser's averages
 
 
 @dataclass(frozen=True)
@@ -63,10 +73,12 @@ class Group:
 def make_head(head: Head, runs: int, width: int, classes: int) -> PackedHead:
     if head.kind == "causal":
         return CausalHead(runs, width, classes, head.alpha)
-    more = {"rescale": head.rescale, "project": head.project}
+    more = {"rescale": head.rescale, "project": head.project, "centres": head.centres}
+    if head.kind == "linear":
+        return LinearHead(runs, width, classes, head.bias, head.biased, **more)
     if head.kind == "cosine":
         return CosineHead(runs, width, classes, **more)
-    return LinearHead(runs, width, classes, head.bias, **more)
+    return {"gaussian": GaussianHead, "centres": CentreHead, "quadratic": QuadraticHead}[head.kind](runs, width, classes)
 
 
 def group_runs(members: Sequence[Planned], classes: int) -> list[Group]:
@@ -85,11 +97,12 @@ def make_outputs(method: Method, head: PackedHead, features: Tensor, context: Co
     if method.combine:
         features = method.combine(features, context)
     if features.dim() == 3:
-        return Outputs(head(features), features, head.projection(features) if head.projection else None)
+        projected = head.projection(features) if head.projection else None
+        return Outputs(head(features), features, projected, head.tensors())
     flat = features.flatten(1, 2)
     shape = features.shape[:3]
     projected = head.projection(flat).unflatten(1, shape[1:]) if head.projection else None
-    return Outputs(head(flat).unflatten(1, shape[1:]), features, projected)
+    return Outputs(head(flat).unflatten(1, shape[1:]), features, projected, head.tensors())
 
 
 class Pack:
@@ -163,10 +176,26 @@ class Pack:
                 decays.setdefault((factor, decay), []).append(parameter)
         groups = [{"params": kept, "weight_decay": decay, "lr": self.rates[factor]} for (factor, decay), found in decays.items()
                   if (kept := [p for p in found if p.requires_grad])]
-        optimiser = torch.optim.SGD(groups, lr=self.rate, momentum=self.protocol.momentum, fused=self.device.cuda or None)
+        how = {"lr": self.rate, "fused": self.device.cuda or None}
+        kind, momentum = self.protocol.optimiser, self.protocol.momentum
+        if kind in ("sgd", "nesterov"):
+            optimiser = torch.optim.SGD(groups, momentum=momentum, nesterov=kind == "nesterov", **how)
+        else:
+            optimiser = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind](groups, betas=(momentum, 0.999), **how)
         for parameter in self.parameters():  # from the start, so that a captured step and a resumed one find theirs
-            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            zeros = {name: torch.zeros_like(parameter) for name in MOMENTS[kind].values()}
+            count = {} if kind in ("sgd", "nesterov") else {"step": torch.zeros((), device=parameter.device)}
+            optimiser.state[parameter].update(zeros | count)
         return optimiser
+
+    def counters(self) -> list[Tensor]:
+        """The optimiser's own counts of steps, where it keeps them: the same number for every run."""
+        return [self.optimiser.state[p]["step"] for p in self.parameters() if "step" in self.optimiser.state[p]]
+
+    def set_steps(self, epochs: int) -> None:
+        """Let the optimiser know that so many epochs have been trained."""
+        for counter in self.counters():
+            counter.fill_(epochs * len(self.batch_sizes))
 
     def parameters(self) -> list[Tensor]:
         """What is trained."""
@@ -260,6 +289,10 @@ class Pack:
         self.optimiser.zero_grad(set_to_none=True)
         losses.sum().backward()  # the runs share no weight, so each gets the gradient of its own loss
         self.optimiser.step()
+        for group, head in zip(self.groups, self.heads, strict=True):
+            if group.method.head.centres:
+                part = slice(group.first, group.stop)
+                head.move_centres(features[part].detach().to(self.device.dtype), self.feed.labels[drawn.images[INDEX, part]])
 
     def _autocast(self) -> AbstractContextManager:
         if self.device.precision == "bfloat16":
@@ -339,13 +372,13 @@ class Pack:
         return [(g.first, g.stop) for g in self.groups]
 
     def state(self) -> dict[str, Tensor]:
-        """All weights, statistics and momenta, packed: views, named `backbone.*`, `heads.<group>.*`, `momentum.*`."""
+        """All weights, statistics and moments, packed: views, named `backbone.*`, `heads.<group>.*`, `momentum.*`, `square.*`."""
         parts = {"backbone": self.net, "heads": self.heads}
         found = {f"{part}.{n}": t.detach() for part, module in parts.items() for n, t in module.state_dict().items()}
         for part, module in parts.items():
             for name, p in module.named_parameters():
-                if p.requires_grad:
-                    found[f"momentum.{part}.{name}"] = self.optimiser.state[p]["momentum_buffer"]
+                for kind, entry in MOMENTS[self.protocol.optimiser].items() if p.requires_grad else ():
+                    found[f"{kind}.{part}.{name}"] = self.optimiser.state[p][entry]
         return found
 
     def run_state(self, run: int) -> dict[str, Tensor]:

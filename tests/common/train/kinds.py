@@ -46,6 +46,23 @@ META = Method("meta", "written", softmax_cross_entropy, weights=effective_number
 META_LDAM = replace(META, name="meta-ldam", loss=METHODS[1].loss, head=COSINE)
 CAUSAL = Method("causal", "written", softmax_cross_entropy, Head("causal", alpha=1.0))
 
+ADAM = replace(PROTOCOL, rate=0.01, weight_decay=0.001, optimiser="adam")
+
+
+def with_centres(outputs, labels, context, *, share: float):
+    """Cross-entropy, and the squared distance to the centre of the class."""
+    centres = outputs.head["centres"].transpose(-1, -2).gather(-2, labels.unsqueeze(-1).expand(outputs.features.shape))
+    return cross_entropy(outputs.logits, labels) + share / 2 * ((outputs.features - centres) ** 2).sum(-1)
+
+
+GAUSSIAN = Method("gaussian", "written", softmax_cross_entropy, Head("gaussian"), protocol=ADAM)
+MEANS = Method("means", "written", softmax_cross_entropy, Head("centres"), protocol=ADAM)
+QUADRATIC = Method("quadratic", "released", softmax_cross_entropy, Head("quadratic"), protocol=ADAM)
+CENTRED = Method("centred", "written", partial(with_centres, share=0.01), Head("linear", centres=0.5), protocol=ADAM)
+UNBIASED = Method("unbiased", "written", softmax_cross_entropy, Head("linear", biased=False), protocol=ADAM)
+NESTEROV = Method("nesterov", "written", softmax_cross_entropy, protocol=replace(PROTOCOL, optimiser="nesterov"))
+DECOUPLED = Method("decoupled", "written", softmax_cross_entropy, protocol=replace(ADAM, optimiser="adamw"))
+
 FIRST = replace(CLOUDED, protocol=PROTOCOL)
 AGAIN = Method("retrained", "written", softmax_cross_entropy, sampler=class_balanced, starts_from=FIRST,
                protocol=SECOND_PROTOCOL)
@@ -58,5 +75,6 @@ TAU = Method("tau", "written", softmax_cross_entropy, Head("linear", keep=True, 
 HALF = Method("half", "written", softmax_cross_entropy, Head("linear", keep=True, rate=0.5, rescale="class"),
               sampler=class_balanced, starts_from=replace(MIXUP, protocol=PROTOCOL), protocol=MOVING)
 
-FIRST_STAGES = ([MIXUP, CLOUDED], [NOISY, CAUSAL, METHODS[0]], [BILATERAL], [CONTRAST], [META, META_LDAM])
+FIRST_STAGES = ([MIXUP, CLOUDED], [NOISY, CAUSAL, METHODS[0]], [BILATERAL], [CONTRAST], [META, META_LDAM],
+                [GAUSSIAN, MEANS, QUADRATIC, CENTRED, UNBIASED], [NESTEROV], [DECOUPLED])
 SECOND_STAGES = ([AGAIN, KEPT, SCALED, TAU], [HALF])

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from common.data.augment import as_network_input, crop, normalise
 from common.data.feed import INDEX, PARTNER, Draw, Feed, draw_blend, draw_noise
 from common.method import Outputs, missing_runs
-from common.models.heads import CausalHead, CosineHead, LinearHead
+from common.models.heads import CausalHead, CentreHead, CosineHead, GaussianHead, LinearHead, QuadraticHead
 from common.models.resnet import PackedBilateral
 from common.models.sizes import Residual
 from common.spec import Column
@@ -22,6 +23,7 @@ from common.train.loop import Workspace, load_start, train_pack
 from common.train.meta import learn_weights
 from common.train.pack import Device, Pack
 from tests.common.train.kinds import (
+    ADAM,
     AGAIN,
     BILATERAL,
     CAUSAL,
@@ -302,6 +304,67 @@ def test_the_causal_head_is_its_formula_run_by_run():
         if torch.equal(batches[-1], batches[0]):
             assert z[run, i, c].item() == pytest.approx(plain)
     assert torch.equal(head.mean, head.eval().mean), "testing leaves the mean alone"
+
+
+def test_gaussian_heads_are_their_formulas():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
+    for kind in (CentreHead, GaussianHead, QuadraticHead):
+        head = kind(2, 4, 3).double()
+        head.initialise([torch.Generator().manual_seed(run) for run in range(2)])
+        for parameter in head.parameters():
+            parameter.data += 0.3 * torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
+        found, t = head(x), {n: p.detach() for n, p in head.named_parameters()}
+        for run, i, k in itertools.product(range(2), range(6), range(3)):
+            mu, wanted = t["weight"][run, :, k], 0.0
+            for d in range(4):
+                distance = float(x[run, i, d] - mu[d]) ** 2
+                if kind is CentreHead:
+                    wanted -= distance / 2
+                elif kind is GaussianHead:
+                    variance = math.exp(t["log_variances"][run, d, k])
+                    wanted -= (distance / variance + math.log(variance)) / 2
+                else:
+                    a = float(t["inverse_deviations"][run, d, k])
+                    shared = sum(float(t["inverse_deviations"][run, d, j]) ** 2 for j in range(3))
+                    square = shared * float(x[run, i, d]) ** 2
+                    wanted -= (square - 2 * float(x[run, i, d] * mu[d]) * a**2 + a**2 * float(mu[d]) ** 2) / 2 - math.log(a) / 2
+            assert found[run, i, k].item() == pytest.approx(wanted)
+
+
+def test_centres_move_towards_the_mean_of_their_class():
+    head = LinearHead(1, 2, 3, centres=0.5).double()
+    head.initialise([torch.Generator().manual_seed(0)])
+    head.centres.copy_(torch.tensor([[[1.0, 2, 3], [0, 0, 0]]]))
+    x, y = torch.tensor([[[3.0, 1], [5, 1], [0, 0]]], dtype=torch.float64), torch.tensor([[0, 0, 2]])
+    head.move_centres(x, y)
+    # class 0: 1 - 0.5 * ((1 - 3) + (1 - 5)) / 3 = 2; class 1 has no image; class 2: 3 - 0.5 * 3 / 2
+    assert head.centres[0].T.tolist() == [[2.0, 0.5 * 2 / 3], [2.0, 0.0], [2.25, 0.0]]
+
+
+@pytest.mark.parametrize(("kind", "reference"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("nesterov", None)])
+def test_optimisers_are_torchs_own(kind, reference, digits, tmp_path):
+    """Five steps of a pack of two against torch's optimiser on each run's own network."""
+    protocol = dataclasses.replace(ADAM, optimiser=kind)
+    members = [planned(METHODS[0], tmp_path, seed, protocol) for seed in range(2)]
+    pack = Pack(members, digits, DOUBLE)
+    alone = [Pack([m], digits, DOUBLE) for m in members]
+    for run, single in enumerate(alone):
+        how = {"lr": protocol.learning_rate(0), "weight_decay": protocol.weight_decay}
+        parameters = single.parameters()
+        single.optimiser = reference(parameters, betas=(0.9, 0.999), **how) if reference else torch.optim.SGD(
+            parameters, momentum=0.9, nesterov=True, **how)
+        single.begin_epoch(0)
+        for batch in single.batches()[:5]:
+            single.step(batch)
+        if run == 0:
+            pack.begin_epoch(0)
+            for batch in pack.batches()[:5]:
+                pack.step(batch)
+        parts = (("backbone", single.net), ("head", single.heads[0]))
+        theirs = {f"{part}.{n}": p for part, module in parts for n, p in module.named_parameters()}
+        for name, tensor in theirs.items():
+            torch.testing.assert_close(pack.run_state(run)[name], tensor.detach(), rtol=1e-7, atol=1e-9)
 
 
 def test_rescaled_heads_begin_where_the_first_stage_ended():
