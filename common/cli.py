@@ -23,7 +23,7 @@ from common.cost import clock, speeds, step_work
 from common.data.sources import prepare
 from common.doctor import examine
 from common.errors import UserError
-from common.method import Paper, Planned, missing_runs, plan
+from common.method import Paper, Planned, merged, missing_runs, plan
 from common.spec import Column, Profile
 from common.store import load_records, merge, pack_records, record_files, write_atomically
 from common.worth import cost_at, needs
@@ -166,16 +166,15 @@ def resolve_profile(papers: Sequence[Paper], options: argparse.Namespace) -> Pro
 
 def planned_runs(papers: Sequence[Paper], options: argparse.Namespace) -> tuple[Profile, list[Planned]]:
     """The runs of all papers that the options select, each key once."""
-    profile, found, refusals = resolve_profile(papers, options), {}, []
+    profile, found, refusals = resolve_profile(papers, options), [], []
     for paper in papers:
         try:
-            selected = plan(paper, profile, columns=tuple(options.column), methods=tuple(options.method), seeds=options.seeds)
-            found |= {m.run.key: m for m in selected if m.run.key not in found}
+            found += plan(paper, profile, columns=tuple(options.column), methods=tuple(options.method), seeds=options.seeds)
         except UserError as refusal:
             refusals.append(refusal)
     if len(refusals) == len(papers):
         raise refusals[0]
-    return profile, list(found.values())
+    return profile, list(merged(found).values())
 
 
 def papers_root(papers: Sequence[Paper]) -> Path:

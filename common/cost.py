@@ -50,7 +50,7 @@ def speeds(records: Iterable[Mapping[str, Any]], *measured: Path) -> dict[str, d
         protocol = build(record["spec"]["protocol"], Protocol, "protocol")
         made = record["made"]
         place = place_name(made["device"], made["precision"]), column.backbone, made["runs_in_pack"]
-        streams = 1 + len(record["spec"]["method"]["companions"])
+        streams = 1 + len(record["spec"]["method"].get("companions", ()))
         seconds.setdefault(place, []).append(made["seconds"] / work(column, protocol, streams))
     for (place, backbone, runs), values in seconds.items():
         found.setdefault(place, {}).setdefault(backbone, {})[runs] = median(values)

@@ -2,11 +2,13 @@
 
 A loss maps (outputs, labels, context) to per-sample values: logits [..., batch, classes] in float32 or float64,
 labels [..., batch] (int64), values [..., batch]. It draws nothing, moves nothing, reads no global state and never
-synchronises. Only tensor methods are used, so this file, and a plan of runs, load without torch.
+synchronises. Only tensor methods are used, so this file, and a plan of runs, load without torch. Where a method has
+companion streams, labels are [..., streams, batch] and outputs have that axis too.
 
 n_j: training images of class j; s: scale of the cosine logits; m_j: margin of class j.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -84,3 +86,101 @@ def ldam_hinge(outputs: "Outputs", labels: "Tensor", context: "Context", *, s: f
     """s * max(max_{j != y} cos_j - cos_y + m_y, 0) with the label-distribution-aware margins."""
     z, margin = outputs.logits, ldam_margins(context.counts, largest)[labels]
     return s * (largest_other(z, labels) - target(z, labels) + margin).clamp(min=0)
+
+
+def focal_detached(outputs: "Outputs", labels: "Tensor", context: "Context", *, gamma: float) -> "Tensor":
+    """(1 - p_y)^gamma * -log p_y with the factor (1 - p_y)^gamma as a constant for the gradient, as several released
+    codes have it."""
+    loss = cross_entropy(outputs.logits, labels)
+    return (1 - (-loss.detach()).exp()) ** gamma * loss
+
+
+def arcface(outputs: "Outputs", labels: "Tensor", context: "Context", *, s: float, m: float) -> "Tensor":
+    """Cross-entropy of s * cos(theta_j + m [j = y]) (Deng et al., 2019); CosFace is `uniform_margin`.
+
+    Beyond theta_y + m = pi the cosine would rise again; there the target is cos theta_y - m sin m, as in the released code.
+    """
+    cos = target(outputs.logits, labels)
+    sin = (1 - cos * cos).clamp(min=1e-7).sqrt()  # the floor bounds the slope, which is infinite at theta = 0
+    moved = cos * math.cos(m) - sin * math.sin(m)
+    moved = moved.where(cos >= -math.cos(m), cos - m * math.sin(m))
+    return cross_entropy(s * shift_target(outputs.logits, labels, cos - moved), labels)
+
+
+def equalization(outputs: "Outputs", labels: "Tensor", context: "Context", *, rate: float, threshold: float) -> "Tensor":
+    """-log(exp z_y / sum_j w_j exp z_j), w_j = 1 - b_j [n_j / n < threshold] [j != y], b_j = 1 with probability `rate`
+    (Tan et al., 2020, softmax form): rare classes are spared most of the time where they are not the label.
+
+    Needs uniform noise: b is drawn for each sample and class.
+    """
+    frequency = context.counts / context.counts.sum()
+    spared = (context.noise < rate) & (frequency < threshold)
+    spared = spared.scatter(-1, labels.unsqueeze(-1), False)
+    return cross_entropy(outputs.logits.masked_fill(spared, float("-inf")), labels)
+
+
+def logit_adjusted(outputs: "Outputs", labels: "Tensor", context: "Context", *, tau: float) -> "Tensor":
+    """Cross-entropy of z_j + log(pi_j^tau + 1e-12), pi the class frequencies (Menon et al., 2021).
+
+    With tau = 1 this is balanced softmax (Ren et al., 2020): z_j + log n_j, up to a constant.
+    """
+    prior = context.counts / context.counts.sum()
+    return cross_entropy(outputs.logits + (prior ** tau + 1e-12).log(), labels)
+
+
+def label_aware_smoothing(outputs: "Outputs", labels: "Tensor", context: "Context", *, head: float, tail: float) -> "Tensor":
+    """(1 - e_y) * -log p_y + e_y * mean_j -log p_j (Zhong et al., 2021), with
+    e_c = tail + (head - tail) sin(pi / 2 (n_c - n_min) / (n_max - n_min))."""
+    n = context.counts
+    place = (n - n.min()) / (n.max() - n.min()).clamp(min=1)
+    e = (tail + (head - tail) * (math.pi / 2 * place).sin())[labels]
+    log_p = outputs.logits.log_softmax(-1)
+    return -(1 - e) * target(log_p, labels) - e * log_p.mean(-1)
+
+
+def supervised_contrast(f: "Tensor", y: "Tensor", temperature: float) -> "Tensor":
+    """-1 / |P(i)| sum_{p in P(i)} log(exp(f_i f_p / T) / sum_{a != i} exp(f_i f_a / T)), P(i) the others of label y_i
+    (Khosla et al., 2020). f is brought to unit length. [..., batch, width], [..., batch] -> [..., batch]."""
+    f = f / f.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    similarity = f @ f.transpose(-1, -2) / temperature
+    own = similarity.new_ones(similarity.shape[-1]).diag_embed().bool()
+    log_p = similarity - similarity.masked_fill(own, float("-inf")).logsumexp(-1, keepdim=True)
+    positive = (y.unsqueeze(-1) == y.unsqueeze(-2)) & ~own
+    return -(log_p * positive).sum(-1) / positive.sum(-1).clamp(min=1)
+
+
+# ---------------------------------------------------------------- of several streams: labels [..., streams, batch]
+
+
+def falling_share(epoch: "Tensor", epochs: int) -> "Tensor":
+    """l = 1 - (epoch / epochs)^2: from 1 to nearly 0, as a parabola."""
+    return 1 - (epoch / epochs) ** 2
+
+
+def hybrid_contrastive(outputs: "Outputs", labels: "Tensor", context: "Context", *, temperature: float,
+                       epochs: int) -> "Tensor":
+    """l * supervised contrast of two views (streams 0 and 1; a sample's value is the mean over its views) + (1 - l) *
+    cross-entropy of the balanced stream 2, with l as in `falling_share` (Hybrid-SC, Wang et al., 2021).
+
+    No official code is known to us, and that paper's text is not in our sources: the structure and its settings are from
+    memory of the literature.
+    """
+    views, y = outputs.projected[..., :2, :, :], labels[..., :2, :]
+    contrast = supervised_contrast(views.flatten(-3, -2), y.flatten(-2), temperature).unflatten(-1, y.shape[-2:]).mean(-2)
+    balanced = cross_entropy(outputs.logits[..., 2, :, :], labels[..., 2, :])
+    share = falling_share(context.epoch, epochs)
+    return share * contrast + (1 - share) * balanced
+
+
+def cumulative(features: "Tensor", context: "Context", *, epochs: int) -> "Tensor":
+    """[2 l f_a ; 2 (1 - l) f_b] of the features of two branches (BBN, Zhou et al., 2020), l as in `falling_share`.
+    [..., 2, batch, width] -> [..., batch, 2 width]."""
+    share = falling_share(context.epoch, epochs)
+    shares = (share - share.new_ones(2).cumsum(0) + 1).abs()  # |l - 0|, |l - 1|: made on the device, without torch's name
+    return (2 * shares[:, None, None] * features).movedim(-3, -2).flatten(-2)
+
+
+def bilateral(outputs: "Outputs", labels: "Tensor", context: "Context", *, epochs: int) -> "Tensor":
+    """l CE(z, y_a) + (1 - l) CE(z, y_b) on the logits of the combined features (BBN). labels [..., 2, batch] -> [..., batch]."""
+    share, log_p = falling_share(context.epoch, epochs), outputs.logits.log_softmax(-1)
+    return -share * target(log_p, labels[..., 0, :]) - (1 - share) * target(log_p, labels[..., 1, :])

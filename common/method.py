@@ -4,7 +4,7 @@ A method is made of plain functions, or `functools.partial`s of them with keywor
 identity, so a loss that two papers use under one protocol is trained once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -62,8 +62,8 @@ class Head:
     decay_bias: whether weight decay reaches that bias.
     keep: whether weight and bias start as the run that this one starts from has left them (a second stage).
     rate: factor on the learning rate of weight and bias; 0 leaves them as they are.
-    rescale: "class" learns a factor on each class's logit (1 at first); "tau" learns the exponent in w / |w|^tau (0 at
-    first) of a head without its bias.
+    rescale: "class" learns a factor on each class's logit (1 at first); "tau" learns the exponent in w / |w|^tau of a
+    head without its bias (0 at first, 1 for a cosine head).
     project: width of a projection of the features for a contrastive loss; 0 for none.
     alpha: of the causal head at test time: how much of the mean feature's direction is taken away.
     biased: whether a linear head has a bias. centres: rate at which each class's centre, beside the head, moves towards
@@ -274,6 +274,15 @@ def missing_runs(planned: Sequence[Planned], have: Mapping[str, Path]) -> list[P
     return list(needed.values())
 
 
+def merged(planned: Iterable[Planned]) -> dict[str, Planned]:
+    """Key -> run, each once, in order: the first one of a key, or the first that keeps features for a figure."""
+    found: dict[str, Planned] = {}
+    for item in planned:
+        if item.run.key not in found or (item.method.keep_features and not found[item.run.key].method.keep_features):
+            found[item.run.key] = item
+    return found
+
+
 def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), methods: tuple[str, ...] = (),
          seeds: int | None = None) -> list[Planned]:
     """Every run that the paper's tables and figures need, each key once, in the order of its columns, methods and seeds.
@@ -283,7 +292,7 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
     known = {c.name: c for c in paper.columns[profile]}
     if unknown := [c for c in columns if c not in known]:
         raise UserError(f"{paper.name} has no column {unknown[0]!r} in profile {profile!r}; it has: {', '.join(known)}.")
-    found, seen = {}, set()
+    found, seen = [], set()
     for name in columns or known:
         for method in paper.methods(known[name], paper.protocols[profile]):
             names = {method.name, method.label, f"{method.name}@{method.reading}"}
@@ -292,9 +301,9 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
                 continue
             for seed in range(paper.seeds[profile] if seeds is None else seeds):
                 run = paper.run(profile, known[name], method, seed)
-                found.setdefault(run.key, Planned(run, method, paper.results(profile) / name))
+                found.append(Planned(run, method, paper.results(profile) / name))
     if unknown := [m for m in methods if m not in seen]:
         names = ", ".join(sorted(n for n in seen if "@" not in n))
         raise UserError(f"{paper.name} has no method {unknown[0]!r}; it has: {names} (also as name@reading, or a whole label "
                         "as `status --variants` shows it).")
-    return list(found.values())
+    return list(merged(found).values())

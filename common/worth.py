@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from common.cost import Speed, expected_seconds, work
-from common.method import Paper, Planned, plan
+from common.method import Paper, Planned, merged, plan
 from common.report.compare import published, standing_columns
 from common.spec import Profile
 
@@ -37,7 +37,7 @@ def wanted(papers: Sequence[Paper], profile: Profile, columns: Sequence[str] = (
 
     A run is worth its best place in any paper, and the printed numbers of all; one that others start from, what they are.
     """
-    runs: dict[str, Planned] = {}
+    runs: list[Planned] = []
     worth: dict[str, Worth] = {}
     for paper in papers:
         printed = _printed(paper, profile)
@@ -46,13 +46,13 @@ def wanted(papers: Sequence[Paper], profile: Profile, columns: Sequence[str] = (
             continue
         for item in plan(paper, profile, columns=mine, seeds=seeds):
             found = _worth(paper, item, printed)
-            runs.setdefault(item.run.key, item)
+            runs.append(item)
             link: Planned | None = item
             while link:
                 before = worth.get(link.run.key, Worth(found.tier, 0))
                 worth[link.run.key] = Worth(min(before.tier, found.tier), before.numbers + found.numbers)
                 link = link.start
-    return list(runs.values()), worth
+    return list(merged(runs).values()), worth
 
 
 def _printed(paper: Paper, profile: Profile) -> dict[tuple[str, str, str], list[str]]:

@@ -1,5 +1,8 @@
 """All papers. A new paper is one more line here."""
 
+from papers.fbl.replicate import PAPER as FBL
+from papers.gcl.replicate import PAPER as GCL
+from papers.kps.replicate import PAPER as KPS
 from papers.mm.replicate import PAPER as MM
 
-PAPERS = (MM,)
+PAPERS = (MM, KPS, FBL, GCL)

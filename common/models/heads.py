@@ -17,9 +17,12 @@ PARTS, STRENGTH, SLACK, MOVE = 2, 16.0, 1 / 32, 0.9  # of the causal head: K, ta
 class PackedHead(nn.Module):
     """What the heads share: the weight, an optional projection, and the two ways of rescaling.
 
-    rescale: "class" has a learned factor `scale` on each logit, 1 at first; "tau" a learned exponent, 0 at first.
+    rescale: "class" has a learned factor `scale` on each logit, 1 at first; "tau" a learned exponent, at first 0 (of a
+    cosine head 1, which is what such a head computes).
     project: width of the projection, 0 for none. centres: rate at which the classes' centres move, 0 for none.
     """
+
+    FIRST_TAU = 0.0
 
     def __init__(self, runs: int, width: int, classes: int, rescale: str = "", project: int = 0, centres: float = 0.0):
         super().__init__()
@@ -28,7 +31,7 @@ class PackedHead(nn.Module):
             self.register_buffer("centres", torch.zeros(runs, width, classes))
         self.weight = nn.Parameter(torch.empty(runs, width, classes))
         self.scale = nn.Parameter(torch.ones(runs, 1, classes)) if rescale == "class" else None
-        self.tau = nn.Parameter(torch.zeros(runs, 1, 1)) if rescale == "tau" else None
+        self.tau = nn.Parameter(torch.full((runs, 1, 1), self.FIRST_TAU)) if rescale == "tau" else None
         self.projection = Projection(runs, width, project) if project else None
 
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
@@ -59,10 +62,14 @@ class PackedHead(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def scored(self, features: Tensor) -> Tensor:
+        """What the weights are multiplied with."""
+        return features
+
     def forward(self, features: Tensor) -> Tensor:
         """Features [runs, batch, width] -> logits [runs, batch, classes]."""
         if self.tau is not None:  # w / |w|^tau, without a bias (Kang et al., 2020)
-            return torch.bmm(features, self.weight / self.weight.norm(dim=1, keepdim=True) ** self.tau)
+            return torch.bmm(self.scored(features), self.weight / self.weight.norm(dim=1, keepdim=True) ** self.tau)
         z = self.logits(features)
         return z if self.scale is None else self.scale * z
 
@@ -99,8 +106,13 @@ class CosineHead(PackedHead):
         drawn = torch.rand(self.weight[run].shape, generator=generator) * 2 - 1
         self.weight[run].copy_(F.normalize(drawn, dim=0))
 
+    FIRST_TAU = 1.0
+
+    def scored(self, features: Tensor) -> Tensor:
+        return F.normalize(features, dim=-1)
+
     def logits(self, features: Tensor) -> Tensor:
-        return torch.bmm(F.normalize(features, dim=-1), F.normalize(self.weight, dim=1))
+        return torch.bmm(self.scored(features), F.normalize(self.weight, dim=1))
 
 
 class CausalHead(PackedHead):

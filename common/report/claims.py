@@ -10,15 +10,17 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from common.errors import UserError
 from common.method import Paper
-from common.report.compare import Arm, Record, Records, arms, majority, published, spread, standing_columns
+from common.report.compare import Arm, Record, Records, arms, measure, published, spread, standing_columns, why_not_measured
+from common.report.groups import TENTHS, WHOLE, is_group, majority
 from common.spec import Column, Profile, load_yaml
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 LEVEL = 0.05
 ENOUGH = 3  # fewer runs than this on a side: an undecided claim says that n is too small
@@ -36,7 +38,10 @@ class Claim:
 
     kind "better": `method` has a lower error than each of `than`. "best": than every other row of the tables (where
     `method` has several rows, its lowest printed one). "setting": the best row of `method` has `parameter` > `above`.
-    Each is meant in every one of `columns`, and for the mean error over each of `classes`.
+    Each is meant in every one of `columns`, and for the mean error over each of `classes`, or over the `group` of classes:
+    "head", "medium", "tail" (over 100, 20 to 100, under 20 training images), "class-<k>", or "head1" to "head3", "mid1" to
+    "mid4" and "tail1" to "tail3", the ten groups of equally many classes in the order of their training images.
+    A row of one reading is compared with the other rows of the same reading; one that has a single reading takes part in it.
     means: how the quote was read, where that takes a word.
     """
 
@@ -49,9 +54,15 @@ class Claim:
     columns: tuple[str, ...]
     than: tuple[str, ...] = ()
     classes: tuple[Classes, ...] = ("all",)
+    group: str = ""
     parameter: str | None = None
     above: float | None = None
     means: str | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The groups of classes that it is about."""
+        return (self.group,) if self.group else self.classes
 
 
 @dataclass(frozen=True)
@@ -112,12 +123,17 @@ class Duel(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A claim in one reading, made ready for testing. one_sided: columns whose table tries no setting to compare with."""
+    """A claim in one reading, made ready for testing.
+
+    one_sided: columns whose table tries no setting to compare with. without: columns that have no such group of classes.
+    absent: rows that are not trained here.
+    """
 
     claim: Claim
     reading: str
     duels: tuple[Duel, ...]
     one_sided: tuple[str, ...]
+    without: tuple[str, ...]
     absent: tuple[str, ...]
 
 
@@ -135,6 +151,9 @@ def load_claims(paper: Paper) -> tuple[Claim, ...]:
             raise UserError(f"{where}: `parameter` and `above` belong to kind setting, and to it alone.")
         if not claim.columns or not claim.classes:
             raise UserError(f"{where}: at least one column and one group of classes is needed.")
+        if not is_group(claim.group) or (claim.group and claim.classes != ("all",)):
+            known = f"head, medium, tail, class-<k>, {', '.join(TENTHS)}"
+            raise UserError(f"{where}: `group` is one of {known}, and stands without `classes`.")
         for column in claim.columns:
             known = {row.method for row in rows(claim, frame, column)}
             if missing := [name for name in (claim.method, *claim.than) if name not in known]:
@@ -143,9 +162,26 @@ def load_claims(paper: Paper) -> tuple[Claim, ...]:
 
 
 def rows(claim: Claim, frame: "DataFrame", column: str) -> list[Row]:
-    """The rows of the claim's tables in a column, as errors in percent."""
-    part = frame[frame["table"].isin(claim.tables) & (frame["column"] == column)]
+    """The rows of the claim's tables in a column, as errors in percent: of its group where that is printed, else of all."""
+    part = _printed(claim, frame, column)
+    in_group = _group_is(claim.group, part["group"])
+    part = part[in_group if in_group.any() else _group_is("", part["group"])]
     return [Row(r.method, r.variant, r.number if r.metric == "top1_error" else 100 - r.number) for r in part.itertuples()]
+
+
+def prints_group(claim: Claim, frame: "DataFrame", column: str) -> bool:
+    """Whether the tables print numbers of the claim's own group of classes in this column."""
+    return bool(_group_is(claim.group, _printed(claim, frame, column)["group"]).any())
+
+
+def _printed(claim: Claim, frame: "DataFrame", column: str) -> "DataFrame":
+    """What the claim's tables print in a column, as far as records can be set beside it."""
+    part = frame[frame["table"].isin(claim.tables) & (frame["column"] == column)]
+    return part.loc[[not why_not_measured(*pair) for pair in zip(part["metric"], part["group"], strict=True)]]
+
+
+def _group_is(group: str, printed: "Series") -> "Series":
+    return printed.isin(WHOLE if group in WHOLE else (group,))
 
 
 def contenders(claim: Claim, found: list[Row]) -> tuple[list[Row], list[Row]]:
@@ -170,8 +206,8 @@ def _parameter(row: Row, claim: Claim) -> float:
 
 
 def printed_verdict(claim: Claim, frame: "DataFrame") -> str:
-    """Whether the printed numbers bear the claim out: `holds`, `fails (2 of 8 columns)`, or `not printed` (per-class errors)."""
-    if claim.classes != ("all",):
+    """Whether the printed numbers bear the claim out: `holds`, `fails (2 of 8 columns)`, or `not printed` for its classes."""
+    if claim.classes != ("all",) or not all(prints_group(claim, frame, column) for column in claim.columns):
         return "not printed"
     failing = 0
     for column in claim.columns:
@@ -203,30 +239,42 @@ def evaluate(paper: Paper, records: Records, profile: Profile) -> list[Outcome]:
 
 
 def _readings(claim: Claim, pool: Mapping[str, list[Arm]], frame: "DataFrame") -> list[str]:
-    """The readings in which the compared methods exist, "written" first; one with a single reading stands in for the other."""
-    names = {r.method for column in claim.columns for side in contenders(claim, rows(claim, frame, column)) for r in side}
-    there = {arm.method.reading for found in pool.values() for arm in found if arm.method.name in names}
-    return sorted(there, key=lambda reading: reading != "written") or ["written"]
+    """The readings of the row that the claim is about, "written" first; "written" where nothing of it is trained."""
+    found = {reading for column in claim.columns for reading in _own_readings(claim, frame, column, pool)}
+    return sorted(found, key=lambda reading: reading != "written") or ["written"]
+
+
+def _own_readings(claim: Claim, frame: "DataFrame", column: str, pool: Mapping[str, list[Arm]], at: str = "") -> set[str]:
+    """The readings of the claim's own rows of a published column, in any of our columns or in `at`."""
+    compared = chain(*contenders(claim, rows(claim, frame, column)))
+    own = {(row.method, row.variant) for row in compared if row.method == claim.method}
+    places = [at] if at else pool
+    return {arm.method.reading for name in places for arm in pool[name] if (arm.method.name, arm.method.variant) in own}
 
 
 def _trial(claim: Claim, reading: str, frame: "DataFrame", standing: Mapping[str, tuple[Column, ...]],
            pool: Mapping[str, list[Arm]]) -> Trial:
     """The duels of a claim on the columns of a profile, and what could not be compared."""
-    duels, one_sided, absent = [], [], []
+    duels, one_sided, without, absent = [], [], [], []
     for name in claim.columns:
         sides = contenders(claim, rows(claim, frame, name))
         if not all(sides):
             one_sided.append(name)
             continue
         for column in standing.get(name, ()):
-            for classes in claim.classes:
-                found = [[(row, _side(row, reading, pool[column.name], classes)) for row in side] for side in sides]
+            there = _own_readings(claim, frame, name, pool, column.name)
+            same = reading if reading in there else min(there, default=reading)  # like with like, where it has one reading only
+            if any(mean_error(r, classes) is None for classes in claim.parts for arm in pool[column.name] for r in arm.done):
+                without.append(name)
+                continue
+            for classes in claim.parts:
+                found = [[(row, _side(row, same, pool[column.name], classes)) for row in side] for side in sides]
                 absent += [row.label for side in found for row, runs in side if runs is None]
                 duels.append(Duel(column.name, classes, *(tuple(runs for _, runs in side if runs is not None) for side in found)))
-    return Trial(claim, reading, tuple(duels), tuple(one_sided), tuple(dict.fromkeys(absent)))
+    return Trial(claim, reading, tuple(duels), *(tuple(dict.fromkeys(names)) for names in (one_sided, without, absent)))
 
 
-def _side(row: Row, reading: str, found: list[Arm], classes: Classes) -> Side | None:
+def _side(row: Row, reading: str, found: list[Arm], classes: str) -> Side | None:
     """A row's runs in this reading, or in the only one that its method has; None where the paper trains no such method."""
     matching = [arm for arm in found if (arm.method.name, arm.method.variant) == (row.method, row.variant)]
     if not matching:
@@ -236,15 +284,13 @@ def _side(row: Row, reading: str, found: list[Arm], classes: Classes) -> Side | 
     return Side(row.label, tuple(mean_error(record, classes) for record in arm.done), len(arm.diverged), precisions)
 
 
-def mean_error(record: Record, classes: Classes) -> float:
-    """Last-epoch error in percent: over the test set, or averaged over the majority or the minority classes."""
-    if classes == "all":
-        return 100 - record["accuracy"]["last"]
+def mean_error(record: Record, classes: str) -> float | None:
+    """Last-epoch error in percent over the test set, the majority or minority classes, or a group; None without such classes."""
+    if classes not in ("majority", "minority"):
+        return measure(record, "top1_error", classes)
     large = majority(record["counts"])
     chosen = [a for a, is_large in zip(record["per_class_accuracy"], large, strict=True) if is_large == (classes == "majority")]
-    if not chosen:
-        raise UserError(f"{record['label']}: its classes are balanced, so it has no {classes} classes to compare.")
-    return 100 - statistics.fmean(chosen)
+    return 100 - statistics.fmean(chosen) if chosen else None
 
 
 def p_less(low: Side, high: Side) -> float:
@@ -292,8 +338,9 @@ def _outcome(trial: Trial, printed: str, p: float, against: float, profile: Prof
     claim, duels = trial.claim, trial.duels
     ready = [d for d in duels if d.champions and d.rivals and all(s.errors or s.diverged for s in d.sides)]
     complete = {d.column for d in duels} - {d.column for d in duels if d not in ready}
-    of = len(claim.columns) - len(trial.one_sided) if profile == "paper" else len({d.column for d in duels})
-    everywhere = len(trial.one_sided) == len(claim.columns)
+    left_out = {*trial.one_sided, *trial.without}
+    of = len(claim.columns) - len(left_out) if profile == "paper" else len({d.column for d in duels})
+    everywhere = len(left_out) == len(claim.columns)
     verdict = "not decidable" if everywhere else decide(ready, p, against, len(complete), of)
     tested = not verdict.startswith("not ")
     gap, where = min((_gap(d) for d in ready if all(s.errors for s in d.sides)), default=(None, ""))
@@ -305,6 +352,8 @@ def _notes(trial: Trial) -> tuple[str, ...]:
     claim, notes = trial.claim, []
     if trial.one_sided:
         notes.append(f"only one side of {claim.parameter} = {claim.above:g} is tried in {', '.join(trial.one_sided)}")
+    if trial.without:
+        notes.append(f"no {' or '.join(claim.parts)} classes in {', '.join(trial.without)}")
     if trial.absent:
         notes.append(f"left out, as there is no such method here: {', '.join(trial.absent)}")
     if len(precisions := sorted({p for d in trial.duels for s in d.sides for p in s.precisions})) > 1:
@@ -333,4 +382,10 @@ def _gap(duel: Duel) -> tuple[float, str]:
     """Points by which the best champion is ahead of the best rival, and where, against whom."""
     ours = min(statistics.fmean(s.errors) for s in duel.champions)
     theirs, label = min((statistics.fmean(s.errors), s.label) for s in duel.rivals)
-    return theirs - ours, f"{duel.column}{'' if duel.classes == 'all' else f', {duel.classes} classes'}, against {label}"
+    return theirs - ours, f"{duel.column}{class_words(duel.classes)}, against {label}"
+
+
+def class_words(*parts: str) -> str:
+    """`, majority and minority classes`, `, class-3`, `, tail classes`; empty for the whole test set."""
+    names = [f"{part} classes" if part in ("majority", "minority", "head", "medium", "tail") else part for part in parts]
+    return f", {' and '.join(names)}" if set(parts) - set(WHOLE) else ""

@@ -3,13 +3,15 @@
 Headline numbers are those of the last epoch; the best test epoch is kept beside them and never gets a verdict.
 """
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.errors import UserError
 from common.method import Method, Paper
+from common.report.groups import WHOLE, group_accuracy, is_group
 from common.spec import Column, Profile
 
 if TYPE_CHECKING:
@@ -24,18 +26,21 @@ RULE = (
     f"near up to {NEAR} points; else higher or lower (our number is higher or lower than the published one)."
 )
 NO_RUN = "no run yet"
-FIELDS = ("paper", "table", "dataset", "imbalance_type", "imbalance_ratio", "backbone", "method", "method_ref", "metric", "value",
-          "group", "notes")
+FIELDS = ("paper", "table", "dataset", "imbalance_type", "imbalance_ratio", "backbone", "method", "method_ref", "metric", "unit",
+          "value", "std", "group", "notes")
+MEASURED = ("top1_error", "top1_accuracy", "per_class_accuracy")
 
 
 @dataclass(frozen=True)
 class Cell:
     """A number that the paper prints, and ours for one reading of its method.
 
-    table, row, method, variant, metric, printed, published: the number as printed, and where; row is the paper's own label.
+    table, row, method, variant, metric, group, unit, printed, printed_sd, published, remark: the number as printed, where,
+    and what was noted on reading it; row is the paper's own label.
     column: where our runs are; stands_for: the published column (the same, but for the quick profile).
     values, best: our runs' last-epoch and best-epoch numbers in the printed metric, one per finished run; keys: their records.
-    state: "mean", "no run yet", "diverged", or "not run: ..."; mean, sd, delta, verdict are None where there is nothing to say.
+    state: "mean", "no run yet", "diverged", "not run: ...", or "not decidable: ..." where no run could answer the number;
+    mean, sd, delta, verdict are None where there is nothing to say.
     """
 
     table: str
@@ -49,6 +54,10 @@ class Cell:
     printed: str
     published: float
     ours: bool
+    group: str = ""
+    unit: str = "percent"
+    printed_sd: str = ""
+    remark: str = ""
     values: tuple[float, ...] = ()
     best: tuple[float, ...] = ()
     keys: tuple[str, ...] = ()
@@ -63,6 +72,11 @@ class Cell:
     @property
     def n(self) -> int:
         return len(self.values)
+
+    @property
+    def shown(self) -> str:
+        """The number as the paper prints it, with its spread where it prints one."""
+        return f"{self.printed} ± {self.printed_sd}" if self.printed_sd else self.printed
 
     @property
     def quick(self) -> bool:
@@ -100,7 +114,7 @@ def spread(values: tuple[float, ...]) -> tuple[float | None, float | None]:
 
 
 def published(paper: Paper) -> "DataFrame":
-    """`published.csv` of the paper, its strings as printed, and beside them: number, column, row, variant."""
+    """`published.csv` of the paper, its strings as printed, and beside them: number, column, row, variant, remark."""
     import pandas
 
     path = paper.folder / "published.csv"
@@ -115,13 +129,13 @@ def published(paper: Paper) -> "DataFrame":
     for line, value in enumerate(frame["value"], 2):
         if not _is_number(value):
             raise UserError(f"{path}, line {line}: value {value!r} is not a number.")
-    notes = [_split_notes(text) for text in frame["notes"]]
-    return frame.assign(
+    frame = frame.assign(
         number=[float(value) for value in frame["value"]],
         column=[_column_name(row, f"{path}, line {line}") for line, row in enumerate(frame.itertuples(), 2)],
-        row=[row or _spell(method) for (row, _), method in zip(notes, frame["method"], strict=True)],
-        variant=[variant for _, variant in notes],
+        row=[_own_label(text) or _spell(method) for text, method in zip(frame["notes"], frame["method"], strict=True)],
     )
+    notes = _split_notes(frame)
+    return frame.assign(variant=[variant for variant, _ in notes], remark=[remark for _, remark in notes])
 
 
 def _is_number(text: str) -> bool:
@@ -140,11 +154,24 @@ def _column_name(row: Any, where: str) -> str:
     return Column(row.dataset, row.imbalance_type, ratio, row.backbone.replace("-", "")).name
 
 
-def _split_notes(notes: str) -> tuple[str, str]:
-    """The paper's own label of the row, and what else tells rows of one method apart."""
-    items = [item for item in notes.split(";") if item]
-    row = next((item[4:] for item in items if item.startswith("row=")), "")
-    return row, ";".join(item for item in items if not item.startswith(("row=", "label=")))
+def _own_label(notes: str) -> str:
+    """The paper's own label of the row, from "row=..."."""
+    return next((item[4:] for item in notes.split(";") if item.startswith("row=")), "")
+
+
+def _split_notes(frame: "DataFrame") -> list[tuple[str, str]]:
+    """Variant and remark of every row.
+
+    The settings among the notes ("beta=1.4") are a variant only where one table prints several numbers of a method in one
+    column, so that the method's name alone says too little. All else is a remark on the row.
+    """
+    several = frame.duplicated(["table", "column", "method", "metric", "group"], keep=False)
+    found = []
+    for text, is_needed in zip(frame["notes"], several, strict=True):
+        items = [item for item in map(str.strip, text.split(";")) if item and not item.startswith(("row=", "label="))]
+        settings = [item for item in items if is_needed and re.fullmatch(r"[\w.-]+=[^\s=]+", item)]
+        found.append((";".join(settings), "; ".join(item for item in items if item not in settings)))
+    return found
 
 
 def _spell(method: str) -> str:
@@ -157,7 +184,7 @@ def standing_columns(paper: Paper, profile: Profile) -> dict[str, tuple[Column, 
     found: dict[str, tuple[Column, ...]] = {}
     for column in paper.columns[profile]:
         # The join is on dataset, imbalance and backbone: which images a subset keeps is not printed anywhere.
-        plain = Column(column.dataset, column.imbalance, column.ratio, column.backbone.replace("-", "")).name
+        plain = replace(column, backbone=column.backbone.replace("-", ""), subset="canonical").name
         name = plain if profile == "paper" else paper.stand_ins.get(column.name)
         if name is not None and (profile == "quick" or name not in found):
             found[name] = (*found.get(name, ()), column)
@@ -184,6 +211,9 @@ def cells(paper: Paper, records: Records, profile: Profile) -> list[Cell]:
     standing, found = standing_columns(paper, profile), []
     per_column = {c.name: arms(paper, records, profile, c) for columns in standing.values() for c in columns}
     for row in published(paper).itertuples():
+        if why := why_not_measured(row.metric, row.group):
+            found += [_cell(row, row.column, None, state=f"not decidable: {why}")] if profile == "paper" else []
+            continue
         columns = [column.name for column in standing.get(row.column, ())]
         if not columns and profile == "paper":
             found.append(_cell(row, row.column, None, state=_why_not(row, paper)))
@@ -202,17 +232,19 @@ def _why_not(row: Any, paper: Paper) -> str:
 
 
 def _cell(row: Any, column: str, arm: Arm | None, state: str = NO_RUN) -> Cell:
-    cell = {name: getattr(row, name) for name in ("table", "row", "method", "variant", "metric")}
-    cell |= {"printed": row.value, "published": row.number, "column": column, "stands_for": row.column, "reading": "",
-             "ours": row.method_ref == "ours", "state": state}
+    cell = {name: getattr(row, name) for name in ("table", "row", "method", "variant", "metric", "group", "unit", "remark")}
+    cell |= {"printed": row.value, "printed_sd": row.std, "published": row.number}
+    cell |= {"column": column, "stands_for": row.column, "reading": "", "ours": row.method_ref == "ours", "state": state}
     if arm is None:
         return Cell(**cell)
     cell |= {"reading": arm.method.reading, "diverged": len(arm.diverged), "flags": flags(arm.done)}
     if not arm.done:
         return Cell(**{**cell, "state": "diverged" if arm.diverged else NO_RUN})
-    values = tuple(measure(record, row.metric, row.group) for record in arm.done)
+    values, best = (tuple(measure(r, row.metric, row.group, epoch) for r in arm.done) for epoch in ("last", "best"))
+    if None in values:
+        return Cell(**{**cell, "state": f"not decidable: no {row.group} in {column}"})
     mean, sd = spread(values)
-    cell |= {"values": values, "best": tuple(measure(r, row.metric, row.group, "best") for r in arm.done),
+    cell |= {"values": values, "best": () if None in best else best,
              "keys": tuple(r["key"] for r in arm.done), "state": "mean", "mean": mean, "sd": sd}
     if column == row.column:
         delta = mean - row.number
@@ -220,12 +252,27 @@ def _cell(row: Any, column: str, arm: Arm | None, state: str = NO_RUN) -> Cell:
     return Cell(**cell)
 
 
-def measure(record: Record, metric: str, group: str = "", epoch: str = "last") -> float:
-    """A record's number in the metric that the paper prints; `epoch` is "last" or "best"."""
-    if group not in ("", "all") or metric not in ("top1_error", "top1_accuracy"):
-        raise UserError(f"published.csv has metric {metric!r}, group {group!r}; common/report/compare.py does not measure that.")
-    accuracy = record["accuracy"][epoch]
-    return 100 - accuracy if metric == "top1_error" else accuracy
+def why_not_measured(metric: str, group: str) -> str:
+    """Why no record can answer a number in this metric and group of classes; "" where records can."""
+    if metric.endswith("_change_abs"):
+        return "a change, and what it is measured against is not named"
+    if metric not in MEASURED:
+        return f"no record holds {metric}"
+    if not is_group(group) or (metric == "per_class_accuracy" and group in WHOLE):
+        return f"no record knows the classes {group!r}"
+    return ""
+
+
+def measure(record: Record, metric: str, group: str = "", epoch: str = "last") -> float | None:
+    """A record's number in the metric that the paper prints, over a group of classes (`groups.is_group`).
+
+    epoch: "last" or "best". None where the record does not have it: its column has no such classes, or they are not
+    recorded for the best epoch.
+    """
+    if why := why_not_measured(metric, group):
+        raise UserError(f"metric {metric!r}, group {group!r}: {why}.")
+    accuracy = group_accuracy(record, group, epoch)
+    return accuracy if accuracy is None or metric != "top1_error" else 100 - accuracy
 
 
 def flags(records: Iterable[Record]) -> tuple[str, ...]:
@@ -243,12 +290,3 @@ def made(records: Iterable[Record], field: str) -> str:
 def minutes(records: Iterable[Record]) -> float:
     """Device-minutes behind some records: `seconds` of a record is its run's share of its pack."""
     return sum(float(record["made"].get("seconds") or 0.0) for record in records) / 60
-
-
-def majority(counts: Iterable[int]) -> list[bool]:
-    """Which classes are majority classes: those above the geometric mean of the largest and the smallest class.
-
-    Under step imbalance these are exactly the frequent classes; balanced classes are all majority classes.
-    """
-    sizes = list(counts)
-    return [size * size >= max(sizes) * min(sizes) for size in sizes]

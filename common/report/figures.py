@@ -1,84 +1,31 @@
-"""Figures in one style: a colour-blind safe palette, one colour a method across all papers, the data beside each as CSV.
-
-Matplotlib is imported when a figure is drawn, and only as an object: no window, no global state.
+"""What a paper's figures are drawn with: `per_class_error`, `feature_norms` and `embedding` from records, `curves` and
+`class_counts_figure` from equations. Each gives a `Drawing`, with the numbers that it shows, or says what is missing.
 """
 
-import hashlib
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from common.errors import UserError
 from common.method import Paper
-from common.report.compare import Arm, Records, arms, majority, spread
-from common.report.tables import csv_bytes
+from common.report.compare import Arm, Records, spread
+from common.report.embedding import embedding
+from common.report.groups import class_groups, group_names, majority
+from common.report.plots import Panel, class_counts_figure, curves
+from common.report.sources import NotYet, find_arms, find_column, seed_words, source_words
+from common.report.style import HATCHES, LINES, MARKERS, PALETTE, WIDTH, Drawing, colours, footnote, legend_below, save, style
 from common.report.text import plain
-from common.spec import Profile
-from common.store import write_atomically
+from common.spec import Column, Profile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8,
-    "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-    "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#d9d9d9", "grid.linewidth": 0.6, "legend.frameon": False,
-    "figure.facecolor": "white", "figure.dpi": 100, "savefig.dpi": 200, "hatch.linewidth": 0.5, "errorbar.capsize": 2,
-    "svg.hashsalt": "figures", "svg.fonttype": "path",
-}
-# Okabe and Ito (2008), without yellow and black, then four of Paul Tol's: told apart with colour-blind eyes and in grey print.
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#332288", "#999933", "#882255", "#888888")
-HATCHES = {"written": "", "released": "///"}
-WIDTH = 6.3  # inches: a text column of A4 with 2.5 cm margins
+__all__ = ["PALETTE", "Drawing", "Panel", "class_counts_figure", "colours", "curves", "embedding", "feature_norms",
+           "per_class_error", "save", "save_figures"]
 
-
-class Drawing(NamedTuple):
-    """A figure with the numbers that it shows."""
-
-    figure: "Figure"
-    data: "DataFrame"
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Matplotlib with `STYLE` on top of its defaults, whatever the user's own settings are."""
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield
-
-
-def colours(methods: Iterable[str]) -> dict[str, str]:
-    """A colour for each method: the one that its name hashes to, the same in every figure of every paper.
-
-    Where two methods of one figure share it, the later in the alphabet takes the next free colour.
-    """
-    taken: dict[str, str] = {}
-    for name in sorted(set(methods)):
-        start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-        choices = [PALETTE[(start + i) % len(PALETTE)] for i in range(len(PALETTE))]
-        taken[name] = next((colour for colour in choices if colour not in taken.values()), choices[0])
-    return taken
-
-
-def save(figure: "Figure", data: "DataFrame", folder: Path, name: str) -> list[Path]:
-    """Write <name>.svg, .png and .csv: the same bytes for the same figure, without dates."""
-    contents = {}
-    with style():
-        for kind, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, metadata=metadata)
-            contents[f"{name}.{kind}"] = buffer.getvalue()
-    contents[f"{name}.csv"] = csv_bytes(data)
-    for file, content in contents.items():
-        write_atomically(folder / file, content)
-    return [folder / file for file in contents]
+MOST_BARS = 4  # methods side by side as bars; more are lines
+MOST_NAMES = 20  # classes whose names find room below an axis
 
 
 def save_figures(paper: Paper, profile: Profile, records: Records, folder: Path) -> list[str]:
@@ -94,59 +41,96 @@ def save_figures(paper: Paper, profile: Profile, records: Records, folder: Path)
     return lines
 
 
-def per_class_error(paper: Paper, profile: Profile, records: Records, column: str, methods: Sequence[str],
-                    class_names: Sequence[str] | None = None) -> Drawing | str:
-    """Top-1 error per class of some methods on a column of the profile, each in all its readings, as grouped bars.
+# ---------------------------------------------------------------- error per class
 
-    Bars are means over seeds, whiskers one standard deviation. Without the runs it is a sentence on what is missing.
+
+def per_class_error(paper: Paper, profile: Profile, records: Records, published_column: str, labels: Sequence[str],
+                    groups: int | None = None, class_names: Sequence[str] | None = None) -> Drawing | str:
+    """Top-1 error on the test set per class of some methods on a column; up to four as bars, more as lines.
+
+    published_column: as `find_column` has it; labels: as `find_arms` has them. groups: the mean over each of so many groups of
+    classes in the order of their training images instead. Means over seeds, whiskers of one standard deviation.
     """
-    at = next((c for c in paper.columns[profile] if c.name == column), None)
-    if at is None:
-        raise UserError(f"{paper.name} has no column {column!r} in profile {profile!r}.")
-    found = [arm for arm in arms(paper, records, profile, at) if arm.method.name in methods and not arm.method.variant]
-    if missing := [name for name in methods if not any(arm.method.name == name and arm.done for arm in found)]:
-        return f"no run of {' or '.join(missing)} on {column} (profile {profile}) yet"
-    found = sorted((arm for arm in found if arm.done), key=lambda arm: methods.index(arm.method.name))
+    try:
+        column = find_column(paper, profile, published_column)
+        found = find_arms(paper, profile, records, column, labels)
+    except NotYet as missing:
+        return str(missing)
     counts = found[0].done[0]["counts"]
-    names = list(class_names or (f"C{i}" for i in range(len(counts))))
-    data, title = _per_class_frame(found, names, counts), column + (" (quick)" if profile == "quick" else "")
+    members = class_groups(counts, groups) if groups else [[i] for i in range(len(counts))]
+    names = list(class_names or (group_names(len(members)) if groups else (f"C{i}" for i in range(len(counts)))))
+    data = _per_class_frame(found, names, members, counts)
     with style():
-        return Drawing(_draw_per_class(data, found, names, majority(counts), title), data)
+        return Drawing(_draw_per_class(data, found, names, column_words(paper, profile, column), bool(groups)), data)
 
 
-def _per_class_frame(found: Sequence[Arm], names: Sequence[str], counts: Sequence[int]) -> "DataFrame":
+def column_words(paper: Paper, profile: Profile, column: Column) -> str:
+    """The column that is drawn, and in whose place."""
+    stands_for = paper.stand_ins.get(column.name)
+    return column.name if profile == "paper" else f"{column.name} (quick{f', in place of {stands_for}' if stands_for else ''})"
+
+
+def _per_class_frame(found: Sequence[Arm], names: Sequence[str], members: Sequence[Sequence[int]], counts: Sequence[int]
+                     ) -> "DataFrame":
     from pandas import DataFrame
 
-    large = majority(counts)
+    images = [sum(counts[i] for i in classes) for classes in members]
+    large = majority(n / len(classes) for n, classes in zip(images, members, strict=True))
     rows = []
     for arm in found:
-        for i, name in enumerate(names):
-            errors = tuple(100 - record["per_class_accuracy"][i] for record in arm.done)
+        for k, (name, classes) in enumerate(zip(names, members, strict=True)):
+            errors = tuple(100 - sum(r["per_class_accuracy"][i] for i in classes) / len(classes) for r in arm.done)
             mean, sd = spread(errors)
-            rows.append({"method": arm.method.name, "reading": arm.method.reading, "class": name, "training_images": counts[i],
-                         "group": "majority" if large[i] else "minority", "error_percent": mean, "sd": sd, "seeds": len(errors)})
+            rows.append({"method": arm.method.name, "reading": arm.method.reading, "label": arm.method.label, "class": name,
+                         "classes": ";".join(map(str, classes)), "training_images": images[k],
+                         "group": "majority" if large[k] else "minority", "error_percent": mean, "sd": sd, "seeds": len(errors),
+                         "keys": ";".join(r["key"] for r in arm.done)})
     return DataFrame(rows)
 
 
-def _draw_per_class(data: "DataFrame", found: Sequence[Arm], names: Sequence[str], large: Sequence[bool], title: str) -> "Figure":
+def _draw_per_class(data: "DataFrame", found: Sequence[Arm], names: Sequence[str], title: str, grouped: bool) -> "Figure":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    axes, width = figure.subplots(), 0.8 / len(found)
-    colour = colours(arm.method.name for arm in found)
-    for i, arm in enumerate(found):
-        part = data[(data["method"] == arm.method.name) & (data["reading"] == arm.method.reading)]
-        where = [k + (i - (len(found) - 1) / 2) * width for k in range(len(names))]
-        seeds = f"{len(arm.done)} seed{'s' if len(arm.done) > 1 else ''}"
-        axes.bar(where, part["error_percent"], width * 0.94, color=colour[arm.method.name], hatch=HATCHES[arm.method.reading],
-                 edgecolor="white", linewidth=0.4, label=plain(f"{arm.method.name}, {arm.method.reading} ({seeds})"),
-                 yerr=part["sd"].fillna(0.0) if len(arm.done) > 1 else None, error_kw={"elinewidth": 0.8, "ecolor": "#333333"})
-    axes.set(xlabel="Class", ylabel="Top-1 error (%), mean ± sd", ylim=(0, 100), xlim=(-0.5, len(names) - 0.5))
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    axes = figure.subplots()
+    parts = [data[data["label"] == arm.method.label] for arm in found]
+    draw = _bars if len(found) <= MOST_BARS and len(names) <= MOST_NAMES else _points
+    draw(axes, found, parts)
+    axes.set(xlabel="Group of classes, largest first" if grouped else "Class", ylabel="Top-1 error (%), mean ± sd",
+             ylim=(0, 100), xlim=(-0.5, len(names) - 0.5))
     axes.set_title(plain(title), loc="left", pad=16)  # above the names of the groups
-    axes.set_xticks(range(len(names)), [plain(name) for name in names] if len(names) <= 20 else [""] * len(names))
-    _mark_groups(axes, large)
-    figure.legend(loc="outside lower center", ncols=min(3, len(found)))
+    axes.set_xticks(range(len(names)), [plain(name) for name in names] if len(names) <= MOST_NAMES else [""] * len(names))
+    _mark_groups(axes, [group == "majority" for group in parts[0]["group"]])
+    legend_below(figure, 3, handlelength=3)
+    footnote(figure, source_words(found))
     return figure
+
+
+def _arm_words(arm: Arm) -> str:
+    variant = f" [{arm.method.variant}]" if arm.method.variant else ""
+    return plain(f"{arm.method.name}{variant}, {arm.method.reading} ({seed_words(arm)})")
+
+
+def _bars(axes: "Axes", found: Sequence[Arm], parts: Sequence["DataFrame"]) -> None:
+    colour, width = colours(arm.method.name for arm in found), 0.8 / len(found)
+    for i, (arm, part) in enumerate(zip(found, parts, strict=True)):
+        where = [k + (i - (len(found) - 1) / 2) * width for k in range(len(part))]
+        axes.bar(where, part["error_percent"], width * 0.94, color=colour[arm.method.name], hatch=HATCHES[i], edgecolor="white",
+                 linewidth=0.4, label=_arm_words(arm), yerr=part["sd"].fillna(0.0) if len(arm.done) > 1 else None,
+                 error_kw={"elinewidth": 0.8, "ecolor": "#333333"})
+
+
+def _points(axes: "Axes", found: Sequence[Arm], parts: Sequence["DataFrame"]) -> None:
+    """Lines with markers: one colour and marker a method, one line style a reading."""
+    colour = colours(arm.method.name for arm in found)
+    names = list(dict.fromkeys(arm.method.name for arm in found))
+    for i, (arm, part) in enumerate(zip(found, parts, strict=True)):
+        shift = (i - (len(found) - 1) / 2) * 0.08 if len(part) <= MOST_NAMES else 0.0  # so that whiskers do not cover each other
+        axes.errorbar([k + shift for k in range(len(part))], part["error_percent"],
+                      yerr=part["sd"].fillna(0.0) if len(arm.done) > 1 else None, label=_arm_words(arm),
+                      color=colour[arm.method.name], marker=MARKERS[names.index(arm.method.name) % len(MARKERS)],
+                      linestyle=LINES[arm.method.reading != "written"], linewidth=0.9, elinewidth=0.7,
+                      markerfacecolor="white" if arm.method.reading != "written" else None)
 
 
 def _mark_groups(axes: "Axes", large: Sequence[bool]) -> None:
@@ -159,3 +143,86 @@ def _mark_groups(axes: "Axes", large: Sequence[bool]) -> None:
             label: Mapping[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8, "color": "#333333"}
             axes.text((first + i - 1) / 2, 100.5, "majority classes" if large[first] else "minority classes", **label)
             first = i
+
+
+# ---------------------------------------------------------------- feature norms
+
+
+def feature_norms(paper: Paper, profile: Profile, records: Records, published_column: str | Sequence[str],
+                  labels: Sequence[str], classes: Sequence[int]) -> Drawing | str:
+    """Mean feature norm on the test set: of some classes over epochs (left), of every class at the end (right).
+
+    One row of panels for each published column whose runs are there; those that are not are named below. Means over seeds.
+    """
+    names = [published_column] if isinstance(published_column, str) else list(published_column)
+    found: dict[str, tuple[Column, list[Arm]]] = {}  # by the words above the panels
+    missing = []
+    for name in names:
+        try:
+            column = find_column(paper, profile, name)
+            found[column_words(paper, profile, column)] = (column, find_arms(paper, profile, records, column, labels))
+        except NotYet as why:
+            missing.append(str(why))
+    if not found:
+        return "; ".join(missing)
+    data = _norm_frame([(column, arm) for column, arms in found.values() for arm in arms])
+    with style():
+        return Drawing(_draw_norms(data, found, labels, classes, missing), data)
+
+
+def _norm_frame(runs: Iterable[tuple[Column, Arm]]) -> "DataFrame":
+    """Every recorded feature norm: the mean over seeds of the class's mean norm, by column, method, epoch and class."""
+    from pandas import DataFrame
+
+    rows = []
+    for column, arm in runs:
+        epochs = arm.done[0]["norms"]["feature_epochs"]
+        for i, epoch in enumerate(epochs):
+            for k, images in enumerate(arm.done[0]["counts"]):
+                norms = tuple(record["norms"]["feature"][i][k] for record in arm.done)
+                mean, sd = spread(norms)
+                rows.append({"column": column.name, "label": arm.method.label, "epoch": epoch + 1, "class": k,
+                             "training_images": images, "norm": mean, "sd": sd, "seeds": len(norms), "last": i == len(epochs) - 1,
+                             "keys": ";".join(record["key"] for record in arm.done)})
+    return DataFrame(rows)
+
+
+def _draw_norms(data: "DataFrame", found: Mapping[str, tuple[Column, list[Arm]]], labels: Sequence[str], classes: Sequence[int],
+                missing: Sequence[str]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, 2.3 * len(found) + 1.1), layout="constrained")
+    grid = figure.subplots(len(found), 2, squeeze=False, width_ratios=(1.25, 1))
+    colour = colours(arm.method.name for _, arms in found.values() for arm in arms)
+    for (left, right), (title, (column, arms)) in zip(grid, found.items(), strict=True):
+        part = data[data["column"] == column.name]
+        for i, arm in enumerate(arms):
+            _norms_over_epochs(left, part[part["label"] == arm.method.label], classes, LINES[i % len(LINES)])
+            _norms_at_the_end(right, part[(part["label"] == arm.method.label) & part["last"]], arm, colour, i)
+        left.set_title(plain(title), loc="left")
+        left.set(xlabel="Epoch", ylabel="Mean feature norm", ylim=(0, None))
+        right.set(xlabel="Class", ylabel="Mean feature norm", ylim=(0, None))
+        right.set_title("at the end, mean ± sd", loc="left")
+    legend_below(figure, 4, handlelength=3)
+    arms = [arm for _, several in found.values() for arm in several]
+    kinds = ("solid", "dashed", "dotted", "dash-dotted")
+    styles = ", ".join(f"{kind} {label}" for kind, label in zip(kinds, labels, strict=False))
+    footnote(figure, plain(f"Left: {styles}. {source_words(arms)}" + "".join(f" Not here: {why}." for why in missing)))
+    return figure
+
+
+def _norms_over_epochs(axes: "Axes", part: "DataFrame", classes: Sequence[int], line: object) -> None:
+    for i, k in enumerate(classes):
+        one = part[part["class"] == k]
+        if len(one):
+            axes.plot(one["epoch"], one["norm"], color=PALETTE[i % len(PALETTE)], marker=MARKERS[i % len(MARKERS)], markersize=3,
+                      linestyle=line, linewidth=1.0, label=f"class {k}")
+
+
+def _norms_at_the_end(axes: "Axes", part: "DataFrame", arm: Arm, colour: Mapping[str, str], i: int) -> None:
+    many = len(part) > MOST_NAMES
+    spreads = part["sd"].astype(float).fillna(0.0)  # a single seed has none
+    axes.plot(part["class"], part["norm"], color=colour[arm.method.name], linestyle=LINES[i % len(LINES)], linewidth=1.0,
+              marker=None if many else MARKERS[-1 - i % len(MARKERS)], label=_arm_words(arm))
+    axes.fill_between(part["class"], part["norm"] - spreads, part["norm"] + spreads, color=colour[arm.method.name], alpha=0.2,
+                      linewidth=0)

@@ -9,7 +9,7 @@ from common.errors import UserError
 from common.method import Paper, Table
 from common.report import claims as claim_tests
 from common.report.compare import Cell, Records, cells, minutes
-from common.report.tables import METRICS, behind, cell_text, grid
+from common.report.tables import METRICS, behind, cell_text, table_body
 from common.report.text import escape, markdown_table, mean_text
 from common.store import write_atomically
 
@@ -43,7 +43,7 @@ def _front_row(paper: Paper, records: Records) -> list[str]:
     return [
         paper.title,
         f"Table {head.table}, {head.row}, {head.column}, {METRICS.get(head.metric, head.metric)}" if head else "nothing printed",
-        _by_reading((cell, f"{cell.printed} → {mean_text(cell.values) if cell.n else cell.state}") for cell in heads),
+        _by_reading((cell, f"{cell.shown} → {mean_text(cell.values) if cell.n else cell.state}") for cell in heads),
         "; ".join((f"{cell.reading}: " if several else "") + (cell.verdict or "none yet") for cell in heads) or "none yet",
         tally(_cell_word(cell) for cell in found), claims_tally(paper, records),
         str(len(used)), f"{minutes(used):.0f}", f"make reproduce-{paper.name}",
@@ -56,7 +56,7 @@ def _by_reading(texts: Iterable[tuple[Cell, str]]) -> str:
 
 
 def _place(cell: Cell) -> tuple[str, ...]:
-    return cell.table, cell.method, cell.variant, cell.column
+    return cell.table, cell.method, cell.variant, cell.column, cell.metric, cell.group
 
 
 def headline(paper: Paper, found: Sequence[Cell]) -> Cell | None:
@@ -100,8 +100,5 @@ def results_block(paper: Paper, records: Records) -> str:
 def _short_table(table: Table, chosen: Sequence[Cell]) -> str:
     if not chosen:
         raise UserError(f"published.csv prints no number of table {table.number}.")
-    laid = grid(list(chosen))
-    rows = [[row.label, row.reading or "-", *(cell_text(cell, row) for cell in row.cells)] for row in laid.rows]
-    body = markdown_table(["method", "reading", *(column for column, _ in laid.columns)], rows)
     return (f"**Table {escape(table.number)}.** {escape(table.caption)} (percent, last epoch; published → mean ± sd (seeds), "
-            f"delta, verdict)\n\n{body}")
+            f"delta, verdict)\n\n{table_body(list(chosen), cell_text)}")

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import UserError
 from common.method import Paper, Table
 from common.report import claims as claim_tests
-from common.report.claims import Claim, Outcome
+from common.report.claims import Claim, Outcome, class_words
 from common.report.compare import RULE, Cell, Records, cells, made, minutes, spread
+from common.report.groups import WHOLE
 from common.report.text import escape, markdown_table, mean_text, plain, signed
 from common.report.variants import variants_markdown
 from common.spec import Profile
@@ -23,8 +24,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 NOT_PRINTED = "not printed"
-METRICS = {"top1_error": "Top-1 error", "top1_accuracy": "Top-1 accuracy"}
+METRICS = {"top1_error": "Top-1 error", "top1_accuracy": "Top-1 accuracy", "top5_accuracy": "Top-5 accuracy",
+           "per_class_accuracy": "Accuracy per class", "top1_error_change_abs": "Change of the top-1 error"}
 PER_BLOCK = 4  # published columns side by side in a terminal of 100 characters
+
+
+class Place(NamedTuple):
+    """A column of a laid out table: our column, the published one in whose place it is shown, group of classes, metric."""
+
+    column: str
+    stands_for: str
+    group: str
+    metric: str
 
 
 @dataclass(frozen=True)
@@ -39,10 +50,16 @@ class GridRow:
 
 @dataclass(frozen=True)
 class Grid:
-    """The table as the paper lays it out: (column, published column) pairs, quick stand-ins last."""
+    """The table as the paper lays it out, quick stand-ins last."""
 
-    columns: tuple[tuple[str, str], ...]
+    columns: tuple[Place, ...]
     rows: tuple[GridRow, ...]
+
+    def header(self, place: Place, name: str) -> str:
+        """What stands above a column: `name`, and what else tells it from the others."""
+        says_metric = len({other.metric for other in self.columns}) > 1
+        parts = [name, place.group, METRICS.get(place.metric, place.metric) if says_metric else ""]
+        return ", ".join(part for part in parts if part) or "all classes"
 
 
 def table_cells(paper: Paper, table: Table, records: Records, profile: Profile) -> list[Cell]:
@@ -54,17 +71,27 @@ def table_cells(paper: Paper, table: Table, records: Records, profile: Profile) 
     return chosen
 
 
+def pieces(chosen: list[Cell], key: Callable[[Cell], object] = lambda cell: (cell.column, cell.stands_for)) -> list[list[Cell]]:
+    """The cells of a table as they are laid out: all in one piece, or, where it prints groups of classes, one piece a column."""
+    if all(cell.group in WHOLE for cell in chosen):
+        return [chosen]
+    found: dict[object, list[Cell]] = {}
+    for cell in sorted(chosen, key=lambda cell: cell.quick):
+        found.setdefault(key(cell), []).append(cell)
+    return list(found.values())
+
+
 def grid(chosen: list[Cell]) -> Grid:
-    """Lay cells out as the paper does. Rows of one name in one column (an ablation's settings) are told apart by their order."""
-    columns = sorted(dict.fromkeys((c.column, c.stands_for) for c in chosen), key=lambda pair: pair[0] != pair[1])
+    """Lay cells out as the paper does. Rows of one name in one place (an ablation's settings) are told apart by their order."""
+    columns = sorted(dict.fromkeys(map(_place, chosen)), key=lambda place: place.column != place.stands_for)
     variants: dict[tuple, list[str]] = {}
-    places: dict[tuple, dict[tuple[str, str], Cell]] = {}
+    places: dict[tuple, dict[tuple[str, Place], Cell]] = {}
     for cell in chosen:
-        settings = variants.setdefault((cell.row, cell.method, cell.stands_for), [])
+        settings = variants.setdefault((cell.row, cell.method, cell.stands_for, cell.group, cell.metric), [])
         if cell.variant not in settings:
             settings.append(cell.variant)
         row = (cell.row, cell.method, settings.index(cell.variant))
-        places.setdefault(row, {})[cell.reading, cell.column] = cell
+        places.setdefault(row, {})[cell.reading, _place(cell)] = cell
     order = {name: i for i, (name, _) in enumerate(dict.fromkeys(key[:2] for key in places))}
     rows = []
     for row, by_place in sorted(places.items(), key=lambda item: (order.get(item[0][0], 0), item[0][2])):
@@ -72,52 +99,83 @@ def grid(chosen: list[Cell]) -> Grid:
         readings = sorted({reading for reading, _ in by_place} - {""}, key=lambda reading: reading != "written") or [""]
         label = row[0] + (f" [{settings.copy().pop()}]" if len(settings) == 1 and "" not in settings else "")
         for reading in readings:
-            found = tuple(by_place.get((reading, name)) or _other_reading(by_place, name) for name, _ in columns)
+            found = tuple(by_place.get((reading, place)) or _other_reading(by_place, place) for place in columns)
             rows.append(GridRow(label, reading, found, len(settings) > 1))
     return Grid(tuple(columns), tuple(rows))
 
 
-def _other_reading(by_place: Mapping[tuple[str, str], Cell], column: str) -> Cell | None:
+def _place(cell: Cell) -> Place:
+    return Place(cell.column, cell.stands_for, cell.group, cell.metric)
+
+
+def _other_reading(by_place: Mapping[tuple[str, Place], Cell], place: Place) -> Cell | None:
     """What stands in for a reading that a column does not have: the cell that says why, or the only reading there is."""
-    return next((cell for (_, name), cell in by_place.items() if name == column), None)
+    return next((cell for (_, other), cell in by_place.items() if other == place), None)
 
 
 def cell_text(cell: Cell | None, row: GridRow, best: bool = False) -> str:
     """One cell of the Markdown table; `best` gives the best-epoch numbers, which carry no delta and no verdict."""
     if cell is None:
         return NOT_PRINTED
-    parts = [mean_text(cell.best if best else cell.values) if cell.n else cell.state]
+    numbers = cell.best if best else cell.values
+    parts = [mean_text(numbers) if numbers else "last epoch only" if cell.n else cell.state]
     parts += [signed(cell.delta), cell.verdict] if cell.delta is not None and not best else []
     parts += [f"{cell.diverged} diverged"] if cell.diverged and cell.n else []
     parts += [f"as {cell.reading}"] if cell.reading and row.reading and cell.reading != row.reading else []
     text = ", ".join(parts) + (" †" if cell.flags else "")
     setting = f"{cell.variant}: " if row.says_variant else ""
-    return f"{setting}quick {text}" if cell.quick else f"{setting}{cell.printed} → {text}"
+    return f"{setting}quick {text}" if cell.quick else f"{setting}{cell.shown} → {text}"
 
 
-def grid_markdown(laid: Grid, text: Callable[[Cell | None, GridRow], str]) -> str:
-    header = [name if name == stands_for else f"quick: {name} (in place of {stands_for})" for name, stands_for in laid.columns]
+def grid_markdown(laid: Grid, text: Callable[[Cell | None, GridRow], str], named: bool = True) -> str:
+    """The grid as a Markdown table; `named`: each column of it names ours, which else stands above the table."""
+    header = [laid.header(place, _column_words(place) if named else "") for place in laid.columns]
     rows = ([row.label, row.reading or "-", *(text(cell, row) for cell in row.cells)] for row in laid.rows)
     return markdown_table(["method", "reading", *header], rows)
 
 
+def _column_words(place: Place | Cell) -> str:
+    return place.column if place.column == place.stands_for else f"quick: {place.column} (in place of {place.stands_for})"
+
+
+def table_body(chosen: list[Cell], text: Callable[[Cell | None, GridRow], str]) -> str:
+    """All cells of a table: one Markdown table, or one below the name of each column, with its groups of classes across."""
+    found = pieces(chosen)
+    if len(found) == 1:
+        return grid_markdown(grid(chosen), text)
+    tables = (f"**{escape(_column_words(piece[0]))}**\n\n{grid_markdown(grid(piece), text, named=False)}" for piece in found)
+    return "\n".join(tables)
+
+
 def table_markdown(table: Table, chosen: list[Cell], records: Records) -> str:
     """The whole page of one table: caption, main table, rule, what is behind it, best-epoch table."""
-    laid, metrics = grid(chosen), dict.fromkeys(METRICS.get(cell.metric, cell.metric) for cell in chosen)
+    metrics = dict.fromkeys(METRICS.get(cell.metric, cell.metric) for cell in chosen)
     page = [
         f"# Table {escape(table.number)}. {escape(table.caption)}\n",
         f"{' / '.join(metrics)} on the test set in percent, last epoch. A cell reads: published → mean ± sd (seeds), "
         f"delta in points, verdict.{_quick_remark(chosen)}\n",
-        grid_markdown(laid, cell_text),
+        table_body(chosen, cell_text),
         f"{RULE}\n",
         f"{behind(chosen, records)}\n",
     ]
     page += [f"† {escape(f'{c.row} ({c.reading}), {c.column}: ' + '; '.join(c.flags))}\n" for c in chosen if c.flags]
-    page += ["## Best test epoch\n",
-             "The same runs at their best test epoch, chosen on the test images themselves, as most published long-tailed "
-             "numbers are: for orientation only, so without a verdict.\n",
-             grid_markdown(laid, lambda cell, row: cell_text(cell, row, best=True))]
+    page += _remarks(chosen)
+    if whole := [cell for cell in chosen if cell.group in WHOLE]:
+        page += ["## Best test epoch\n",
+                 "The same runs at their best test epoch, chosen on the test images themselves, as most published long-tailed "
+                 "numbers are: for orientation only, so without a verdict.\n",
+                 table_body(whole, lambda cell, row: cell_text(cell, row, best=True))]
     return "\n".join(page)
+
+
+def _remarks(chosen: list[Cell]) -> list[str]:
+    """What was noted on reading the printed numbers, each remark once with the rows that it is on."""
+    found: dict[str, dict[str, None]] = {}
+    for cell in chosen:
+        if cell.remark:
+            found.setdefault(cell.remark, {})[cell.row] = None
+    lines = [f"- {escape(', '.join(rows))}: {escape(remark)}" for remark, rows in found.items()]
+    return ["Notes on the printed numbers:\n", "\n".join(lines) + "\n"] if lines else []
 
 
 def _quick_remark(chosen: list[Cell]) -> str:
@@ -146,11 +204,12 @@ def table_frame(chosen: list[Cell], records: Records) -> "DataFrame":
         best, best_sd = spread(cell.best)
         return {
             "table": cell.table, "row": cell.row, "method": cell.method, "reading": cell.reading, "variant": cell.variant,
-            "column": cell.column, "stands_for": cell.stands_for, "quick": cell.quick, "metric": cell.metric, "unit": "percent",
-            "printed": cell.printed, "published": cell.published, "mean": cell.mean, "sd": cell.sd, "n": cell.n,
+            "column": cell.column, "stands_for": cell.stands_for, "quick": cell.quick, "metric": cell.metric,
+            "group": cell.group, "unit": cell.unit, "printed": cell.printed, "printed_sd": cell.printed_sd,
+            "published": cell.published, "mean": cell.mean, "sd": cell.sd, "n": cell.n,
             "values": ";".join(f"{value:.4f}" for value in cell.values), "best_epoch_mean": best, "best_epoch_sd": best_sd,
             "delta": cell.delta, "verdict": cell.verdict, "state": cell.state, "diverged": cell.diverged,
-            "flags": ";".join(cell.flags), "keys": ";".join(cell.keys), "minutes": minutes(used),
+            "flags": ";".join(cell.flags), "remark": cell.remark, "keys": ";".join(cell.keys), "minutes": minutes(used),
             "devices": made(used, "device"), "precision": made(used, "precision"), "torch": made(used, "torch"),
             "commit": made(used, "commit"),
         }
@@ -186,10 +245,9 @@ def claim_test(claim: Claim) -> str:
     """What was tested, in one line."""
     tests = {"better": f"{claim.method} below {', '.join(claim.than)}", "best": f"{claim.method} below every other row",
              "setting": f"{claim.method}: best {claim.parameter} above {claim.above}"}
-    classes = "" if claim.classes == ("all",) else f", {' and '.join(claim.classes)} classes"
     columns = claim.columns[0] if len(claim.columns) == 1 else f"each of {len(claim.columns)} columns"
     tables = f"table{'s' if len(claim.tables) > 1 else ''} {' and '.join(claim.tables)}"
-    return f"{tests[claim.kind]} in {columns} of {tables}{classes}"
+    return f"{tests[claim.kind]} in {columns} of {tables}{class_words(*claim.parts)}"
 
 
 def claims_markdown(outcomes: list[Outcome], profile: Profile) -> str:
@@ -242,9 +300,10 @@ def _print_one(table: Table, chosen: list[Cell], records: Records, profile: Prof
         said = f"No quick column stands in for its columns; every cell is in table-{table.number}.md.\n"
         console.print(said, style="dim", markup=False, highlight=False)
         return
-    laid = grid(chosen)
-    for block in _blocks(laid, profile):
-        console.print(_rich_block(laid, block))
+    for piece in pieces(chosen, key=lambda cell: cell.stands_for):
+        laid = grid(piece)
+        for block in _blocks(laid, profile):
+            console.print(_rich_block(laid, block))
     closing = _quick_remark(chosen).strip() if profile == "quick" else RULE
     shown = [cell for cell in chosen if cell.quick or profile == "paper"]
     for line in (f"Percent, last epoch, mean ± sd (seeds). {closing}", html.unescape(behind(shown, records)), ""):
@@ -254,11 +313,12 @@ def _print_one(table: Table, chosen: list[Cell], records: Records, profile: Prof
 def _blocks(laid: Grid, profile: Profile) -> list[list[int]]:
     """Indices of the columns to show side by side: one dataset, at most `PER_BLOCK`; quick pairs stay together."""
     if profile == "quick":
-        pairs = [[laid.columns.index((name, name)), i] for i, (column, name) in enumerate(laid.columns) if column != name]
+        pairs = [[laid.columns.index(place._replace(column=place.stands_for)), i] for i, place in enumerate(laid.columns)
+                 if place.column != place.stands_for]
         return [[*chain(*pairs[i:i + PER_BLOCK // 2])] for i in range(0, len(pairs), PER_BLOCK // 2)]
     by_dataset: dict[str, list[int]] = {}
-    for i, (column, _) in enumerate(laid.columns):
-        by_dataset.setdefault(column.split("-")[0], []).append(i)
+    for i, place in enumerate(laid.columns):
+        by_dataset.setdefault(place.column.split("-")[0], []).append(i)
     return [some[i:i + PER_BLOCK] for some in by_dataset.values() for i in range(0, len(some), PER_BLOCK)]
 
 
@@ -267,12 +327,13 @@ def _rich_block(laid: Grid, block: list[int]) -> object:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    quick = any(laid.columns[i][0] != laid.columns[i][1] for i in block)
+    quick = any(laid.columns[i].column != laid.columns[i].stands_for for i in block)
     shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     shown.add_column("method", min_width=12)
     for i in block:
-        column, stands_for = laid.columns[i]
-        shown.add_column(Text(plain(column) + ("" if not quick else "\npublished" if column == stands_for else "\nquick")))
+        place = laid.columns[i]
+        kind = "" if not quick else "\npublished" if place.column == place.stands_for else "\nquick"
+        shown.add_column(Text(plain(laid.header(place, place.column)) + kind))
     for row in laid.rows:
         chosen = [row.cells[i] for i in block]
         if any(cell is not None for cell in chosen):
@@ -287,12 +348,12 @@ def _terminal_text(cell: Cell | None, row: GridRow, beside_quick: bool) -> str:
         return NOT_PRINTED
     lines = [plain(cell.variant)] if row.says_variant else []
     if beside_quick and (cell.quick or not cell.n):
-        return "\n".join([*lines, _ours(cell) if cell.quick else cell.printed])
+        return "\n".join([*lines, _ours(cell) if cell.quick else cell.shown])
     if cell.delta is None:
-        return "\n".join([*lines, f"{cell.printed} → {_ours(cell)}"])
+        return "\n".join([*lines, f"{cell.shown} → {_ours(cell)}"])
     ours = mean_text(cell.values).replace(" ± ", "±").removesuffix(f" ({cell.n})")
     mark = "†" if cell.flags else ""
-    return "\n".join([*lines, f"{cell.printed} → {ours}", f"{signed(cell.delta)} {cell.verdict} ({cell.n}){mark}"])
+    return "\n".join([*lines, f"{cell.shown} → {ours}", f"{signed(cell.delta)} {cell.verdict} ({cell.n}){mark}"])
 
 
 def _ours(cell: Cell) -> str:

@@ -63,7 +63,10 @@ def make_record(pack: Pack, run: int, curves: Curves, tally: Tally, made: Mappin
     best = best_epoch(accuracy, tested)
     last = parts.pop("accuracy")
     norms = state["head.weight"][0].norm(dim=0).tolist()
-    more = {"features": stored_features(pack, run)} if member.method.keep_features and member.run.seed == 0 else {}
+    more = {}
+    if member.method.keep_features and member.run.seed == 0:
+        head = {n.removeprefix("head."): t[0].tolist() for n, t in state.items() if n.startswith("head.")}
+        more = {"features": stored_features(pack, run), "head": head}
     return _common(pack, run, curves, made) | parts | more | {
         "status": "done",
         "accuracy": {"last": last, "best": accuracy[best], "best_epoch": best},

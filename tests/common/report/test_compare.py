@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from common.method import Paper, plan
-from common.report.compare import Cell, cell_verdict, cells, majority, minutes, published, standing_columns
+from common.report.compare import Cell, cell_verdict, cells, minutes, published, standing_columns
+from common.report.groups import majority
 from common.store import check_record
 from tests.records import PUBLISHED, make_record, toy_paper, toy_records
 

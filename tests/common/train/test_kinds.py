@@ -376,6 +376,12 @@ def test_rescaled_heads_begin_where_the_first_stage_ended():
         assert torch.equal(head(features), before)
         head.scale.data[0, 0, 3] = 2.0
         assert torch.allclose(head(features)[..., 3], 2 * before[..., 3])
+    head = CosineHead(1, 8, 5, rescale="tau").double()
+    head.initialise([torch.Generator().manual_seed(0)])
+    head.weight.data *= torch.arange(1, 6)
+    assert torch.allclose(head(features), head.logits(features))
+    head.tau.data.fill_(0.0)
+    assert torch.allclose(head(features), F.normalize(features, dim=-1) @ head.weight)
     head = LinearHead(1, 8, 5, rescale="tau").double()
     head.initialise([torch.Generator().manual_seed(0)])
     assert torch.allclose(head(features), features @ head.weight)
@@ -455,6 +461,7 @@ def test_the_record_of_seed_0_keeps_features_of_plain_images_where_the_method_as
     kept = {split: np.frombuffer(base64.b64decode(part["values"]), "<f2").reshape(len(part["labels"]), -1)
             for split, part in records[0]["features"].items()}
     assert kept["train"].shape == (464, 32)
+    assert torch.equal(torch.tensor(records[0]["head"]["weight"]), load_file(members[0].checkpoint)["head.weight"][0])
     pack = Pack(members, digits, SINGLE)
     pack.load_run_state(0, load_file(members[0].checkpoint))
     pack.net.eval()

@@ -1,0 +1,62 @@
+"""Groups of classes under the names that papers give them, and what a record says of each."""
+
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+SHOTS = {"head": "many", "medium": "medium", "tail": "few"}  # by training images: over 100, 20 to 100, under 20
+TENTHS = ("head1", "head2", "head3", "mid1", "mid2", "mid3", "mid4", "tail1", "tail2", "tail3")
+WHOLE = ("", "all")
+
+
+def is_group(name: str) -> bool:
+    """Whether `group_accuracy` knows the name: "" or "all"; "head", "medium", "tail"; "class-<k>"; one of `TENTHS`."""
+    return name in (*WHOLE, *SHOTS, *TENTHS) or re.fullmatch(r"class-\d+", name) is not None
+
+
+def group_accuracy(record: Mapping[str, Any], group: str, epoch: str = "last") -> float | None:
+    """Accuracy in percent over a group of classes; None where the column has no such class, or the record no such number.
+
+    The best epoch is recorded for the whole test set only. Test sets have equally many images of every class, so that the
+    mean over classes is the mean over images.
+    """
+    if group in WHOLE:
+        return record["accuracy"][epoch]
+    if epoch != "last":
+        return None
+    if group in SHOTS:
+        return record["groups"][SHOTS[group]]
+    per_class = record["per_class_accuracy"]
+    if group in TENTHS:
+        parts = class_groups(record["counts"], len(TENTHS))
+        return statistics.fmean(per_class[i] for i in parts[TENTHS.index(group)]) if len(parts) == len(TENTHS) else None
+    label = int(group.removeprefix("class-"))
+    return per_class[label] if label < len(per_class) else None
+
+
+def class_groups(counts: Sequence[int], number: int) -> list[list[int]]:
+    """The classes in at most `number` groups of equally many (or one more), by their training images, largest first.
+
+    >>> class_groups([5, 50, 20, 10], 2)
+    [[1, 2], [3, 0]]
+    """
+    order = sorted(range(len(counts)), key=lambda i: (-counts[i], i))
+    number = min(number, len(order))
+    edges = [round(k * len(order) / number) for k in range(number + 1)]
+    return [order[first:stop] for first, stop in pairwise(edges)]
+
+
+def group_names(number: int) -> list[str]:
+    """What the groups of `class_groups` are called: Head1 to Tail3 where there are ten."""
+    return [name.capitalize() for name in TENTHS] if number == len(TENTHS) else [f"G{i + 1}" for i in range(number)]
+
+
+def majority(counts: Iterable[float]) -> list[bool]:
+    """Which classes are majority classes: those above the geometric mean of the largest and the smallest class.
+
+    Under step imbalance these are exactly the frequent classes; balanced classes are all majority classes.
+    """
+    sizes = list(counts)
+    return [size * size >= max(sizes) * min(sizes) for size in sizes]

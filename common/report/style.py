@@ -1,0 +1,99 @@
+"""One style for all figures: colours, markers and line styles that are told apart in grey print and by colour-blind eyes.
+
+Matplotlib is imported when a figure is drawn, and only as an object: no window, no global state.
+"""
+
+import hashlib
+import io
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from common.report.tables import csv_bytes
+from common.store import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+STYLE = {
+    "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8,
+    "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#d9d9d9", "grid.linewidth": 0.6, "legend.frameon": False,
+    "figure.facecolor": "white", "figure.dpi": 100, "savefig.dpi": 200, "hatch.linewidth": 0.5, "errorbar.capsize": 2,
+    "svg.hashsalt": "figures", "svg.fonttype": "path", "lines.linewidth": 1.2, "lines.markersize": 4,
+}
+# Okabe and Ito (2008), without yellow and black, then four of Paul Tol's: told apart with colour-blind eyes and in grey print.
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#332288", "#999933", "#882255", "#888888")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+LINES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)))
+HATCHES = ("", "////", "....", "xxxx")
+WIDTH = 6.3  # inches: a text column of A4 with 2.5 cm margins
+
+
+class Drawing(NamedTuple):
+    """A figure with the numbers that it shows."""
+
+    figure: "Figure"
+    data: "DataFrame"
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib with `STYLE` on top of its defaults, whatever the user's own settings are."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def colours(methods: Iterable[str]) -> dict[str, str]:
+    """A colour for each method: the one that its name hashes to, the same in every figure of every paper.
+
+    Where two methods of one figure share it, the later in the alphabet takes the next free colour.
+    """
+    taken: dict[str, str] = {}
+    for name in sorted(set(methods)):
+        start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        choices = [PALETTE[(start + i) % len(PALETTE)] for i in range(len(PALETTE))]
+        taken[name] = next((colour for colour in choices if colour not in taken.values()), choices[0])
+    return taken
+
+
+def footnote(figure: "Figure", text: str) -> None:
+    """Small print along the lower edge of the figure; everything else, its legends too, moves up by as much."""
+    size, letters = 6.5, int(figure.get_figwidth() * 21)  # letters of this size in a line
+    lines = textwrap.wrap(text, letters)
+    height = (1.3 * size * len(lines) + 3) / 72 / figure.get_figheight()
+    figure.text(0.01, 0.005, "\n".join(lines), ha="left", va="bottom", fontsize=size, color="#555555")
+    box = (0.0, height, 1.0, 1.0 - height)
+    figure.get_layout_engine().set(rect=box)
+    for legend in figure.legends:
+        legend.set_bbox_to_anchor(box, figure.transFigure)
+
+
+def legend_below(figure: "Figure", columns: int, **more: object) -> None:
+    """One legend for all panels, below them: each label once, as it was first drawn."""
+    found: dict[str, object] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(found.values(), found, loc="outside lower center", ncols=min(columns, len(found)), **more)
+
+
+def save(figure: "Figure", data: "DataFrame", folder: Path, name: str) -> list[Path]:
+    """Write <name>.svg, .png and .csv: the same bytes for the same figure, without dates."""
+    contents = {}
+    with style():
+        for kind, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, metadata=metadata)
+            contents[f"{name}.{kind}"] = buffer.getvalue()
+    contents[f"{name}.csv"] = csv_bytes(data)
+    for file, content in contents.items():
+        write_atomically(folder / file, content)
+    return [folder / file for file in contents]
