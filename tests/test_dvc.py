@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from papers.catalog import PAPERS
 from tests.test_cli import make_small
 
 pytest.importorskip("dvc")
+MM = ("mm-tables", "mm-figures")
 
 
 def sh(*words: str, cwd: Path) -> str:
@@ -40,66 +42,66 @@ def clone(tmp_path_factory) -> Path:
 
 def test_repro_from_a_fresh_clone_then_nothing_then_only_what_changed(clone):
     everything = {"prepare@digits", "mm-train@digits-lt-20", "mm-train@digits-step-20", "mm-tables", "mm-figures"}
-    first = dvc("repro", cwd=clone)
+    first = dvc("repro", *MM, cwd=clone)
     assert ran(first) == everything
     assert (clone / "papers/mm/tables/table-1.md").exists()
-    assert "up to date" in dvc("repro", cwd=clone)
+    assert "up to date" in dvc("repro", *MM, cwd=clone)
 
     params = clone / "papers" / "mm" / "params.yaml"
     text = params.read_text()
     line = "digits-step-20: {delta: 0.6, betas: [1.2, 1.3, 1.4], best: 1.3}"
     assert line in text
     params.write_text(text.replace(line, line.replace("1.4]", "1.45]")))
-    second = dvc("repro", cwd=clone)
+    second = dvc("repro", *MM, cwd=clone)
     assert ran(second) == {"mm-train@digits-step-20", "mm-tables", "mm-figures"}
     assert "Training 2 runs" in second  # the new beta in both readings, nothing else
-    assert "up to date" in dvc("repro", cwd=clone)
+    assert "up to date" in dvc("repro", *MM, cwd=clone)
 
     params.write_text(text)
-    third = dvc("repro", cwd=clone)
+    third = dvc("repro", *MM, cwd=clone)
     assert "Training" not in third  # the old records are still there, or DVC's own cache is
 
 
 def test_a_record_that_comes_in_rebuilds_the_tables_and_trains_nothing(clone):
-    dvc("repro", cwd=clone)
+    dvc("repro", *MM, cwd=clone)
     place = clone / "papers/mm/results/paper/README.md"
     place.write_text(place.read_text() + "\n")
-    again = dvc("repro", cwd=clone)
+    again = dvc("repro", *MM, cwd=clone)
     assert ran(again) == {"mm-tables", "mm-figures"}
 
 
 def test_tables_follow_every_parameter(clone):
-    dvc("repro", cwd=clone)
+    dvc("repro", *MM, cwd=clone)
     params = clone / "papers" / "mm" / "params.yaml"
     text = params.read_text()
     params.write_text(text.replace("digits-step-20: cifar10-step-100", "digits-step-20: cifar10-step-10"))
-    assert {"mm-tables", "mm-figures"} <= ran(dvc("repro", cwd=clone))
+    assert {"mm-tables", "mm-figures"} <= ran(dvc("repro", *MM, cwd=clone))
     assert "in place of cifar10-step-10)" in (clone / "papers/mm/tables/table-1.md").read_text()
     params.write_text(text)
 
 
 def test_after_make_clean_the_records_are_made_again(clone):
-    dvc("repro", cwd=clone)
+    dvc("repro", *MM, cwd=clone)
     sh("make", "clean", cwd=clone)
-    assert "Training" in dvc("repro", cwd=clone)
+    assert "Training" in dvc("repro", *MM, cwd=clone)
     assert list(clone.glob("papers/mm/results/quick/*/*.json"))
 
 
 def test_merged_records_are_not_trained_again(clone):
     """What was trained elsewhere arrives by `merge`; DVC then has a stage to look at, which finds nothing to train."""
-    dvc("repro", cwd=clone)
+    dvc("repro", *MM, cwd=clone)
     sh(sys.executable, "-m", "papers", "pack-records", "records.tar", "--profile", "quick", cwd=clone)
     sh("make", "clean", cwd=clone)
-    assert "mm-train@digits-lt-20" in dvc("status", "dvc.yaml", cwd=clone)
+    assert "mm-train@digits-lt-20" in dvc("status", *MM, cwd=clone)
     assert "Merged 51 new" in sh(sys.executable, "-m", "papers", "merge", "records.tar", cwd=clone)
-    again = dvc("repro", cwd=clone)
+    again = dvc("repro", *MM, cwd=clone)
     assert "Training" not in again
     assert "nothing to train" in again
-    assert "up to date" in dvc("status", "dvc.yaml", cwd=clone)
+    assert "up to date" in dvc("status", *MM, cwd=clone)
     table = (clone / "papers/mm/tables/table-1.md").read_text()
     sh(sys.executable, "-m", "papers", "table", "--profile", "quick", cwd=clone)
     assert (clone / "papers/mm/tables/table-1.md").read_text() == table
-    assert "up to date" in dvc("status", "dvc.yaml", cwd=clone)
+    assert "up to date" in dvc("status", *MM, cwd=clone)
 
 
 def test_a_prepared_dataset_survives_dvc(clone, cifar10):
@@ -108,6 +110,21 @@ def test_a_prepared_dataset_survives_dvc(clone, cifar10):
     shutil.copy(cifar10 / "cifar10.npz", clone / "data")
     dvc("repro", "data/dvc.yaml:prepare@cifar10", cwd=clone)
     assert (clone / "data" / "cifar10.npz").exists()
+
+
+@pytest.mark.parametrize("name", [p.name for p in PAPERS])
+def test_every_paper_has_its_stages_for_every_column(name):
+    import yaml
+
+    root, paper = Path(__file__).resolve().parents[1], next(p for p in PAPERS if p.name == name)
+    quick = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    assert quick[f"{name}-train"]["foreach"] == [c.name for c in paper.columns["quick"]]
+    for stage in ("tables", "figures"):
+        summaries = {d for d in quick[f"{name}-{stage}"]["deps"] if "summaries" in d}
+        assert summaries == {f"papers/{name}/summaries/{c.name}.csv" for c in paper.columns["quick"]}
+        assert quick[f"{name}-{stage}"]["outs"] == [f"papers/{name}/{stage}"]
+    published = yaml.safe_load((root / f"papers/{name}/dvc.yaml").read_text())["stages"]["train"]
+    assert published["foreach"] == {c.name: c.dataset for c in paper.columns["paper"]}
 
 
 def test_the_paper_pipeline_has_a_stage_for_each_column_and_its_parameters():

@@ -1,0 +1,226 @@
+"""Feature-Balanced Loss for Long-Tailed Visual Recognition: chapter 4 of M. Li's thesis (ICME 2022).
+
+Claim: a stimulus lambda_j / |f| that is taken from every logit, strong for tail classes and growing over training,
+makes the features of tail classes longer, and so lifts tail accuracy at little cost to the head; on CIFAR-10/100-LT this
+beats LDAM-DRW, BBN and logit adjustment (Table 4.2), and among five curricula the parabolic one is best (Table 4.4).
+
+    python -m papers.fbl.replicate plan                            what would run, and for how long
+    python -m papers.fbl.replicate train --column cifar10-lt-100   the published protocol on one column
+    python -m papers.fbl.replicate table                           Tables 4.2 to 4.7 beside the published numbers
+
+Reading "written" is the text; "released" is github.com/juyongjiang/FBL. README.md has every difference.
+
+z_j: logit of class j of a linear head; f: feature, the input of the head; y: label; n_j: training images of class j;
+lambda_j: stimulus of class j; alpha(t): its strength in epoch t of T.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.baselines import bbn_row, ce_row, hybrid_sc_row, la_rows, ldam_drw_row
+from common.cli import main
+from common.losses import cross_entropy
+from common.method import Context, Figure, Method, Outputs, Paper, Table
+from common.report.figures import feature_norms
+from common.spec import Column, Protocol, Reading, load_yaml
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+EPS = 1e-12  # beside |f|, as in the released code: a feature of zeros must not give infinities; else below float32's resolution
+
+
+# ---------------------------------------------------------------- section 4.3.3: the curricula, Eq. (4.7) and Table 4.4
+
+
+def fbl_linear_decrease(t: "Tensor", *, T: float) -> "Tensor":
+    """1 - t / T."""
+    return 1 - t / T
+
+
+def fbl_linear_increase(t: "Tensor", *, T: float) -> "Tensor":
+    """t / T."""
+    return t / T
+
+
+def fbl_sine_increase(t: "Tensor", *, T: float) -> "Tensor":
+    """sin(t / T * pi / 2)."""
+    return (t / T * (math.pi / 2)).sin()
+
+
+def fbl_cosine_increase(t: "Tensor", *, T: float) -> "Tensor":
+    """1 - cos(t / T * pi / 2)."""
+    return 1 - (t / T * (math.pi / 2)).cos()
+
+
+def fbl_parabolic_increase(t: "Tensor", *, T: float) -> "Tensor":
+    """Eq. (4.7): (t / T)^2."""
+    return (t / T) ** 2
+
+
+# ---------------------------------------------------------------- section 4.3.2: the feature-balanced loss
+
+
+def fbl_stimulus(n: "Tensor") -> "Tensor":
+    """Eq. (4.4): lambda_j = log n_max - log n_j; 0 for the largest class. [classes]."""
+    return n.max().log() - n.log()
+
+
+def fbl_balanced_logits(z: "Tensor", f: "Tensor", stimulus: "Tensor", alpha: "Tensor") -> "Tensor":
+    """Eq. (4.6): z^b_j = z_j - alpha lambda_j / |f|. [..., batch, classes].
+
+    The gradient reaches |f|: that is what makes the features of tail classes longer.
+    """
+    return z - alpha * stimulus / (f.norm(dim=-1, keepdim=True) + EPS)
+
+
+def fbl(outputs: Outputs, labels: "Tensor", context: Context, *, strength: float, curriculum: Callable) -> "Tensor":
+    """Eq. (4.8): cross-entropy of z^b, with alpha(t) = strength * curriculum(t), t from 1 to T (Algorithm 4.1, line 2)."""
+    alpha = strength * curriculum(context.epoch + 1)
+    return cross_entropy(fbl_balanced_logits(outputs.logits, outputs.features, fbl_stimulus(context.counts), alpha), labels)
+
+
+def fbl_as_released(outputs: Outputs, labels: "Tensor", context: Context, *, strength: float,
+                    curriculum: Callable) -> "Tensor":
+    """The released loss: lambda is divided by its largest value, and t counts from 0."""
+    stimulus = fbl_stimulus(context.counts)
+    alpha = strength * curriculum(context.epoch)
+    z = fbl_balanced_logits(outputs.logits, outputs.features, stimulus / stimulus.max(), alpha)
+    return cross_entropy(z, labels)
+
+
+# ---------------------------------------------------------------- params.yaml
+
+
+@dataclass(frozen=True)
+class Profile:
+    """early: by how many epochs the released parabola reaches its full strength before the end."""
+
+    seeds: int
+    protocols: dict[str, Protocol]
+    columns: dict[str, Column]
+    early: int
+
+
+@dataclass(frozen=True)
+class Baselines:
+    scale: float
+    largest_margin: float
+    effective_number: float
+    tau: float
+
+
+@dataclass(frozen=True)
+class Params:
+    paper: Profile
+    quick: Profile
+    stand_ins: dict[str, str]
+    strength: dict[Reading, float]
+    baselines: Baselines
+
+
+PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
+
+
+# ---------------------------------------------------------------- section 4.4: the rows of Tables 4.2 and 4.4 to 4.7
+
+READINGS: tuple[Reading, ...] = ("written", "released")
+LOSSES = {"written": fbl, "released": fbl_as_released}
+ABLATION = {
+    "fbl-linear-decrease": fbl_linear_decrease,
+    "fbl-linear-increase": fbl_linear_increase,
+    "fbl-sine-increase": fbl_sine_increase,
+    "fbl-cosine-increase": fbl_cosine_increase,
+}
+NOT_PRINTED = {"cifar10-lt-50": ("la",), "cifar100-lt-50": ("la", "hybrid-sc")}  # Tables 4.2 and 4.7(a)
+
+
+def early_epochs(column: Column) -> int:
+    return (PARAMS.quick if column.name in PARAMS.quick.columns else PARAMS.paper).early
+
+
+def own_rows(column: Column, reading: Reading, protocol: Protocol) -> list[Method]:
+    """FBL on every column, and the other curricula of Table 4.4 where it has them: CIFAR-10-LT at ratio 100.
+
+    The released parabola is divided by T - 10, the other released curricula by T.
+    """
+    loss = partial(LOSSES[reading], strength=PARAMS.strength[reading])
+    end = protocol.epochs - (early_epochs(column) if reading == "released" else 0)
+    rows = [Method("fbl", reading, partial(loss, curriculum=partial(fbl_parabolic_increase, T=float(end))))]
+    if published_name(column) == "cifar10-lt-100":
+        rows += [Method(name, reading, partial(loss, curriculum=partial(curriculum, T=float(protocol.epochs))))
+                 for name, curriculum in ABLATION.items()]
+    return rows
+
+
+def baselines(column: Column, reading: Reading, protocol: Protocol) -> list[Method]:
+    """The rows of others, under the setting of this reading, where the paper prints a number of theirs."""
+    p = PARAMS.baselines
+    rows = [
+        ce_row(reading),
+        ldam_drw_row(reading, protocol, s=p.scale, largest=p.largest_margin, beta=p.effective_number),
+        bbn_row(reading, protocol),
+        *la_rows(reading, tau=p.tau),
+        hybrid_sc_row(reading, protocol),
+    ]
+    return [row for row in rows if row.name not in NOT_PRINTED.get(published_name(column), ())]
+
+
+def published_name(column: Column) -> str:
+    """The column of the paper whose rows this one has."""
+    return PARAMS.stand_ins.get(column.name, column.name)
+
+
+def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
+    """Everything that is trained on a column: all rows in both readings, as the settings differ."""
+    return tuple(row for reading in READINGS
+                 for row in (*baselines(column, reading, protocols[reading]), *own_rows(column, reading, protocols[reading])))
+
+
+# ---------------------------------------------------------------- Figures 4.2 and 4.3
+
+
+def figure_norms(paper: Paper, profile: str, records: dict, *, dataset: str, classes: tuple[int, ...], reading: Reading):
+    """Feature norms of CE and FBL on the test set at ratios 100 and 50: head and tail classes over epochs, all at the end."""
+    columns = tuple(f"{dataset}-lt-{ratio}" for ratio in (100, 50))
+    return feature_norms(paper, profile, records, columns, (f"ce@{reading}", f"fbl@{reading}"), classes)
+
+
+def norm_figure(number: str, dataset: str, classes: tuple[int, ...], reading: Reading) -> Figure:
+    """The figure as the authors' code draws it has the paper's number; the one of the text's setting says so."""
+    name = number if reading == "released" else f"{number}-{reading}"
+    caption = f"Feature norms on {dataset} at ratios 100 and 50, {reading}"
+    return Figure(name, caption, partial(figure_norms, dataset=dataset, classes=classes, reading=reading))
+
+
+PAPER = Paper(
+    name="fbl",
+    title="Feature-Balanced Loss for Long-Tailed Visual Recognition",
+    folder=HERE,
+    columns={name: tuple(p.columns.values()) for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
+    protocols={"paper": PARAMS.paper.protocols, "quick": PARAMS.quick.protocols},
+    seeds={"paper": PARAMS.paper.seeds, "quick": PARAMS.quick.seeds},
+    methods=methods,
+    own=("fbl",),
+    main=("4.2",),
+    tables=(
+        Table("4.2", "Comparison on CIFAR-10/100-LT"),
+        Table("4.3", "Comparison on ImageNet-LT, iNaturalist 2018 and Places-LT"),
+        Table("4.4", "Learning strategies alpha(t) on CIFAR-10-LT at ratio 100"),
+        Table("4.5", "Accuracy per class on CIFAR-10-LT"),
+        Table("4.6", "Accuracy per class on CIFAR-100-LT"),
+        Table("4.7a", "Two-stage methods on CIFAR-10/100-LT"),
+        Table("4.7b", "Two-stage methods on the large datasets"),
+    ),
+    figures=tuple(norm_figure(number, dataset, classes, reading) for reading in reversed(READINGS)
+                  for number, dataset, classes in (("4.2", "cifar10", (0, 1, 8, 9)), ("4.3", "cifar100", (9, 19, 79, 89)))),
+    stand_ins=PARAMS.stand_ins,
+)
+
+if __name__ == "__main__":
+    main(PAPER)

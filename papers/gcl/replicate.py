@@ -1,0 +1,351 @@
+"""Long-Tailed Visual Recognition via Gaussian Clouded Logit Adjustment: chapter 5 of M. Li's thesis (CVPR 2022).
+
+Claim: Gaussian noise that lowers each class's cosine, the more the rarer the class, keeps tail samples from saturating
+the softmax early and spreads the embedding evenly (GCL); with a classifier re-trained on class-based effective number
+sampling (CBEN) it has the highest accuracy of Table 5.2 in every column.
+
+    python -m papers.gcl.replicate plan                            what would run, and for how long
+    python -m papers.gcl.replicate train --column cifar10-lt-100   the published protocol on one column
+    python -m papers.gcl.replicate table                           Tables 5.2, 5.4, 5.5, 5.6 beside the published numbers
+
+Reading "written" is the text; "released" is github.com/Keke921/GCLLoss. README.md has every difference.
+
+z~_j = cos theta_j: cosine between feature and class weight w_j; s: scale; n_j: training images of class j; eps: noise;
+delta_j: cloud size of class j, how far noise can lower its cosine; beta_j, gamma_j: validity and sampling rate of CBEN.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.baselines import (
+    bbn_row,
+    ce_row,
+    deconfound_tde_row,
+    hybrid_sc_row,
+    ldam_drw_row,
+    mislas_row,
+    mixup_crt_row,
+    mixup_row,
+)
+from common.cli import main
+from common.data.sampling import class_balanced, effective_number_sampler, shuffled
+from common.losses import cross_entropy, shift_target
+from common.method import COSINE, Context, Figure, Head, Method, Outputs, Paper, Table
+from common.report.figures import Panel, curves, embedding
+from common.spec import Column, Protocol, Reading, load_yaml
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+READINGS: tuple[Reading, ...] = ("written", "released")
+TINY = 1e-12  # where all classes are of one size, every cloud is 0 / TINY
+
+
+# ---------------------------------------------------------------- section 5.3.1: why, and section 5.3.2: the clouded logit
+
+
+def gradient_on_target(difference: float) -> float:
+    """Eq. (5.3): dL / dz_1 = -1 / (1 + e^(z_1 - z_2)), of two classes and a sample of class 1."""
+    return -1 / (1 + math.exp(difference))
+
+
+def elementwise(name: str, n):
+    """log or sin of a tensor or of an array: the loss needs delta_j as one, the sampler as the other."""
+    return getattr(n, name)() if hasattr(n, name) else getattr(np, name)(n)
+
+
+def cloud_logarithm(n):
+    """Eq. (5.9): delta_j = log n_max - log n_j. [classes]."""
+    return elementwise("log", n.max()) - elementwise("log", n)
+
+
+def cloud_power(n, *, exponent: float):
+    """Table 5.4, power difference: delta_j = n_max^exponent - n_j^exponent. [classes]."""
+    return n.max() ** exponent - n**exponent
+
+
+def cloud_cosine(n):
+    """Table 5.4, cosine: delta_j = cos(n_j / n_max * pi / 2). [classes].
+
+    As sin((1 - n_j / n_max) * pi / 2), which is exactly 0 for the largest class in any precision.
+    """
+    return elementwise("sin", (1 - n / n.max()) * (math.pi / 2))
+
+
+def cloud_size(n, size: Callable = cloud_logarithm):
+    """Section 5.4.1: delta_j <- delta_j / delta_max, whichever form of Table 5.4 `size` is. [classes]."""
+    delta = size(n)
+    return delta / delta.max().clip(min=TINY)
+
+
+def gcl_clouded(cosine: "Tensor", context: Context, *, cloud: float, sigma: float, size: Callable) -> "Tensor":
+    """Eq. (5.11) before its scale: z~_j - delta_j |eps|, eps from N(0, sigma^2) clamped to [-1, 1] (section 5.4.1).
+
+    eps is drawn anew for each sample and class (gap: Eq. 5.8 has eps_j, Eqs. 5.10 and 5.11 one eps).
+    cloud: a factor on delta_j, 1 in the text.
+    """
+    epsilon = (sigma * context.noise).clamp(-1, 1)
+    return cosine - cloud * cloud_size(context.counts, size) * epsilon.abs()
+
+
+def gcl(outputs: Outputs, labels: "Tensor", context: Context, *, s: float, cloud: float, sigma: float,
+        size: Callable = cloud_logarithm) -> "Tensor":
+    """Eq. (5.12): cross-entropy of the clouded cosine logits s (z~_j - delta_j |eps|)."""
+    z = gcl_clouded(outputs.logits, context, cloud=cloud, sigma=sigma, size=size)
+    return cross_entropy(s * z, labels)
+
+
+def gcl_margin_focal(outputs: Outputs, labels: "Tensor", context: Context, *, s: float, cloud: float, sigma: float, m: float,
+                     gamma: float, size: Callable = cloud_logarithm) -> "Tensor":
+    """The released loss of the second stage: Eq. (5.12) with a margin m on the target's cosine, times (1 - p_y)^gamma,
+    through which no gradient flows."""
+    z = gcl_clouded(outputs.logits, context, cloud=cloud, sigma=sigma, size=size)
+    loss = cross_entropy(s * shift_target(z, labels, labels.new_full(labels.shape, m, dtype=z.dtype)), labels)
+    return (1 - (-loss.detach()).exp()) ** gamma * loss
+
+
+# ---------------------------------------------------------------- section 5.3.3: class-based effective number sampling
+
+
+def validity(n: np.ndarray, a: float, b: float, size: Callable = cloud_logarithm) -> np.ndarray:
+    """Eq. (5.15): beta_j = b (delta_j - delta_min) / (delta_max - delta_min) + a. [classes]."""
+    delta = cloud_size(n, size)
+    return b * (delta - delta.min()) / (delta.max() - delta.min()).clip(min=TINY) + a
+
+
+def gcl_cben(counts: np.ndarray, epoch: int, *, a: float, b: float, size: Callable = cloud_logarithm) -> np.ndarray:
+    """Eqs. (5.13) and (5.14): gamma_j = (1 - beta_j) / (1 - beta_j^n_j), the probability of *a sample* of class j.
+
+    "the sum of the sampling probability for all data needs to be 1": so a class of n_j samples has n_j gamma_j.
+    """
+    n = np.asarray(counts, float)
+    beta = validity(n, a, b, size)
+    gamma = (1 - beta) / (1 - beta**n)
+    return n * gamma / (n * gamma).sum()
+
+
+# ---------------------------------------------------------------- params.yaml
+
+
+@dataclass(frozen=True)
+class Profile:
+    seeds: int
+    protocols: dict[str, Protocol]
+    columns: dict[str, Column]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A reading of the method. second_mixup, keep: of the second stage, whether it mixes, and keeps the classifier."""
+
+    s: float
+    cloud: float
+    sigma: float
+    mixup: float
+    second_mixup: float
+    a: float
+    b: float
+    keep: bool
+
+
+@dataclass(frozen=True)
+class SecondLoss:
+    s: float
+    m: float
+    gamma: float
+
+
+@dataclass(frozen=True)
+class Switches:
+    cloud: float
+
+
+@dataclass(frozen=True)
+class Baselines:
+    effective_number: float
+    moving_statistics: tuple[str, ...]
+    tde_alpha: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Params:
+    paper: Profile
+    quick: Profile
+    stand_ins: dict[str, str]
+    ablation: str
+    toy: str
+    exponents: dict[str, float]
+    written: Setting
+    released: Setting
+    released_second: SecondLoss
+    switches: Switches
+    baselines: Baselines
+
+
+PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
+
+
+def setting(reading: Reading) -> Setting:
+    return PARAMS.written if reading == "written" else PARAMS.released
+
+
+# ---------------------------------------------------------------- Algorithm 5.1: GCL with CBEN
+
+
+def first_stage(reading: Reading, size: Callable = cloud_logarithm, cloud: float | None = None) -> Method:
+    """Lines 2 to 7: all parameters on the long-tailed data. It is the row "w/o RT" of Table 5.6."""
+    p = setting(reading)
+    loss = partial(gcl, s=p.s, cloud=p.cloud if cloud is None else cloud, sigma=p.sigma, size=size)
+    return Method("gcl-no-rt", reading, loss, COSINE, mixup=p.mixup, noise="normal")
+
+
+def second_loss(reading: Reading, size: Callable, cloud: float) -> partial:
+    """Line 11: Eq. (5.12) again; the released code has a margin, another scale and a focal factor."""
+    p = setting(reading)
+    if reading == "written":
+        return partial(gcl, s=p.s, cloud=cloud, sigma=p.sigma, size=size)
+    return partial(gcl_margin_focal, **vars(PARAMS.released_second), cloud=cloud, sigma=p.sigma, size=size)
+
+
+def second_stage(name: str, reading: Reading, protocols: Mapping[str, Protocol], *, size: Callable = cloud_logarithm,
+                 sampler: Callable | None = None, rescale: str = "", cloud: float | None = None, **changes) -> Method:
+    """Lines 8 to 13: the classifier alone, on samples that `sampler` draws (CBEN where it is None); the backbone frozen.
+
+    rescale: "class" is LWS, "tau" is tau-normalisation, on the first stage's classifier as it is; "" is cRT.
+    """
+    p = setting(reading)
+    head = Head("cosine", keep=True, rate=0.0, rescale=rescale) if rescale else Head("cosine", keep=p.keep)
+    method = Method(
+        name, reading, second_loss(reading, size, p.cloud if cloud is None else cloud), head,
+        sampler=sampler or partial(gcl_cben, a=p.a, b=p.b, size=size),
+        starts_from=replace(first_stage(reading, size, cloud), protocol=protocols[reading]),
+        protocol=protocols[f"{reading}-gcl"], mixup=p.second_mixup, noise="normal",
+    )
+    return replace(method, **changes)
+
+
+# ---------------------------------------------------------------- section 5.4: the rows of Tables 5.2, 5.4, 5.5 and 5.6
+
+
+def stands_for(column: Column) -> str:
+    return PARAMS.stand_ins.get(column.name, column.name)
+
+
+def baselines(column: Column, protocols: Mapping[str, Protocol], reading: Reading) -> list[Method]:
+    """The other rows of Table 5.2, each under the setting of the text and under that of the code."""
+    p, protocol, second = PARAMS.baselines, protocols[reading], f"{reading}-mislas"
+    moving = replace(protocols[second], moving_statistics=column.dataset in p.moving_statistics)
+    return [
+        ce_row(reading),
+        mixup_row(reading),
+        ldam_drw_row(reading, protocol),
+        deconfound_tde_row(reading, p.tde_alpha[column.dataset]),
+        mixup_crt_row(reading, protocols),
+        bbn_row(reading, protocol),
+        hybrid_sc_row(reading, protocol),
+        mislas_row(reading, column, {**protocols, second: moving}),
+    ]
+
+
+def ablations(protocols: Mapping[str, Protocol], reading: Reading) -> list[Method]:
+    """Tables 5.4 (cloud sizes), 5.5 (samplers) and 5.6 (re-training); `gcl` itself is a row of all three."""
+    sizes = {"gcl-cloud-cosine": cloud_cosine,
+             **{name: partial(cloud_power, exponent=value) for name, value in PARAMS.exponents.items()}}
+    effective = partial(effective_number_sampler, beta=PARAMS.baselines.effective_number)
+    samplers = {"gcl-instance-balance": shuffled, "gcl-class-balance": class_balanced, "gcl-effective-number": effective}
+    rescaled = {"gcl-lws": "class", "gcl-tau": "tau"}
+    return [
+        *(second_stage(name, reading, protocols, size=size) for name, size in sizes.items()),
+        *(second_stage(name, reading, protocols, sampler=sampler) for name, sampler in samplers.items()),
+        first_stage(reading),
+        *(second_stage(name, reading, protocols, rescale=kind) for name, kind in rescaled.items()),
+    ]
+
+
+def switches(protocols: Mapping[str, Protocol]) -> list[Method]:
+    """One difference between the readings at a time; the chapter prints no such rows."""
+    w, r = PARAMS.written, PARAMS.released
+    plain = partial(gcl, s=r.s, cloud=r.cloud, sigma=r.sigma)
+    return [
+        second_stage("gcl", "written", protocols, cloud=PARAMS.switches.cloud, variant=f"cloud={PARAMS.switches.cloud}"),
+        second_stage("gcl", "written", protocols, head=Head("cosine", keep=not w.keep), variant="classifier=kept"),
+        second_stage("gcl", "released", protocols, loss=plain, variant="loss=equation"),
+    ]
+
+
+def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
+    """Everything that is trained on a column: Table 5.2 on all, Tables 5.4 to 5.6 on one, CE alone on Figure 5.1's."""
+    if stands_for(column) == PARAMS.toy:
+        return (replace(ce_row("written"), keep_features=True),)
+    ablation = stands_for(column) == PARAMS.ablation
+    rows = []
+    for reading in READINGS:
+        rows += [*baselines(column, protocols, reading), second_stage("gcl", reading, protocols)]
+        if reading == "released":  # as the README of the code has it; CBEN is an option there
+            rows.append(second_stage("gcl", reading, protocols, sampler=class_balanced, variant="sampler=class-balanced"))
+        rows += ablations(protocols, reading) if ablation else []
+    rows += switches(protocols) if ablation else []
+    shown = ("ce", "gcl") if ablation else ()  # Figure 5.4
+    return tuple(replace(m, keep_features=m.name in shown and not m.variant) for m in rows)
+
+
+# ---------------------------------------------------------------- Figures 5.1, 5.3 and 5.4
+
+
+def figure_5_1(paper: Paper, profile: str, records: dict):
+    """t-SNE of the embedding that cross-entropy learns from four classes (gap: of which images; here of both splits)."""
+    panels = [(f"CE, {split} set", PARAMS.toy, "ce@written", split) for split in ("train", "test")]
+    return embedding(paper, profile, records, panels)
+
+
+def figure_5_3(paper: Paper, profile: str, records: dict):
+    """Eq. (5.3) over the logit difference z_1 - z_2."""
+    x = [i / 10 for i in range(-60, 61)]
+    line = ("Eq. (5.3)", x, [gradient_on_target(v) for v in x])
+    panel = Panel("", "logit difference z_1 - z_2", "gradient on z_1", (line,))
+    return curves("Gradient on the target's logit in binary classification", (panel,))
+
+
+def figure_5_4(paper: Paper, profile: str, records: dict, *, reading: Reading):
+    """t-SNE of CE's and GCL's embeddings: (a) of the training images, (b) of the test images."""
+    rows = [(f"({letter}) {name.upper()}, {split} set", PARAMS.ablation, f"{name}@{reading}", split)
+            for letter, split in (("a", "train"), ("b", "test")) for name in ("ce", "gcl")]
+    return embedding(paper, profile, records, rows)
+
+
+PAPER = Paper(
+    name="gcl",
+    title="Long-Tailed Visual Recognition via Gaussian Clouded Logit Adjustment",
+    folder=HERE,
+    columns={name: tuple(p.columns.values()) for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
+    protocols={name: p.protocols for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
+    seeds={"paper": PARAMS.paper.seeds, "quick": PARAMS.quick.seeds},
+    methods=methods,
+    own=("gcl", "gcl-no-rt"),
+    main=("5.2",),
+    tables=(
+        Table("5.2", "Top-1 accuracy of ResNet-32 on CIFAR-10-LT and CIFAR-100-LT"),
+        Table("5.3", "Top-1 accuracy on ImageNet-LT, iNaturalist 2018 and Places-LT"),
+        Table("5.4", "Cloud size adjustment strategies, on CIFAR-10-LT with ratio 100"),
+        Table("5.5", "Re-sampling strategies of the second stage, on CIFAR-10-LT with ratio 100"),
+        Table("5.6", "Re-training strategies of the second stage, on CIFAR-10-LT with ratio 100"),
+        Table("5.7", "Top-1 accuracy on head, middle and tail classes of ImageNet-LT"),
+    ),
+    figures=(
+        Figure("5.1", "t-SNE of the distorted embedding space", figure_5_1),
+        Figure("5.3", "The gradient on the target's logit vanishes early", figure_5_3),
+        Figure("5.4", "t-SNE of the embeddings of CE and GCL, as written", partial(figure_5_4, reading="written")),
+        Figure("5.4-released", "t-SNE of the embeddings of CE and GCL, as released", partial(figure_5_4, reading="released")),
+    ),
+    stand_ins=PARAMS.stand_ins,
+)
+
+if __name__ == "__main__":
+    main(PAPER)

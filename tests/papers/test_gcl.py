@@ -1,0 +1,213 @@
+"""GCL's rows, columns and parameters against the chapter's printed tables and its text."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from common.data.sampling import class_balanced
+from common.method import plan
+from common.report.claims import evaluate
+from common.report.compare import cells, published
+from papers.gcl.replicate import HERE, PAPER, PARAMS, figure_5_3
+
+COLUMNS = {c.name: c for c in PAPER.columns["paper"]}
+PROTOCOLS = PAPER.protocols["paper"]
+ABLATION, READINGS = "cifar10-lt-100", ("written", "released")
+
+
+def listed(column: str, profile: str = "paper"):
+    at = next(c for c in PAPER.columns[profile] if c.name == column)
+    return PAPER.methods(at, PAPER.protocols[profile])
+
+
+def method(name: str, reading: str, variant: str = "", column: str = ABLATION):
+    found = [m for m in listed(column) if (m.name, m.reading, m.variant) == (name, reading, variant)]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_every_printed_number_on_cifar_has_a_method_in_both_readings():
+    frame = published(PAPER)
+    on_cifar = frame[frame["dataset"].isin(["cifar10", "cifar100"])]
+    assert len(on_cifar) == 62
+    assert set(on_cifar["table"]) == {t.number for t in PAPER.tables}
+    for row in on_cifar.itertuples():
+        readings = {m.reading for m in listed(row.column) if m.name == row.method and not m.variant}
+        assert readings == set(READINGS), (row.column, row.method)
+
+
+def test_every_printed_number_gets_its_cells():
+    found = [c for c in cells(PAPER, {}, "paper") if c.column in COLUMNS]
+    assert {c.state for c in found} == {"no run yet"}
+    assert len(found) == 2 * 62
+
+
+def test_the_first_stage_is_table_5_1s_or_the_codes():
+    written, released = (PROTOCOLS[r] for r in READINGS)
+    assert (written.epochs, written.batch_size, written.momentum, written.weight_decay) == (200, 128, 0.9, 0.0002)
+    assert (released.epochs, released.batch_size, released.momentum, released.weight_decay) == (200, 64, 0.9, 0.0002)
+    epochs = (0, 4, 159, 160, 180)
+    assert [written.learning_rate(e) for e in epochs] == pytest.approx([0.02, 0.1, 0.1, 0.001, 0.00001])
+    assert [released.learning_rate(e) for e in epochs] == pytest.approx([0.02, 0.1, 0.1, 0.01, 0.001])
+
+
+def test_second_stages_train_the_head_on_a_cosine():
+    for profile in ("paper", "quick"):
+        for name, protocol in PAPER.protocols[profile].items():
+            first = name in READINGS
+            assert (protocol.trains, protocol.schedule) == (("all", "steps") if first else ("head", "cosine"))
+    written, released = (PROTOCOLS[f"{r}-gcl"] for r in READINGS)
+    assert (written.epochs, written.batch_size, written.learning_rate(0)) == (10, 128, 0.02)
+    assert written.learning_rate(5) == pytest.approx(0.01)
+    assert (released.epochs, released.batch_size) == (30, 64)
+    for e in (0, 7, 29):  # lr * 0.1 * [0.1 * (1 + cos(pi e / 30))] with lr = 0.1, as the code computes it
+        assert released.learning_rate(e) == pytest.approx(0.1 * 0.1 * (0.1 * (1 + math.cos(math.pi * e / 30))))
+
+
+def test_columns_are_called_what_they_are():
+    for profile in (PARAMS.paper, PARAMS.quick):
+        assert all(name == column.name for name, column in profile.columns.items())
+    assert set(PARAMS.stand_ins) == set(PARAMS.quick.columns)
+    assert set(PARAMS.stand_ins.values()) <= set(PARAMS.paper.columns)
+    assert {PARAMS.ablation, PARAMS.toy} <= set(PARAMS.paper.columns)
+
+
+CODE = {"function": "gcl_cben", "a": 0.9999, "b": 0.00001, "size": {"function": "cloud_logarithm"}}
+TEXT = {**CODE, "a": 0.999, "b": 0.0009}
+# name: the sampler in both readings (None: CBEN with that reading's range), rescale, cloud
+ROWS = {
+    "gcl": (None, "", "cloud_logarithm"),
+    "gcl-cloud-cosine": (None, "", "cloud_cosine"),
+    "gcl-cloud-power-1-3": (None, "", "cloud_power"),
+    "gcl-cloud-power-1-4": (None, "", "cloud_power"),
+    "gcl-instance-balance": ({"function": "shuffled"}, "", "cloud_logarithm"),
+    "gcl-class-balance": ({"function": "class_balanced"}, "", "cloud_logarithm"),
+    "gcl-effective-number": ({"function": "effective_number_sampler", "beta": 0.9999}, "", "cloud_logarithm"),
+    "gcl-lws": (None, "class", "cloud_logarithm"),
+    "gcl-tau": (None, "tau", "cloud_logarithm"),
+}
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("name", ROWS)
+def test_the_rows_of_tables_5_4_to_5_6(name, reading):
+    sampler, rescale, size = ROWS[name]
+    row = method(name, reading)
+    said, released = row.describe(), reading == "released"
+    form = {"function": size}
+    if size == "cloud_power":
+        form["exponent"] = {"3": 1 / 3, "4": 0.25}[name[-1]]
+    first = {"function": "gcl", "s": 30.0, "cloud": 0.5 if released else 1.0, "sigma": 1 / 3, "size": form}
+    second = {"function": "gcl_margin_focal", "s": 20.0, "cloud": 0.5, "sigma": 1 / 3, "m": 0.1, "gamma": 1.0, "size": form}
+    assert said["loss"] == (second if released else first)
+    assert said["sampler"] == (sampler or {**(CODE if released else TEXT), "size": form})
+    assert (row.head.kind, row.head.rescale) == ("cosine", rescale)
+    assert (row.head.keep, row.head.rate) == ((True, 0.0) if rescale else (released, 1.0))
+    assert (row.mixup, row.noise, said["weights"]) == (1.0 if released else 0.0, "normal", {"function": "uniform_weights"})
+    assert row.protocol == PROTOCOLS[f"{reading}-gcl"]
+    assert row.starts_from.describe()["loss"] == first
+    assert row.starts_from.protocol == PROTOCOLS[reading]
+    assert (row.starts_from.mixup, row.starts_from.sampler(np.ones(3), 0), row.starts_from.head.keep) == (1.0, None, False)
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_the_row_without_re_training_is_the_first_stage_of_the_others_and_trained_once(reading):
+    items = plan(PAPER, "paper", columns=(ABLATION,), methods=(f"gcl@{reading}", f"gcl-no-rt@{reading}"), seeds=1)
+    by_name = {i.label.split()[1]: i for i in items}
+    assert by_name[f"gcl@{reading}"].start.run.key == by_name[f"gcl-no-rt@{reading}"].run.key
+    tau = next(i for i in plan(PAPER, "paper", columns=(ABLATION,), methods=(f"gcl-tau@{reading}",), seeds=1))
+    assert tau.start.run.key == by_name[f"gcl-no-rt@{reading}"].run.key
+
+
+def test_the_samplers_of_the_readings_by_hand():
+    counts = np.array([50, 5000, 232])  # not sorted by size
+    p = method("gcl", "written").sampler(counts, 3)
+    assert p[1] / p[0] == pytest.approx(5.02, abs=0.01)
+    q = method("gcl", "released").sampler(counts, 3)
+    assert q[1] / q[0] == pytest.approx(1.27, abs=0.01)
+
+
+def test_the_readmes_sampler_is_a_variant_on_every_column_and_table_5_5s_class_balance():
+    for column in COLUMNS:
+        if column == PARAMS.toy:
+            continue
+        row = method("gcl", "released", "sampler=class-balanced", column)
+        assert row.sampler is class_balanced
+        assert {k for k, v in row.describe().items() if v != method("gcl", "released", "", column).describe()[k]} == {"sampler"}
+    assert method("gcl", "released", "sampler=class-balanced").describe() == method("gcl-class-balance", "released").describe()
+
+
+def test_a_switch_departs_in_one_thing_only():
+    def differences(reading, variant):
+        base, other = (method("gcl", reading, v).describe() for v in ("", variant))
+        return {k for k in base if base[k] != other[k]}
+
+    assert differences("written", "cloud=0.5") == {"loss", "starts_from"}
+    assert differences("written", "classifier=kept") == {"head"}
+    assert differences("released", "loss=equation") == {"loss"}
+    half = method("gcl", "written", "cloud=0.5").describe()
+    assert half["loss"]["cloud"] == half["starts_from"]["loss"]["cloud"] == 0.5
+
+
+def test_mislas_moves_its_statistics_on_cifar100_only():
+    for reading in READINGS:
+        assert method("mislas", reading, column="cifar100-lt-50").protocol.moving_statistics
+        assert not method("mislas", reading, column="cifar10-lt-50").protocol.moving_statistics
+    assert not any(p.moving_statistics for p in PROTOCOLS.values())
+
+
+def test_confounder_strength_is_that_of_its_dataset():
+    assert [method("deconfound-tde", "written", column=c).head.alpha for c in (ABLATION, "cifar100-lt-100")] == [1.0, 1.5]
+
+
+def test_what_is_trained_where():
+    names = {column: {m.name for m in listed(column)} for column in COLUMNS}
+    assert names[PARAMS.toy] == {"ce"}
+    assert all(len(names[c]) == (18 if c == ABLATION else 9) for c in COLUMNS if c != PARAMS.toy)
+    quick = {c.name: {m.name for m in listed(c.name, "quick")} for c in PAPER.columns["quick"]}
+    assert quick == {"digits-lt-20": names[ABLATION], "digits-100-40-20-10": {"ce"}}
+    for column in COLUMNS:
+        labels = [m.label for m in listed(column)]
+        assert len(labels) == len(set(labels))
+
+
+def test_features_are_kept_where_a_figure_shows_them():
+    kept = {m.label for m in listed(ABLATION) if m.keep_features}
+    assert kept == {f"{name}@{reading}" for name in ("ce", "gcl") for reading in READINGS}
+    assert {m.label for m in listed(PARAMS.toy) if m.keep_features} == {"ce@written"}
+    assert not any(m.keep_features for m in listed("cifar100-lt-50"))
+
+
+def test_figures_without_records_say_what_is_missing_and_figure_5_3_needs_none():
+    for figure in PAPER.figures:
+        drawn = figure.draw(PAPER, "paper", {})
+        assert isinstance(drawn, str) == (figure.number != "5.3"), figure.number
+    data = figure_5_3(PAPER, "paper", {}).data
+    assert "-0.5" in {str(v) for v in data.to_numpy().ravel()}
+
+
+def test_what_the_printed_numbers_say_of_the_claims():
+    printed = {o.claim.id: o.printed for o in evaluate(PAPER, {}, "paper")}
+    assert {name: verdict for name, verdict in printed.items() if verdict.startswith("fails")} == {
+        "mislas-second-best-among-quoted": "fails (1 of 4 columns)", "head-decreases-least": "fails (1 of 1 columns)"}
+    assert {name for name, verdict in printed.items() if verdict == "not printed"} == {"better-on-tail-classes"}
+
+
+def test_claims_on_large_sets_are_not_run():
+    verdicts = {o.verdict for o in evaluate(PAPER, {}, "paper") if "5.3" in o.claim.tables or "5.7" in o.claim.tables}
+    assert all(v.startswith("not run") for v in verdicts), verdicts
+
+
+def test_the_paper_pipeline_has_a_stage_for_each_column_and_its_parameters():
+    stages = yaml.safe_load((Path(HERE) / "dvc.yaml").read_text())["stages"]["train"]
+    assert stages["foreach"] == {c.name: c.dataset for c in PAPER.columns["paper"]}
+    keys = stages["do"]["params"][0]["papers/gcl/params.yaml"]
+    for key in keys:
+        value = PARAMS
+        for part in key.replace("${key}", ABLATION).split("."):
+            value = value[part] if hasattr(value, "keys") else getattr(value, part)
+    top = set(yaml.safe_load((Path(HERE) / "params.yaml").read_text()))
+    assert {k.split(".")[0] for k in keys} == top - {"quick"}

@@ -1,0 +1,212 @@
+"""The KPS chapter's rows, columns and parameters against its printed tables and its text."""
+
+import numpy as np
+import pytest
+
+from common.method import plan
+from common.report.claims import evaluate
+from common.report.compare import cells, published
+from papers.kps.replicate import FIGURES, PAPER, PARAMS, READINGS, STRATEGIES, TECHNIQUES
+
+COLUMNS = {c.name: c for c in PAPER.columns["paper"]}
+PROTOCOLS = PAPER.protocols["paper"]
+CIFAR = [name for name, column in COLUMNS.items() if column.imbalance == "lt"]
+TOY = "cifar10-5000-500-1000"
+
+
+def rows(column: str) -> dict:
+    listed = PAPER.methods(COLUMNS[column], PROTOCOLS)
+    found = {m.label: m for m in listed}
+    assert len(found) == len(listed), "two rows of one label"
+    return found
+
+
+def test_every_printed_cifar_number_has_a_row_in_both_readings():
+    frame = published(PAPER)
+    printed = frame[frame["dataset"].isin(["cifar10", "cifar100"]) & (frame["table"] != "text")]
+    assert len(printed) == 12 * 4 - 4 + 12 + 8 + 8
+    for row in printed.itertuples():
+        assert {f"{row.method}@{reading}" for reading in READINGS} <= rows(row.column).keys(), (row.table, row.method, row.column)
+
+
+def test_a_cell_waits_for_runs_or_says_why_it_never_has_any():
+    states = {}
+    for cell in cells(PAPER, {}, "paper"):
+        states.setdefault(cell.state, []).append((cell.table, cell.reading))
+    assert len(states.pop("no run yet")) == 72 * 2
+    assert {state: len(found) for state, found in states.items()} == {
+        "not run: needs imagenet-lt": 20, "not run: needs inaturalist2018": 16,
+        "not decidable: a change, and what it is measured against is not named": 2}
+
+
+def test_rows_are_printed_but_for_the_switches():
+    """Nothing is trained on a column of the tables that the tables do not print there."""
+    frame = published(PAPER)
+    for column in CIFAR:
+        printed = set(frame[frame["column"] == column]["method"])
+        assert {m.name for m in rows(column).values()} == printed
+    for name, ratio_100 in (("equalization", True), ("la", True), ("kps-mixup", False)):
+        assert [f"{name}@written" in rows(column) for column in CIFAR] == [True, not ratio_100, True, not ratio_100]
+
+
+def test_protocols_are_section_3_5s_and_the_codes():
+    written, released = PROTOCOLS["written"], PROTOCOLS["released"]
+    for protocol in (written, released):
+        assert (protocol.epochs, protocol.batch_size, protocol.momentum, protocol.weight_decay) == (200, 64, 0.9, 0.0002)
+    epochs = (0, 4, 159, 160, 179, 180)
+    assert [written.learning_rate(e) for e in epochs] == pytest.approx([0.02, 0.1, 0.1, 0.001, 0.001, 0.00001])
+    assert [released.learning_rate(e) for e in epochs] == pytest.approx([0.02, 0.1, 0.1, 0.01, 0.01, 0.001])
+    for reading in READINGS:
+        second = PROTOCOLS[f"{reading}-mislas"]
+        assert (second.epochs, second.batch_size, second.trains, second.schedule) == (10, 128, "head", "cosine")
+        assert [second.learning_rate(e) for e in (0, 5)] == pytest.approx([0.1, 0.05])
+    assert PROTOCOLS["toy"].epochs == 30
+
+
+def test_columns_are_called_what_they_are():
+    for profile in (PARAMS.paper, PARAMS.quick):
+        assert all(name == column.name for name, column in profile.columns.items())
+    assert set(PARAMS.stand_ins) == set(PARAMS.quick.columns)
+    assert set(PARAMS.stand_ins.values()) <= set(PARAMS.paper.columns)
+    assert set(PARAMS.paper.protocols) == set(PARAMS.quick.protocols)
+
+
+NUMBERS = {"s": 15.0, "n_base": 50.0}
+OWN = {
+    "kps@written": {"function": "kps_ga", **NUMBERS, "m_max": 0.5, "start": 120},
+    "kps@released": {"function": "kps_ga_as_released", **NUMBERS, "m_max": 0.2, "start": 120, "s_max": 50.0},
+    "kps-no-ga@written": {"function": "kps", **NUMBERS, "m_max": 0.5},
+    "kps-no-ga@released": {"function": "kps_as_released", **NUMBERS, "m_max": 0.2},
+}
+
+
+@pytest.mark.parametrize("column", CIFAR)
+def test_own_rows_are_what_the_readme_says(column):
+    found = {label: m.describe() for label, m in rows(column).items()}
+    for label, loss in OWN.items():
+        assert found[label]["loss"] == loss
+    for reading in READINGS:
+        plain = found[f"kps@{reading}"]
+        assert plain["head"]["kind"] == "cosine"
+        drw, no_ga = found[f"kps-drw@{reading}"], found[f"kps-no-ga@{reading}"]
+        assert {key for key in drw if drw[key] != no_ga[key]} == {"weights"}
+        mixed = found[f"kps-mixup@{reading}"]
+        assert {key for key in mixed if mixed[key] != plain[key]} == {"mixup"}
+        assert mixed["mixup"] == 1.0
+
+
+def test_drw_starts_with_the_first_decay_of_the_profile():
+    counts = np.array([5000, 50])
+    for profile, first in (("paper", 160), ("quick", 16)):
+        listed = PAPER.methods(PAPER.columns[profile][0], PAPER.protocols[profile])
+        drw = next(m for m in listed if m.label == "kps-drw@released")
+        assert drw.weights(counts, first - 1).tolist() == [1, 1]
+        after = drw.weights(counts, first)
+        assert after.sum() == pytest.approx(2)
+        assert after[1] / after[0] == pytest.approx(78.9, abs=0.1)
+
+
+def test_ga_starts_after_three_fifths_of_the_epochs():
+    starts = {}
+    for profile in ("paper", "quick"):
+        for column in PAPER.columns[profile]:
+            listed = PAPER.methods(column, PAPER.protocols[profile])
+            starts[column.name] = {m.describe()["loss"]["start"] for m in listed if m.name == "kps" and not m.variant}
+    assert starts == {**{name: {120} for name in CIFAR}, TOY: {18}, "digits-lt-20": {12}, "digits-120-12-24": {12}}
+
+
+@pytest.mark.parametrize("column", CIFAR)
+def test_mislas_with_kps_shares_the_first_stage_and_the_second_ones_setting(column):
+    for reading in READINGS:
+        theirs, ours = (rows(column)[f"{name}@{reading}"] for name in ("mislas", "mislas-kps"))
+        assert ours.starts_from == theirs.starts_from
+        first = ours.starts_from
+        assert (first.mixup, first.describe()["loss"]["function"], first.protocol) == (
+            1.0, "softmax_cross_entropy", PROTOCOLS[reading])
+        assert ours.protocol == theirs.protocol
+        assert ours.protocol.moving_statistics is (COLUMNS[column].dataset == "cifar100")
+        assert ours.sampler(np.array([5000, 50]), 0).tolist() == [0.5, 0.5]
+        assert (ours.mixup, ours.head.kind, ours.head.keep, ours.head.rescale) == (0.0, "cosine", False, "")
+        assert ours.describe()["loss"] == OWN[f"kps@{reading}"] | {"start": 0}
+
+
+def test_a_backbone_is_trained_once_for_both_second_stages():
+    items = plan(PAPER, "paper", columns=("cifar100-lt-50",), methods=("mislas", "mislas-kps"), seeds=2)
+    assert len(items) == 8
+    starts = {item.start.run.key for item in items}
+    assert len(starts) == 4  # two readings, two seeds
+    assert {item.start.run.seed for item in items} == {0, 1}
+
+
+def test_readings_of_all_rows_differ_in_their_setting():
+    """Text and code disagree on the decay, so no run may serve both."""
+    for column in CIFAR:
+        keys = {reading: {PAPER.run("paper", COLUMNS[column], m, 0).key for m in rows(column).values() if m.reading == reading}
+                for reading in READINGS}
+        assert not keys["written"] & keys["released"]
+
+
+def test_a_switch_departs_in_one_thing_only():
+    found = rows("cifar10-lt-100")
+    differences = {}
+    for label, method in found.items():
+        if method.variant:
+            base, said = found[f"{method.name}@{method.reading}"].describe(), method.describe()
+            if {key for key in base if base[key] != said[key]} == {"loss"}:
+                base, said = base["loss"], said["loss"]
+            differences[label] = {key for key in said if base[key] != said[key]}
+    assert differences == {
+        "la[mode=posthoc]@written": {"loss", "adjust"}, "la[mode=posthoc]@released": {"loss", "adjust"},
+        "kps[m_max=0.2]@written": {"m_max"}, "kps[m_max=0.5]@released": {"m_max"}, "kps[start=decay]@written": {"start"},
+        "mislas-kps[sampler=instance]@written": {"sampler"},
+    }
+    assert found["kps[start=decay]@written"].describe()["loss"]["start"] == 160
+    assert found["mislas-kps[sampler=instance]@written"].sampler(np.array([5000, 50]), 0) is None
+    for column in CIFAR[1:]:
+        assert not any(m.variant for m in rows(column).values())
+
+
+def test_the_toy_set_trains_the_four_losses_of_its_figures_and_keeps_their_features():
+    found = rows(TOY)
+    assert list(found) == ["ce@written", "focal@written", "ldam@written", "kps@written"]
+    assert all(m.keep_features and m.protocol == PROTOCOLS["toy"] for m in found.values())
+    assert found["ldam@written"].describe()["loss"] == {"function": "ldam", "s": 30.0, "largest": 0.5}
+
+
+def test_figures_name_rows_that_exist():
+    numbers = [figure.number for figure in FIGURES]
+    assert numbers == ["2.1", "3.2", "3.3", "3.4", "3.5", "3.6", "3.7a", "3.7b", "3.8a", "3.8b"]
+    for figure in FIGURES:
+        bound = getattr(figure.draw, "keywords", {})
+        for _, column, label, _ in bound.get("panels", ()):
+            assert label in rows(column)
+        if "published_column" in bound:
+            assert set(bound["labels"]) <= rows(bound["published_column"]).keys()
+    frame = published(PAPER)
+    assert set(STRATEGIES) == set(frame[frame["table"] == "3.4"]["method"])
+    assert set(TECHNIQUES) <= set(frame[frame["table"] == "3.2"]["method"])
+
+
+def test_what_the_printed_numbers_say_of_the_claims():
+    """KPS with mixup is better than MiSLAS in one CIFAR column of four; the rest of the prose agrees with its tables."""
+    printed = {o.claim.id: o.printed for o in evaluate(PAPER, {}, "paper")}
+    assert len(printed) == 32
+    assert {name: verdict for name, verdict in printed.items() if verdict.startswith("fails")} == {
+        "mixup-beats-mislas": "fails (3 of 4 columns)"}
+    assert {name for name, verdict in printed.items() if verdict == "not printed"} == {
+        name for name in printed if name.startswith("figure-")}
+
+
+def test_the_quick_profile_trains_every_row():
+    first, toy = PAPER.columns["quick"]
+    protocols = PAPER.protocols["quick"]
+    assert {m.label for m in PAPER.methods(first, protocols)} == rows("cifar10-lt-100").keys()
+    assert {m.label for m in PAPER.methods(toy, protocols)} == rows(TOY).keys()
+    assert len(plan(PAPER, "quick")) == 40 + 4
+
+
+def test_figures_from_equations_are_drawn_without_records_and_the_others_say_what_is_missing():
+    drawn = {figure.number: figure.draw(PAPER, "paper", {}) for figure in FIGURES}
+    from_equations = {"2.1", "3.2", "3.3", "3.4"}
+    assert {number for number, drawing in drawn.items() if not isinstance(drawing, str)} == from_equations
+    assert all(len(drawn[number].data) for number in from_equations)
