@@ -56,8 +56,8 @@ SMOOTHING: dict[tuple[str, int], tuple[float, float, float]] = {
 
 
 def ce_row(reading: Reading) -> Method:
-    """Softmax cross-entropy."""
-    return Method("ce", reading, softmax_cross_entropy)
+    """Softmax cross-entropy; it keeps its features, as more than one figure shows them."""
+    return Method("ce", reading, softmax_cross_entropy, keep_features=True)
 
 
 def focal_row(reading: Reading, gamma: float = 1.0) -> Method:

@@ -24,7 +24,9 @@ def run(*arguments: str, cwd: Path = ROOT, module: str = "papers.mm.replicate") 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory) -> Path:
     """A copy of the repository whose quick profile of the first paper takes seconds: two epochs, one seed."""
-    return make_small(tmp_path_factory.mktemp("small") / "repo")
+    copy = make_small(tmp_path_factory.mktemp("small") / "repo")
+    assert run("prepare", "digits", cwd=copy).returncode == 0
+    return copy
 
 
 def make_small(copy: Path) -> Path:
@@ -125,7 +127,6 @@ def test_the_quick_profile_end_to_end(small):
 def test_a_campaign_plans_probes_trains_and_goes_on(small):
     """With nothing known it probes; a plan trains nothing; two devices share the packs; what is left is said."""
     shutil.rmtree(small / "papers" / "mm" / "results" / "quick", ignore_errors=True)
-    assert run("prepare", "digits", cwd=small).returncode == 0
 
     def campaign(*arguments):
         return run("campaign", "--profile", "quick", *arguments, cwd=small, module="papers")

@@ -353,7 +353,7 @@ def _notes(trial: Trial) -> tuple[str, ...]:
     if trial.one_sided:
         notes.append(f"only one side of {claim.parameter} = {claim.above:g} is tried in {', '.join(trial.one_sided)}")
     if trial.without:
-        notes.append(f"no {' or '.join(claim.parts)} classes in {', '.join(trial.without)}")
+        notes.append(f"no {class_words(*claim.parts).removeprefix(', ')} in {', '.join(trial.without)}")
     if trial.absent:
         notes.append(f"left out, as there is no such method here: {', '.join(trial.absent)}")
     if len(precisions := sorted({p for d in trial.duels for s in d.sides for p in s.precisions})) > 1:

@@ -8,7 +8,7 @@ from common.errors import UserError
 from common.method import Paper
 from common.report.compare import Arm, Record, Records
 from common.report.sources import NotYet, find_arms, find_column, source_words
-from common.report.style import MARKERS, PALETTE, WIDTH, Drawing, footnote, legend_below, style
+from common.report.style import MARKERS, PALETTE, WIDTH, Drawing, canvas, legend_below, style
 from common.report.text import plain
 from common.spec import Profile
 
@@ -111,20 +111,18 @@ def _frame(found: Sequence[Scatter]) -> "DataFrame":
 
 
 def _draw(found: Sequence[Scatter], arms: Sequence[Arm], method: str) -> "Figure":
-    from matplotlib.figure import Figure
-
     across = min(2, len(found))
     down = -(-len(found) // across)
-    figure = Figure(figsize=(WIDTH if across > 1 else 0.7 * WIDTH, 2.8 * down + 0.9), layout="constrained")
-    axes = list(figure.subplots(down, across, squeeze=False).flat)
+    how = "two main axes (PCA)" if method == "pca" else f"t-SNE of at most {MOST_IMAGES} images a class"
+    words = plain(f"Every panel by its own {how}; in brackets: training images. 1 seed. {source_words(arms)}")
+    figure, upper = canvas(2.8 * down + 0.6, words, WIDTH if across > 1 else 0.7 * WIDTH)
+    axes = list(upper.subplots(down, across, squeeze=False).flat)
     for at, scatter in zip(axes, found, strict=False):
         _scatter(at, scatter, method)
     for spare in axes[len(found):]:
         spare.set_axis_off()
     if len({int(k) for s in found for k in s.labels}) <= MOST_CLASSES:
-        legend_below(figure, 5, markerscale=2.5)
-    how = "two main axes (PCA)" if method == "pca" else f"t-SNE of at most {MOST_IMAGES} images a class"
-    footnote(figure, plain(f"Every panel by its own {how}; in brackets: training images. 1 seed. {source_words(arms)}"))
+        legend_below(upper, 5, markerscale=2.5)
     return figure
 
 

@@ -12,7 +12,7 @@ from common.report.embedding import embedding
 from common.report.groups import class_groups, group_names, majority
 from common.report.plots import Panel, class_counts_figure, curves
 from common.report.sources import NotYet, find_arms, find_column, seed_words, source_words
-from common.report.style import HATCHES, LINES, MARKERS, PALETTE, WIDTH, Drawing, colours, footnote, legend_below, save, style
+from common.report.style import HATCHES, LINES, MARKERS, PALETTE, Drawing, canvas, colours, legend_below, save, style
 from common.report.text import plain
 from common.spec import Column, Profile
 
@@ -89,10 +89,8 @@ def _per_class_frame(found: Sequence[Arm], names: Sequence[str], members: Sequen
 
 
 def _draw_per_class(data: "DataFrame", found: Sequence[Arm], names: Sequence[str], title: str, grouped: bool) -> "Figure":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-    axes = figure.subplots()
+    figure, upper = canvas(3.3, source_words(found))
+    axes = upper.subplots()
     parts = [data[data["label"] == arm.method.label] for arm in found]
     draw = _bars if len(found) <= MOST_BARS and len(names) <= MOST_NAMES else _points
     draw(axes, found, parts)
@@ -101,8 +99,7 @@ def _draw_per_class(data: "DataFrame", found: Sequence[Arm], names: Sequence[str
     axes.set_title(plain(title), loc="left", pad=16)  # above the names of the groups
     axes.set_xticks(range(len(names)), [plain(name) for name in names] if len(names) <= MOST_NAMES else [""] * len(names))
     _mark_groups(axes, [group == "majority" for group in parts[0]["group"]])
-    legend_below(figure, 3, handlelength=3)
-    footnote(figure, source_words(found))
+    legend_below(upper, 3, handlelength=3)
     return figure
 
 
@@ -189,25 +186,23 @@ def _norm_frame(runs: Iterable[tuple[Column, Arm]]) -> "DataFrame":
 
 def _draw_norms(data: "DataFrame", found: Mapping[str, tuple[Column, list[Arm]]], labels: Sequence[str], classes: Sequence[int],
                 missing: Sequence[str]) -> "Figure":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, 2.3 * len(found) + 1.1), layout="constrained")
-    grid = figure.subplots(len(found), 2, squeeze=False, width_ratios=(1.25, 1))
-    colour = colours(arm.method.name for _, arms in found.values() for arm in arms)
-    for (left, right), (title, (column, arms)) in zip(grid, found.items(), strict=True):
+    arms = [arm for _, several in found.values() for arm in several]
+    kinds = ("solid", "dashed", "dotted", "dash-dotted")
+    styles = ", ".join(f"{kind} {label}" for kind, label in zip(kinds, labels, strict=False))
+    figure, upper = canvas(2.3 * len(found) + 0.7,
+                           plain(f"Left: {styles}. {source_words(arms)}" + "".join(f" Not here: {why}." for why in missing)))
+    grid = upper.subplots(len(found), 2, squeeze=False, width_ratios=(1.25, 1))
+    colour = colours(arm.method.name for arm in arms)
+    for (left, right), (title, (column, here)) in zip(grid, found.items(), strict=True):
         part = data[data["column"] == column.name]
-        for i, arm in enumerate(arms):
+        for i, arm in enumerate(here):
             _norms_over_epochs(left, part[part["label"] == arm.method.label], classes, LINES[i % len(LINES)])
             _norms_at_the_end(right, part[(part["label"] == arm.method.label) & part["last"]], arm, colour, i)
         left.set_title(plain(title), loc="left")
         left.set(xlabel="Epoch", ylabel="Mean feature norm", ylim=(0, None))
         right.set(xlabel="Class", ylabel="Mean feature norm", ylim=(0, None))
         right.set_title("at the end, mean ± sd", loc="left")
-    legend_below(figure, 4, handlelength=3)
-    arms = [arm for _, several in found.values() for arm in several]
-    kinds = ("solid", "dashed", "dotted", "dash-dotted")
-    styles = ", ".join(f"{kind} {label}" for kind, label in zip(kinds, labels, strict=False))
-    footnote(figure, plain(f"Left: {styles}. {source_words(arms)}" + "".join(f" Not here: {why}." for why in missing)))
+    legend_below(upper, 4, handlelength=3)
     return figure
 
 

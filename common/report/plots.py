@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import UserError
-from common.report.style import LINES, MARKERS, PALETTE, WIDTH, Drawing, footnote, legend_below, style
+from common.report.style import LINES, MARKERS, PALETTE, WIDTH, Drawing, canvas, legend_below, style
 from common.report.text import plain
 from common.spec import Column
 
@@ -28,7 +28,6 @@ class Panel(NamedTuple):
 
 def curves(title: str, panels: Sequence[Panel], log: bool = False, source: str = "From the equations; no training.") -> Drawing:
     """Lines in one or more panels; a label looks alike in all of them and stands in one legend. log: of the y axes."""
-    from matplotlib.figure import Figure
     from pandas import DataFrame
 
     labels = list(dict.fromkeys(label for panel in panels for label, _, _ in panel.lines))
@@ -37,8 +36,8 @@ def curves(title: str, panels: Sequence[Panel], log: bool = False, source: str =
     across = min(len(panels), ACROSS)
     down = -(-len(panels) // across)
     with style():
-        figure = Figure(figsize=(WIDTH if across > 1 else 0.7 * WIDTH, 2.4 * down + 0.8), layout="constrained")
-        axes = list(figure.subplots(down, across, squeeze=False).flat)
+        figure, upper = canvas(2.4 * down + 0.7, plain(source), WIDTH if across > 1 else 0.7 * WIDTH)
+        axes = list(upper.subplots(down, across, squeeze=False).flat)
         for i, (at, panel) in enumerate(zip(axes, panels, strict=False)):
             _draw_lines(at, panel, looks)
             at.set_xlabel(textwrap.fill(plain(panel.xlabel), LETTERS // across))
@@ -47,9 +46,8 @@ def curves(title: str, panels: Sequence[Panel], log: bool = False, source: str =
             at.set(yscale="log" if log else "linear")
         for spare in axes[len(panels):]:
             spare.set_axis_off()
-        figure.suptitle(plain(title), fontsize=9)
-        legend_below(figure, 3, handlelength=3.5)
-        footnote(figure, plain(source))
+        upper.suptitle(plain(title), fontsize=9)
+        legend_below(upper, 3, handlelength=3.5)
     points = [{"panel": p.title, "line": label, "x": x, "y": y} for p in panels for label, xs, ys in p.lines
               for x, y in zip(xs, ys, strict=True)]
     return Drawing(figure, DataFrame(points, columns=["panel", "line", "x", "y"]))

@@ -15,7 +15,7 @@ from common.report.tables import csv_bytes
 from common.store import write_atomically
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
     from pandas import DataFrame
 
 STYLE = {
@@ -64,19 +64,19 @@ def colours(methods: Iterable[str]) -> dict[str, str]:
     return taken
 
 
-def footnote(figure: "Figure", text: str) -> None:
-    """Small print along the lower edge of the figure; everything else, its legends too, moves up by as much."""
-    size, letters = 6.5, int(figure.get_figwidth() * 21)  # letters of this size in a line
-    lines = textwrap.wrap(text, letters)
-    height = (1.3 * size * len(lines) + 3) / 72 / figure.get_figheight()
-    figure.text(0.01, 0.005, "\n".join(lines), ha="left", va="bottom", fontsize=size, color="#555555")
-    box = (0.0, height, 1.0, 1.0 - height)
-    figure.get_layout_engine().set(rect=box)
-    for legend in figure.legends:
-        legend.set_bbox_to_anchor(box, figure.transFigure)
+def canvas(height: float, footnote: str, width: float = WIDTH) -> tuple["Figure", "SubFigure"]:
+    """A figure with small print along its lower edge, and the part above it, `height` inches high, to draw in."""
+    from matplotlib.figure import Figure
+
+    lines = textwrap.wrap(footnote, int(width * 21))  # letters of this size in a line
+    strip = (8.5 * len(lines) + 4) / 72
+    figure = Figure(figsize=(width, height + strip), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=(height, strip))
+    lower.text(0.01, 0.95, "\n".join(lines), ha="left", va="top", fontsize=6.5, color="#555555")
+    return figure, upper
 
 
-def legend_below(figure: "Figure", columns: int, **more: object) -> None:
+def legend_below(figure: "SubFigure", columns: int, **more: object) -> None:
     """One legend for all panels, below them: each label once, as it was first drawn."""
     found: dict[str, object] = {}
     for axes in figure.axes:

@@ -134,7 +134,7 @@ def run_epoch(pack: Pack, epoch: int, curves: Curves) -> list:
         if pack.alive[run] and not math.isfinite(loss):
             pack.stop_run(run, epoch)
     tallies = pack.evaluate(evaluation_stride(pack, epoch))
-    curves.add(epoch, losses, tallies, last=epoch + 1 == pack.protocol.epochs)
+    curves.add(epoch, pack.protocol.epochs, losses, tallies)
     return tallies
 
 

@@ -16,8 +16,8 @@ from common.metrics import Tally, summary
 from common.store import SCHEMA
 from common.train.pack import Device, Pack
 
-FEATURES = 200  # images of a class whose features a record keeps, where a figure wants them
-FEATURE_NORM_EVERY = 10  # epochs between the stored feature norms, which are one number a class
+FEATURES = 2000  # images of a split whose features a record keeps, where a figure wants them; equally many of each class
+FEATURE_NORMS = 20  # how often, evenly over the epochs, the feature norms are stored, which are one number a class
 
 
 class Curves:
@@ -32,11 +32,11 @@ class Curves:
         self.tested: list[int] = []
         self.norm_epochs: list[int] = []
 
-    def add(self, epoch: int, losses: Sequence[float], tallies: Sequence[Tally], last: bool) -> None:
-        """losses [runs]; tallies in the order of the runs, one a group."""
+    def add(self, epoch: int, epochs: int, losses: Sequence[float], tallies: Sequence[Tally]) -> None:
+        """The epoch of so many in all. losses [runs]; tallies in the order of the runs, one a group."""
         accuracies = torch.cat([t.accuracy() for t in tallies]).tolist()
         self.tested.append(int(tallies[0].confusion[0].sum()))
-        with_norms = last or (epoch + 1) % FEATURE_NORM_EVERY == 0
+        with_norms = epoch + 1 == epochs or (epoch + 1) % max(1, epochs // FEATURE_NORMS) == 0
         self.norm_epochs += [epoch] if with_norms else []
         means = [n for t in tallies for n in (t.norms / t.confusion.sum(2)).tolist()] if with_norms else []
         for run, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True)):
@@ -80,7 +80,7 @@ def stored_features(pack: Pack, run: int) -> dict[str, Any]:
     """For a figure: split -> labels, and features as base64 of little-endian float16 [images, width]."""
     found = {}
     for split in ("train", "test"):
-        values, labels = pack.features(run, split, FEATURES)
+        values, labels = pack.features(run, split, max(1, FEATURES // pack.feed.classes))
         content = values.cpu().numpy().astype("<f2").tobytes()
         found[split] = {"labels": labels.tolist(), "values": base64.b64encode(content).decode()}
     return found

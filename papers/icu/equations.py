@@ -63,7 +63,7 @@ def icu_moments(x: "Tensor", mu: "Tensor", member: "Tensor") -> tuple["Tensor", 
 
 def icu_regulariser(x: "Tensor", mu: "Tensor", variances: "Tensor", member: "Tensor", lambda_mu: float,
                     lambda_sigma: float) -> "Tensor":
-    """Eq. (14): sum_k lambda_mu |mu_k - mean_k|^2 + lambda_sigma |sigma_k^2 - deviation_k|^2 over the classes of the batch. [...].
+    """Eq. (14): sum of lambda_mu |mu_k - mean_k|^2 + lambda_sigma |sigma_k^2 - deviation_k|^2 over the batch's classes k. [...].
 
     The gradient goes to mu, sigma and x alike: nothing in the text says otherwise.
     """
@@ -142,7 +142,7 @@ def icu_center(outputs: Outputs, labels: "Tensor", context: Context, *, weight: 
 
 def icu_angle_margin(cos: "Tensor", m: int) -> "Tensor":
     """psi(theta) = (-1)^k cos(m theta) - 2 k for theta in [k pi / m, (k + 1) pi / m], from cos(theta) (Liu et al., 2016)."""
-    before, multiple = cos * 0 + 1, cos  # cos(0 theta), cos(theta); cos((n + 1) theta) = 2 cos(theta) cos(n theta) - cos((n - 1) theta)
+    before, multiple = cos * 0 + 1, cos  # cos(0), cos(theta), and on by the recurrence of Chebyshev's polynomials
     for _ in range(m - 1):
         before, multiple = multiple, 2 * cos * multiple - before
     k = cos * 0

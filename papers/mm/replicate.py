@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.baselines import ce_row
 from common.cli import main
 from common.data.sampling import (
     class_balanced,
@@ -233,7 +234,7 @@ def baselines(column: Column, protocol: Protocol) -> list[Method]:
     rotation = Method("ssp-rotation", "written", softmax_cross_entropy, task="rotation")
     released_drw = {"loss": ldam_30, **drw_as_released(protocol)}
     rows = [
-        Method("ce", "written", softmax_cross_entropy),
+        ce_row("written"),
         Method("focal", "written", partial(focal, gamma=p.focal_gamma)),
         Method("ldam", "written", ldam_10, COSINE),
         Method("ldam", "released", ldam_30, COSINE),

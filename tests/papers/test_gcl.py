@@ -33,7 +33,7 @@ def test_every_printed_number_on_cifar_has_a_method_in_both_readings():
     frame = published(PAPER)
     on_cifar = frame[frame["dataset"].isin(["cifar10", "cifar100"])]
     assert len(on_cifar) == 62
-    assert set(on_cifar["table"]) == {t.number for t in PAPER.tables}
+    assert set(on_cifar["table"]) == {t.number for t in PAPER.tables} - {"5.3", "5.7"}
     for row in on_cifar.itertuples():
         readings = {m.reading for m in listed(row.column) if m.name == row.method and not m.variant}
         assert readings == set(READINGS), (row.column, row.method)
@@ -178,7 +178,7 @@ def test_features_are_kept_where_a_figure_shows_them():
     kept = {m.label for m in listed(ABLATION) if m.keep_features}
     assert kept == {f"{name}@{reading}" for name in ("ce", "gcl") for reading in READINGS}
     assert {m.label for m in listed(PARAMS.toy) if m.keep_features} == {"ce@written"}
-    assert not any(m.keep_features for m in listed("cifar100-lt-50"))
+    assert {m.name for m in listed("cifar100-lt-50") if m.keep_features} == {"ce"}
 
 
 def test_figures_without_records_say_what_is_missing_and_figure_5_3_needs_none():

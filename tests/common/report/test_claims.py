@@ -1,6 +1,8 @@
 """Claims: strict loading, what the printed numbers say, and verdicts on records whose truth is known."""
 
 import random
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_ind
 
 from common.errors import UserError
+from common.method import Method, Paper
 from common.report.claims import Claim, Duel, Outcome, Side, decide, evaluate, holm, load_claims, p_claim, p_less, p_opposite
-from tests.records import toy_paper, toy_records
+from common.spec import Column
+from tests.records import some_loss, toy_paper, toy_records
 
 BETTER = """
 - id: own-beats-rival
@@ -135,6 +139,88 @@ def test_groups_of_classes_are_read_from_per_class_accuracy(tmp_path: Path) -> N
         record["per_class_accuracy"] = [accuracy] * 5 + [accuracy - (10 if "own" in record["label"] else 0)] * 5
     outcome = evaluate(paper, records, "paper")[0]
     assert (outcome.verdict, outcome.where) == ("fails", "cifar10-step-100, minority classes, against ce")
+
+
+def two_readings(paper: Paper, names: tuple[tuple[str, str], ...]) -> Paper:
+    """The paper with exactly these (name, reading) rows."""
+    def methods(column: Column, protocols: dict) -> tuple[Method, ...]:
+        return tuple(Method(name, reading, partial(some_loss, kind=f"{name} {reading}")) for name, reading in names)
+
+    return replace(paper, methods=methods)
+
+
+def test_like_is_compared_with_like(tmp_path: Path) -> None:
+    claims = BETTER.replace("[cifar10-lt-100, cifar10-step-100]", "[cifar10-lt-100]").replace("[rival]", "[ce]")
+    rows = (("own", "written"), ("own", "released"), ("ce", "written"), ("ce", "released"), ("rival", "written"))
+    paper = two_readings(toy_paper(tmp_path / "toy", claims), rows)
+    errors = {"own@written": (20.0, 20.1, 20.2), "ce@written": (22.0, 22.1, 22.2),
+              "own@released": (30.0, 30.1, 30.2), "ce@released": (33.0, 33.1, 33.2)}
+    found = {o.reading: o for o in evaluate(paper, toy_records(paper, errors), "paper")}
+    assert {reading: o.verdict for reading, o in found.items()} == {"written": "holds", "released": "holds"}
+    assert found["written"].gap == pytest.approx(2.0)
+    assert found["released"].gap == pytest.approx(3.0)
+
+
+def test_a_row_of_one_reading_meets_its_own_reading_only(tmp_path: Path) -> None:
+    """own is written only: no outcome compares it with the other setting's ce."""
+    claims = BETTER.replace("[cifar10-lt-100, cifar10-step-100]", "[cifar10-lt-100]").replace("[rival]", "[ce]")
+    paper = two_readings(toy_paper(tmp_path / "toy", claims), (("ce", "released"), ("own", "written"), ("ce", "written")))
+    errors = {"own": (20.0, 20.1, 20.2), "ce@written": (22.0, 22.1, 22.2), "ce@released": (10.0, 10.1, 10.2)}
+    [outcome] = evaluate(paper, toy_records(paper, errors), "paper")
+    assert (outcome.reading, outcome.verdict) == ("written", "holds")
+
+
+def test_a_rival_of_one_reading_takes_part_in_both(tmp_path: Path) -> None:
+    claims = BETTER.replace("[cifar10-lt-100, cifar10-step-100]", "[cifar10-lt-100]")
+    paper = two_readings(toy_paper(tmp_path / "toy", claims), (("own", "written"), ("own", "released"), ("rival", "released")))
+    errors = {"own@written": (20.0, 20.1, 20.2), "own@released": (25.0, 25.1, 25.2), "rival": (22.0, 22.1, 22.2)}
+    found = {o.reading: o.verdict for o in evaluate(paper, toy_records(paper, errors), "paper")}
+    assert found == {"written": "holds", "released": "fails"}
+
+
+GROUPED = BETTER.replace("columns: [cifar10-lt-100, cifar10-step-100]", "columns: [cifar10-lt-100]\n  group: tail3")
+
+
+def test_a_claim_about_a_group_reads_that_group(tmp_path: Path) -> None:
+    paper = toy_paper(tmp_path / "toy", GROUPED)
+    records = toy_records(paper, {"own": (20.0, 20.1, 20.2), "rival": (22.0, 22.1, 22.2)})
+    for record in records.values():  # own is behind on the smallest class alone
+        accuracy = record["accuracy"]["last"]
+        record["per_class_accuracy"] = [accuracy] * 9 + [accuracy - (10 if "own" in record["label"] else 0)]
+    outcome = evaluate(paper, records, "paper")[0]
+    assert (outcome.verdict, outcome.printed, outcome.where) == ("fails", "not printed", "cifar10-lt-100, tail3, against rival")
+    assert outcome.gap == pytest.approx(-8.0)
+    other = replace(paper, folder=toy_paper(tmp_path / "other", GROUPED.replace("tail3", "class-0")).folder)
+    assert evaluate(other, records, "paper")[0].verdict == "holds"
+
+
+def test_a_group_that_is_printed_is_judged_by_its_own_numbers(tmp_path: Path) -> None:
+    paper = toy_paper(tmp_path / "toy", GROUPED.replace("tail3", "tail"))
+    lines = (paper.folder / "published.csv").read_text()
+    start = "toy,1,caption,cifar10,lt,100,resnet-32"
+    (paper.folder / "published.csv").write_text(
+        lines + f"{start},own,ours,top1_error,percent,60.0,,tail,\n{start},rival,[4],top1_accuracy,percent,41.0,,tail,\n"
+        f"{start},own,ours,top1_error,percent,1.0,,head,\n{start},own,ours,top5_accuracy,percent,99.0,,,\n"
+        f"{start},own,ours,top1_error_change_abs,points,1.0,,tail,\n")
+    assert evaluate(paper, {}, "paper")[0].printed == "fails (1 of 1 columns)"  # 60 against 59, whatever head and all print
+    plain = replace(paper, folder=paper.folder)
+    (paper.folder / "claims.yaml").write_text(GROUPED.replace("\n  group: tail3", ""))
+    assert evaluate(plain, {}, "paper")[0].printed == "holds"  # 22.00 against 22.10
+
+
+def test_a_group_that_a_column_does_not_have_is_not_decidable(tmp_path: Path) -> None:
+    paper = toy_paper(tmp_path / "toy", GROUPED.replace("tail3", "class-12"))
+    records = toy_records(paper, {"own": (20.0, 20.1), "rival": (22.0, 22.1)})
+    outcome = evaluate(paper, records, "paper")[0]
+    assert (outcome.verdict, outcome.p) == ("not decidable", None)
+    assert outcome.notes == ("no class-12 in cifar10-lt-100",)
+    assert evaluate(paper, {}, "paper")[0].verdict == "not run (0 of 1 columns)"
+
+
+@pytest.mark.parametrize("more", ["group: tails", "group: class-a", "group: tail\n  classes: [minority]"])
+def test_bad_groups_are_user_errors(tmp_path: Path, more: str) -> None:
+    with pytest.raises(UserError, match="`group` is one of head"):
+        load_claims(toy_paper(tmp_path / "toy", GROUPED.replace("group: tail3", more)))
 
 
 def test_a_claim_between_single_readings_is_evaluated_once(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The join with the published numbers, and the verdict rule."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,12 @@ from common.errors import UserError
 from common.method import Paper, plan
 from common.report.compare import Cell, cell_verdict, cells, minutes, published, standing_columns
 from common.report.groups import majority
+from common.spec import Column
 from common.store import check_record
 from tests.records import PUBLISHED, make_record, toy_paper, toy_records
+
+ROOT = Path(__file__).resolve().parents[3]
+MORE = Column("cifar100", "lt", 100, "resnet32")
 
 
 @pytest.fixture
@@ -124,8 +129,75 @@ def test_bad_published_files_are_user_errors(paper: Paper) -> None:
         published(paper)
 
 
-def test_a_metric_that_nothing_measures_is_refused(paper: Paper) -> None:
+LINE = "toy,4,caption,cifar10,lt,100,resnet-32,{method},{ref},{metric},{unit},{value},{std},{group},{notes}"
+
+
+def add_rows(paper: Paper, *rows: dict[str, str]) -> None:
+    """More lines of published.csv, of table 4 and column cifar10-lt-100."""
+    usual = {"method": "ce", "ref": "[4]", "metric": "top1_accuracy", "unit": "percent", "value": "70.0", "std": "", "group": "",
+             "notes": ""}
     path = paper.folder / "published.csv"
-    path.write_text(path.read_text().replace("top1_error", "top5_error"))
-    with pytest.raises(UserError, match="top5_error"):
-        cells(paper, toy_records(paper, {"ce": (30.0,)}), "paper")
+    path.write_text(path.read_text() + "".join(LINE.format(**usual | row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(("row", "state"), [
+    ({"metric": "top5_accuracy"}, "not decidable: no record holds top5_accuracy"),
+    ({"metric": "top1_error_change_abs", "unit": "points", "group": "head1"}, "not decidable: a change, and what it is measured"),
+    ({"group": "ghosts"}, "not decidable: no record knows the classes 'ghosts'"),
+    ({"metric": "per_class_accuracy", "group": "class-19"}, "not decidable: no class-19 in cifar10-lt-100"),
+    ({"group": "medium"}, "not decidable: no medium in cifar10-lt-100"),  # the record's group without a class
+])
+def test_what_no_record_can_answer_says_why(paper: Paper, row: dict, state: str) -> None:
+    add_rows(paper, row)
+    [cell] = [c for c in cells(paper, toy_records(paper, {"ce": (30.0,)}), "paper") if c.table == "4"]
+    assert cell.state.startswith(state)
+    assert (cell.n, cell.verdict, cell.mean) == (0, None, None)
+
+
+def test_groups_of_classes_are_joined_with_their_numbers(paper: Paper) -> None:
+    add_rows(paper, *({"group": group, "metric": metric} for group, metric in (
+        ("class-3", "per_class_accuracy"), ("tail1", "top1_error"), ("tail", "top1_accuracy"), ("all", "top1_accuracy"))))
+    records = toy_records(paper, {"ce": (30.0,)})
+    for record in records.values():
+        record["per_class_accuracy"] = [90.0, 80.0, 75.0, 71.0, 60.0, 50.0, 45.0, 41.0, 30.0, 20.0]
+        record["groups"] = {"many": 80.0, "medium": None, "few": 33.0}
+    found = [c for c in cells(paper, records, "paper") if c.table == "4"]
+    assert [(c.group, c.mean) for c in found] == [("class-3", 71.0), ("tail1", 59.0), ("tail", 33.0), ("all", 70.0)]
+    assert [len(c.best) for c in found] == [0, 0, 0, 1]  # the best epoch is recorded for the whole test set only
+    assert found[0].delta == pytest.approx(1.0)
+
+
+def test_a_note_is_a_variant_only_where_it_tells_rows_apart(paper: Paper) -> None:
+    add_rows(paper, {"notes": "row=CE;backbone inferred from Table 1", "value": "1.0"},
+             {"method": "own", "notes": "sampler=x;retrain=cRT", "value": "2.0"},
+             {"method": "rival", "notes": "beta=1.0;delta=2.0;copied from [7]", "value": "3.0"},
+             {"method": "rival", "notes": "row=R;beta=1.5;delta=2.0", "value": "4.0"},
+             {"method": "rival", "notes": "beta=1.5;delta=2.0", "value": "5.0", "group": "head"})
+    frame = published(paper).tail(5)
+    assert list(frame["variant"]) == ["", "", "beta=1.0;delta=2.0", "beta=1.5;delta=2.0", ""]
+    assert list(frame["remark"]) == ["backbone inferred from Table 1", "sampler=x; retrain=cRT", "copied from [7]", "",
+                                     "beta=1.5; delta=2.0"]
+    assert list(frame["row"]) == ["CE", "OWN", "Rival", "R", "Rival"]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("papers/*/published.csv")), ids=lambda path: path.parent.name)
+def test_every_paper_here_is_read_without_a_doubtful_variant(paper: Paper, path: Path) -> None:
+    """All their tables, "text" too; two numbers of one place are told apart by their variant."""
+    (paper.folder / "published.csv").write_text(path.read_text())
+    frame = published(paper)
+    place = ["table", "column", "method", "metric", "group", "variant"]
+    assert not frame.duplicated(place).any()
+    grids = frame.duplicated(place[:-1], keep=False)
+    assert set(frame[~grids]["variant"]) <= {""}
+    assert all("=" in item for text in frame[grids]["variant"] for item in text.split(";"))
+    everything = dataclasses.replace(paper, columns={**paper.columns, "paper": paper.columns["paper"] + (MORE,)})
+    for records in ({}, toy_records(everything, {"ce": (30.0,), "own": (20.0,)})):
+        found = cells(everything, records, "paper")
+        assert len(found) >= len(frame)
+        assert all(c.n or c.state.startswith(("not run", "not decidable", "no run yet", "diverged")) for c in found)
+
+
+def test_columns_of_listed_counts_stand_for_no_other(paper: Paper) -> None:
+    toy = Column("cifar10", "counts", 1, "resnet32", counts=(50, 20))
+    other = dataclasses.replace(paper, columns={**paper.columns, "paper": (toy,)})
+    assert standing_columns(other, "paper") == {"cifar10-50-20": (toy,)}

@@ -11,12 +11,13 @@ from rich.console import Console
 
 from common.errors import UserError
 from common.method import Paper, Table
-from common.report.compare import RULE
+from common.report.compare import RULE, published
+from common.report.readme import results_block
 from common.report.tables import print_table, write_tables
 from common.report.text import escape, number, signed
 from common.store import seal
 from tests.common.report.test_claims import BEST, BETTER, SETTING
-from tests.records import PUBLISHED, toy_paper, toy_records
+from tests.records import PUBLISHED, toy_methods, toy_paper, toy_records
 
 ERRORS = {"ce": (29.7, 29.9, 30.1), "own@written": (20.0, 20.1, 20.2), "own@released": (26.0,), "rival": (22.0, None, 22.2),
           "own[beta=1.0;delta=2.0]@written": (22.9, 23.0, 23.1)}
@@ -108,6 +109,72 @@ def test_claims_page_shows_verdicts_quotes_and_remarks(paper: Paper, tmp_path: P
     assert "  - written, released: left out, as there is no such method here: ghost" in page
     frame = pandas.read_csv(tmp_path / "tables" / "claims.csv")
     assert list(frame["claim"]) == [c for c in ("own-beats-rival", "own-best", "beta-above-one") for _ in range(2)]
+
+
+def class_paper(folder: Path) -> Paper:
+    """A table of four accuracies per class in two columns, and one of two metrics and a printed spread."""
+    paper = toy_paper(folder / "toy")
+    start = "toy,{t},caption,cifar10,{kind},100,resnet-32,{method},[4],{metric},percent,{value},{std},{group},{notes}"
+    lines = [start.format(t=1, kind=kind, method=method, metric="per_class_accuracy", value=70 + k, std="", group=f"class-{k}",
+                          notes="backbone inferred from Table 2;row=CE loss" if method == "ce" else "")
+             for kind in ("lt", "step") for k in (0, 9) for method in ("ce", "own")]
+    lines += [start.format(t=2, kind="lt", method="ce", metric=f"top{k}_accuracy", value=60 + k, std=0.08, group="", notes="")
+              for k in (1, 5)]
+    head = (paper.folder / "published.csv").read_text().splitlines()[0]
+    (paper.folder / "published.csv").write_text("\n".join([head, *lines]) + "\n")
+    return paper
+
+
+def test_a_table_of_classes_has_a_part_for_each_column_and_the_classes_across(tmp_path: Path) -> None:
+    paper = class_paper(tmp_path)
+    records = toy_records(paper, {"ce": (30.0, 31.0), "own": (20.0,)}) | toy_records(paper, {"ce": (30.0,)}, "quick")
+    page = write_tables(paper, records, "paper", tmp_path / "tables")[0].read_text()
+    assert page.index("**cifar10-lt-100**") < page.index("**cifar10-step-100**")
+    rows = table_rows(page)
+    assert rows[0] == ["method", "reading", "class-0", "class-9"]
+    assert rows[2] == ["CE loss", "written", "70 → 69.50 ± 0.71 (2), -0.50, reproduced", "79 → 69.50 ± 0.71 (2), -9.50, lower"]
+    assert {len(row) for row in rows} == {4}
+    assert "- CE loss: backbone inferred from Table 2" in page
+    assert "Best test epoch" not in page  # nothing is recorded per class there
+    quick = write_tables(paper, records, "quick", tmp_path / "tables")[0].read_text()
+    assert "**quick: digits-lt-20 (in place of cifar10-lt-100)**" in quick
+    assert ["CE loss", "written", "quick 70.00 (1)", "quick 70.00 (1)"] in table_rows(quick)
+    for profile in ("paper", "quick"):
+        shown = printed(paper, records, profile)
+        assert max(map(len, shown.splitlines())) <= 100
+        assert "class-9" in shown
+    frame = pandas.read_csv(tmp_path / "tables" / "table-1.csv")
+    assert {"class-0", "class-9"} == set(frame["group"])
+
+
+def test_metrics_stand_side_by_side_and_a_printed_spread_is_shown(tmp_path: Path) -> None:
+    paper = class_paper(tmp_path)
+    page = write_tables(paper, toy_records(paper, {"ce": (39.0,)}), "paper", tmp_path / "tables")[2].read_text()
+    rows = table_rows(page)
+    assert rows[0][2:] == ["cifar10-lt-100, Top-1 accuracy", "cifar10-lt-100, Top-5 accuracy"]
+    assert rows[2][2:] == ["61 ± 0.08 → 61.00 (1), +0.00, reproduced",
+                           "65 ± 0.08 → not decidable: no record holds top5_accuracy"]
+    assert "61 ± 0.08 → 61.25 (1)" in page
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[3].glob("papers/*/published.csv")), ids=lambda p: p.parent.name)
+def test_every_table_of_the_papers_here_can_be_written(tmp_path: Path, path: Path) -> None:
+    """Every number has its place: as many cells in the pages as lines in published.csv, the table "text" included."""
+    paper = toy_paper(tmp_path / "toy")
+    (paper.folder / "published.csv").write_text(path.read_text())
+    frame = published(paper)
+    tables = tuple(Table(number, "caption") for number in dict.fromkeys(frame["table"]))
+    paper = dataclasses.replace(paper, tables=tables, methods=lambda column, protocols: toy_methods(column, protocols)[:1])
+    records = toy_records(paper, {"ce": (30.0,)}) | toy_records(paper, {"ce": (30.0,)}, "quick")
+    files = write_tables(paper, records, "paper", tmp_path / "tables")
+    for file in files:
+        if file.suffix == ".md":
+            page = file.read_text().split("## Best")[0]
+            number = file.stem.removeprefix("table-")
+            assert page.count(" → ") - page.count("published → ") == (frame["table"] == number).sum()
+    assert max(map(len, printed(paper, records, "paper").splitlines())) <= 100
+    assert max(map(len, printed(paper, records, "quick").splitlines())) <= 100
+    assert "**Table" in results_block(paper, records)
 
 
 def test_same_records_same_bytes(paper: Paper, tmp_path: Path) -> None:

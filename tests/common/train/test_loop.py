@@ -95,7 +95,7 @@ def test_a_record_holds_what_the_run_did(digits, tmp_path):
     assert record["accuracy"]["last"] == pytest.approx(100 * right / total, abs=1e-3)
     assert record["accuracy"]["best"] == record["accuracy"]["last"] == record["curves"]["test_accuracy"][-1]
     assert len(record["norms"]["classifier"]) == 10
-    assert record["norms"]["feature_epochs"] == [2]
+    assert record["norms"]["feature_epochs"] == [0, 1, 2]
     assert record["made"]["precision"] == "float32"
     assert record["made"]["runs_in_pack"] == 2
     assert len(rotation["confusion"]) == 4

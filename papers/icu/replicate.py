@@ -1,0 +1,269 @@
+"""Intra-Class Uncertainty Loss Function for Classification (H. Zhu, S. Yu; CASIA).
+
+Claim: a classifier of one Gaussian a class, whose log-determinant takes part in the decision, trained with the moments of
+the batch as a regulariser and with two small margins, beats softmax, center loss, L-Softmax and L-GM on MNIST, CIFAR and
+ImageNet (Table 1), and focal loss, mixup and class-balanced loss on long-tailed CIFAR (Table 2); either margin helps, and
+both together most (Table 3).
+
+    python -m papers.icu.replicate plan                               what would run, and for how long
+    python -m papers.icu.replicate train --column mnist-6layercnn2d   the published protocol on one column
+    python -m papers.icu.replicate table                              Tables 1 to 3 beside the published numbers
+
+Reading "written" is the text; "released" is github.com/kratos236/ICU-loss, which has the long-tailed sets only. README.md has
+every difference. The losses are in equations.py, Figure 2 in figure_2.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from common.baselines import cb_focal_row, ce_row, focal_row, mixup_row
+from common.cli import main
+from common.data.sampling import effective_number_weights
+from common.data.sets import SETS
+from common.losses import softmax_cross_entropy
+from common.method import Figure, Head, Method, Paper, Table
+from common.spec import Column, Protocol, Reading, load_yaml
+from papers.icu.equations import (
+    icu,
+    icu_as_first_released,
+    icu_as_released,
+    icu_center,
+    icu_l_gm,
+    icu_l_softmax,
+    icu_multiplied,
+    icu_per_sample,
+)
+from papers.icu.figure_2 import figure_2
+
+HERE = Path(__file__).resolve().parent
+READINGS: tuple[Reading, ...] = ("written", "released")
+GAUSSIAN, CENTRES, QUADRATIC = Head("gaussian"), Head("centres"), Head("quadratic")
+
+
+# ---------------------------------------------------------------- params.yaml
+
+
+@dataclass(frozen=True)
+class Profile:
+    seeds: int
+    protocols: dict[str, Protocol]
+    columns: dict[str, Column]
+
+
+@dataclass(frozen=True)
+class Written:
+    alpha: float
+    gamma: float
+    lambda_mu: float
+    lambda_sigma: float
+
+
+@dataclass(frozen=True)
+class Released:
+    """Of the later version; first_alpha is the earlier one's."""
+
+    alpha: float
+    beta: float
+    first_alpha: float
+    weight: float
+    replicas: int
+
+
+@dataclass(frozen=True)
+class Center:
+    rate: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class LSoftmax:
+    m: int
+    base: float
+    least: float
+
+
+@dataclass(frozen=True)
+class LGM:
+    alpha: float
+    most: float
+    every: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class Baselines:
+    effective_number: float
+    center: Center
+    l_softmax: dict[str, LSoftmax]
+    l_gm: dict[str, LGM]
+
+
+@dataclass(frozen=True)
+class Params:
+    paper: Profile
+    quick: Profile
+    stand_ins: dict[str, str]
+    written: Written
+    released: Released
+    baselines: Baselines
+
+
+PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
+
+
+# ---------------------------------------------------------------- section 3: ICU in two readings
+
+
+def icu_row(reading: Reading, name: str = "icu", *, with_alpha: bool = True, with_gamma: bool = True) -> Method:
+    """ICU with both, one or none of its margins.
+
+    The released row is the later version, with its own defaults: alpha 0. Where Table 3 has alpha alone, it gets that of the
+    earlier version, the only one that the code has.
+    """
+    if reading == "written":
+        p = PARAMS.written
+        margins = {"alpha": p.alpha if with_alpha else 0.0, "gamma": p.gamma if with_gamma else 0.0}
+        return Method(name, reading, partial(icu, **margins, lambda_mu=p.lambda_mu, lambda_sigma=p.lambda_sigma), GAUSSIAN)
+    r = PARAMS.released
+    alpha = (r.alpha if with_gamma else r.first_alpha) if with_alpha else 0.0
+    loss = partial(icu_as_released, alpha=alpha, beta=r.beta if with_gamma else 0.0, weight=r.weight)
+    return Method(name, reading, loss, QUADRATIC)
+
+
+def table_3_rows(reading: Reading) -> list[Method]:
+    """Section 4.4: ICU without margins and with either one; the row with both is `icu_row`."""
+    return [
+        icu_row(reading, "icu-no-margin", with_alpha=False, with_gamma=False),
+        icu_row(reading, "icu-alpha", with_gamma=False),
+        icu_row(reading, "icu-gamma", with_alpha=False),
+    ]
+
+
+# ---------------------------------------------------------------- section 4.2: the rows of Table 1
+
+
+def printed_as(column: Column) -> str:
+    """The published column that this one is, or stands in for."""
+    return PARAMS.stand_ins.get(column.name, column.name)
+
+
+def setting(column: Column) -> str:
+    """The name of a balanced column's protocol: its dataset, or that of the column in whose place it stands."""
+    return printed_as(column).partition("-")[0]
+
+
+def l_gm_row(reading: Reading, dataset: str) -> Method:
+    """L-GM with unit covariances, as its code has it for CIFAR-100 (Eqs. 4 and 5)."""
+    p = PARAMS.baselines.l_gm
+    return Method("l-gm", reading, partial(icu_l_gm, **vars(p.get(dataset, p["others"]))), CENTRES)
+
+
+def center_row() -> Method:
+    p = PARAMS.baselines.center
+    return Method("center", "written", partial(icu_center, weight=p.weight), Head("linear", centres=p.rate))
+
+
+def l_softmax_row(column: Column, protocol: Protocol) -> Method:
+    p = PARAMS.baselines.l_softmax[printed_as(column)]
+    loss = partial(icu_l_softmax, **vars(p), epochs=protocol.epochs)
+    return Method("l-softmax", "written", loss, Head("linear", biased=False))
+
+
+def balanced_rows(column: Column, protocol: Protocol) -> list[Method]:
+    """Table 1, and Table 3 on CIFAR-100. The columns that are not printed, of other networks, have some rows only."""
+    ce, l_gm, own = ce_row("written"), l_gm_row("written", setting(column)), icu_row("written")
+    if column.backbone == "vgg13bn":
+        return [ce, own]
+    if column.backbone.endswith("prelu"):
+        return [ce, l_gm, own]
+    rows = [ce, center_row(), l_softmax_row(column, protocol), l_gm, own]
+    if printed_as(column) == "mnist-6layercnn2d":
+        rows = [row if row.name == "l-softmax" else replace(row, keep_features=True) for row in rows]  # Figure 2
+    return rows + (table_3_rows("written") if printed_as(column) == "cifar100-vgg13" else [])
+
+
+# ---------------------------------------------------------------- section 4.3: the rows of Table 2
+
+
+def long_tailed_rows(column: Column, reading: Reading) -> list[Method]:
+    """Table 2, and Table 3 on CIFAR-100-LT 10. One focal loss for both readings: the released code has none."""
+    beta = PARAMS.baselines.effective_number
+    cb = Method("cb", reading, softmax_cross_entropy, weights=partial(effective_number_weights, beta=beta))
+    cb_focal = replace(cb_focal_row(reading, SETS[column.dataset].classes, beta=beta), name="cb", variant="base=focal")
+    rows = [
+        l_gm_row(reading, "others"),
+        replace(focal_row("written"), reading=reading),
+        mixup_row(reading),
+        cb,
+        cb_focal,
+        icu_row(reading),
+    ]
+    return rows + ([ce_row(reading), *table_3_rows(reading)] if printed_as(column) == "cifar100-lt-10" else [])
+
+
+# ---------------------------------------------------------------- one difference at a time; the paper prints no such rows
+
+
+def multiplied_row() -> Method:
+    """(1 + gamma) ln|Sigma| in Eq. (18)."""
+    return Method("icu", "written", partial(icu_multiplied, **vars(PARAMS.written)), GAUSSIAN, variant="gamma=multiply")
+
+
+def balanced_switches(column: Column, protocol: Protocol) -> list[Method]:
+    """Decoupled weight decay where the text has Adam, and the other reading of gamma."""
+    decoupled = replace(protocol, optimiser="adamw")
+    adamw = [replace(row, variant="optimiser=adamw", protocol=decoupled) for row in (ce_row("written"), icu_row("written"))]
+    return {"mnist-6layercnn2d": [multiplied_row(), *adamw], "cifar10-resnet18": adamw}.get(printed_as(column), [])
+
+
+def long_tailed_switches(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
+    """Of the text: the other gamma, the released setting, the released regulariser. Of the code: its earlier version, and the
+    regulariser of its four replicas."""
+    if printed_as(column) != "cifar10-lt-100":
+        return []
+    w, r = PARAMS.written, PARAMS.released
+    first = partial(icu_as_first_released, alpha=r.first_alpha, weight=r.weight)
+    summed = partial(icu_as_released, alpha=r.alpha, beta=r.beta, weight=r.replicas * r.weight)
+    return [
+        multiplied_row(),
+        replace(icu_row("written"), variant="setting=released", protocol=protocols["released"]),
+        Method("icu", "written", partial(icu_per_sample, **vars(w)), GAUSSIAN, variant="regulariser=per-sample"),
+        Method("icu", "released", first, CENTRES, variant="commit=254170f"),
+        Method("icu", "released", summed, QUADRATIC, variant="regulariser=four-replicas"),
+    ]
+
+
+def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
+    """Everything that is trained on a column. The balanced sets have the text's reading only: the released code lacks them."""
+    if column.imbalance == "none":
+        protocol = protocols[setting(column)]
+        rows = balanced_rows(column, protocol) + balanced_switches(column, protocol)
+        return tuple(replace(row, protocol=row.protocol or protocol) for row in rows)
+    rows = [row for reading in READINGS for row in long_tailed_rows(column, reading)]
+    return (*rows, *long_tailed_switches(column, protocols))
+
+
+PROFILES = (("paper", PARAMS.paper), ("quick", PARAMS.quick))
+PAPER = Paper(
+    name="icu",
+    title="Intra-Class Uncertainty Loss Function for Classification",
+    folder=HERE,
+    columns={name: tuple(p.columns.values()) for name, p in PROFILES},
+    protocols={name: p.protocols for name, p in PROFILES},
+    seeds={name: p.seeds for name, p in PROFILES},
+    methods=methods,
+    own=("icu",),
+    main=("1", "2"),
+    tables=(
+        Table("1", "Top-1 accuracies on MNIST, CIFAR-10, CIFAR-100 and ImageNet"),
+        Table("2", "Top-1 accuracies of ResNet-32 on long-tailed CIFAR-10 and CIFAR-100"),
+        Table("3", "ICU with and without its margins on CIFAR-100 and long-tailed CIFAR-100"),
+    ),
+    figures=(Figure("2", "Two-dimensional features of MNIST under four losses, training and test images", figure_2),),
+    stand_ins=PARAMS.stand_ins,
+)
+
+if __name__ == "__main__":
+    main(PAPER)

@@ -1,0 +1,63 @@
+"""Groups of classes by training images, and what a record says of each."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.report.groups import TENTHS, class_groups, group_accuracy, group_names, is_group, majority
+
+RECORD = {
+    "counts": [10, 500, 20, 50, 200, 5, 100, 400, 300, 30], "per_class_accuracy": [float(10 * i) for i in range(10)],
+    "accuracy": {"last": 45.0, "best": 46.0}, "groups": {"many": 60.0, "medium": None, "few": 20.0},
+}
+
+
+def test_classes_in_the_order_of_their_training_images() -> None:
+    assert class_groups([5, 50, 20, 10], 2) == [[1, 2], [3, 0]]
+    assert class_groups([7, 7, 7], 3) == [[0], [1], [2]]
+    assert class_groups([1, 2], 10) == [[1], [0]]
+    assert [len(part) for part in class_groups(range(100), 10)] == [10] * 10
+    assert group_names(10)[0] == "Head1"
+    assert group_names(10)[-1] == "Tail3"
+    assert group_names(3) == ["G1", "G2", "G3"]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30, unique=True), st.integers(1, 12))
+def test_groups_do_not_depend_on_the_order_of_classes(counts: list[int], number: int) -> None:
+    order = random.Random(0).sample(range(len(counts)), len(counts))
+    shuffled = [counts[i] for i in order]
+    parts = class_groups(counts, number)
+    assert [[order[i] for i in part] for part in class_groups(shuffled, number)] == parts
+    assert sorted(i for part in parts for i in part) == list(range(len(counts)))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize(("group", "value"), [
+    ("", 45.0), ("all", 45.0), ("head", 60.0), ("medium", None), ("tail", 20.0), ("class-7", 70.0), ("class-10", None),
+    ("head1", 10.0), ("head2", 70.0), ("mid4", 90.0), ("tail1", 20.0), ("tail2", 0.0), ("tail3", 50.0),
+])
+def test_accuracy_of_a_group(group: str, value: float | None) -> None:
+    assert is_group(group)
+    assert group_accuracy(RECORD, group) == value
+
+
+def test_a_tenth_is_the_mean_of_its_classes() -> None:
+    record = RECORD | {"counts": list(range(20, 0, -1)), "per_class_accuracy": [float(i) for i in range(20)]}
+    assert group_accuracy(record, "head1") == 0.5
+    assert group_accuracy(record, "tail3") == 18.5
+    assert group_accuracy(record | {"counts": [3, 2, 1]}, "tail3") is None
+
+
+def test_the_best_epoch_is_known_for_the_whole_test_set() -> None:
+    assert group_accuracy(RECORD, "all", "best") == 46.0
+    assert {group_accuracy(RECORD, group, "best") for group in ("head", "class-1", *TENTHS)} == {None}
+
+
+def test_unknown_groups() -> None:
+    assert not any(map(is_group, ("heads", "class-", "class-x", "tail4", "head0", "Head1")))
+
+
+def test_majority_classes_lie_above_the_geometric_mean() -> None:
+    assert majority([100, 10, 1]) == [True, True, False]
