@@ -257,6 +257,7 @@ def test_curves_look_alike_in_all_panels(paper: Paper) -> None:
     [b], [also_b] = one.lines[1:], two.lines
     assert (b.get_color(), b.get_marker(), b.get_linestyle()) == (also_b.get_color(), also_b.get_marker(), also_b.get_linestyle())
     assert one.lines[0].get_marker() != b.get_marker()
+    assert one.lines[0].get_color() != b.get_color()
     assert [t.get_text() for t in drawn.figure.subfigs[0].legends[0].get_texts()] == ["a", "b"]
     assert [axes.get_ylabel() for axes in drawn.figure.axes[:3]] == ["y", "", "z"]  # said once where it stays the same
 
