@@ -2,7 +2,8 @@
 
 from papers.fbl.replicate import PAPER as FBL
 from papers.gcl.replicate import PAPER as GCL
+from papers.icu.replicate import PAPER as ICU
 from papers.kps.replicate import PAPER as KPS
 from papers.mm.replicate import PAPER as MM
 
-PAPERS = (MM, KPS, FBL, GCL)
+PAPERS = (ICU, MM, KPS, FBL, GCL)

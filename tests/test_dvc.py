@@ -92,7 +92,7 @@ def test_merged_records_are_not_trained_again(clone):
     dvc("repro", *MM, cwd=clone)
     sh(sys.executable, "-m", "papers", "pack-records", "records.tar", "--profile", "quick", cwd=clone)
     sh("make", "clean", cwd=clone)
-    assert "mm-train@digits-lt-20" in dvc("status", *MM, cwd=clone)
+    assert "papers/mm/summaries/digits-lt-20.csv" in dvc("status", *MM, cwd=clone)
     assert "Merged 51 new" in sh(sys.executable, "-m", "papers", "merge", "records.tar", cwd=clone)
     again = dvc("repro", *MM, cwd=clone)
     assert "Training" not in again

@@ -225,7 +225,8 @@ def evaluate(paper: Paper, records: Records, profile: Profile) -> list[Outcome]:
     standing = standing_columns(paper, profile)
     wanted = {name for claim in claims for name in claim.columns}
     pool = {c.name: arms(paper, records, profile, c) for name in sorted(wanted & set(standing)) for c in standing[name]}
-    trials = [_trial(claim, reading, frame, standing, pool) for claim in claims for reading in _readings(claim, pool, frame)]
+    trials = [_trial(claim, reading, frame, standing, pool) for claim in claims
+              for reading in _readings(claim, pool, frame, standing)]
     found = []
     for reading in dict.fromkeys(trial.reading for trial in trials):
         family = [trial for trial in trials if trial.reading == reading]
@@ -238,18 +239,19 @@ def evaluate(paper: Paper, records: Records, profile: Profile) -> list[Outcome]:
     return sorted(found, key=lambda outcome: claims.index(outcome.claim))
 
 
-def _readings(claim: Claim, pool: Mapping[str, list[Arm]], frame: "DataFrame") -> list[str]:
+def _readings(claim: Claim, pool: Mapping[str, list[Arm]], frame: "DataFrame",
+              standing: Mapping[str, tuple[Column, ...]]) -> list[str]:
     """The readings of the row that the claim is about, "written" first; "written" where nothing of it is trained."""
-    found = {reading for column in claim.columns for reading in _own_readings(claim, frame, column, pool)}
+    found = {reading for name in claim.columns for column in standing.get(name, ())
+             for reading in _own_readings(claim, frame, name, pool, column.name)}
     return sorted(found, key=lambda reading: reading != "written") or ["written"]
 
 
-def _own_readings(claim: Claim, frame: "DataFrame", column: str, pool: Mapping[str, list[Arm]], at: str = "") -> set[str]:
-    """The readings of the claim's own rows of a published column, in any of our columns or in `at`."""
+def _own_readings(claim: Claim, frame: "DataFrame", column: str, pool: Mapping[str, list[Arm]], at: str) -> set[str]:
+    """The readings of the claim's own rows of a published column, in our column `at`."""
     compared = chain(*contenders(claim, rows(claim, frame, column)))
     own = {(row.method, row.variant) for row in compared if row.method == claim.method}
-    places = [at] if at else pool
-    return {arm.method.reading for name in places for arm in pool[name] if (arm.method.name, arm.method.variant) in own}
+    return {arm.method.reading for arm in pool[at] if (arm.method.name, arm.method.variant) in own}
 
 
 def _trial(claim: Claim, reading: str, frame: "DataFrame", standing: Mapping[str, tuple[Column, ...]],

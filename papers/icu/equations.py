@@ -65,37 +65,48 @@ def icu_regulariser(x: "Tensor", mu: "Tensor", variances: "Tensor", member: "Ten
                     lambda_sigma: float) -> "Tensor":
     """Eq. (14): sum of lambda_mu |mu_k - mean_k|^2 + lambda_sigma |sigma_k^2 - deviation_k|^2 over the batch's classes k. [...].
 
-    The gradient goes to mu, sigma and x alike: nothing in the text says otherwise.
     """
     n, mean, deviation = icu_moments(x, mu, member)
     terms = lambda_mu * (mu - mean) ** 2 + lambda_sigma * (variances - deviation) ** 2
     return (terms * (n > 0)).sum((-1, -2))
 
 
-def _regulariser(outputs: Outputs, labels: "Tensor", lambda_mu: float, lambda_sigma: float) -> "Tensor":
-    """Eq. (14) on what the head holds, [..., 1]."""
+def _regulariser(outputs: Outputs, labels: "Tensor", x: "Tensor", lambda_mu: float, lambda_sigma: float) -> "Tensor":
+    """Eq. (14) of features x with what the head holds, [..., 1]."""
     mu, variances = outputs.head["weight"], outputs.head["log_variances"].exp()
-    member = members(outputs.logits, labels)
-    return icu_regulariser(outputs.features, mu, variances, member, lambda_mu, lambda_sigma).unsqueeze(-1)
+    return icu_regulariser(x, mu, variances, members(outputs.logits, labels), lambda_mu, lambda_sigma).unsqueeze(-1)
 
 
 def icu(outputs: Outputs, labels: "Tensor", context: Context, *, alpha: float, gamma: float, lambda_mu: float,
         lambda_sigma: float) -> "Tensor":
-    """Eq. (8) with the margins of Eqs. (17) and (18). [..., batch]."""
-    d_y = icu_own_distance(outputs.logits, labels, gamma)
-    return icu_classification(outputs.logits, labels, d_y, alpha) + _regulariser(outputs, labels, lambda_mu, lambda_sigma)
+    """Eq. (8) with the margins of Eqs. (17) and (18). [..., batch].
+
+    The features are constants in Eq. (14), so that means and variances follow the batch and draw no feature (gap): the text
+    derives the gradients of mu (Eq. 15) and sigma (Eq. 16) alone, and "removes the constraints" of center loss on the features.
+    """
+    d_y, x = icu_own_distance(outputs.logits, labels, gamma), outputs.features.detach()
+    return icu_classification(outputs.logits, labels, d_y, alpha) + _regulariser(outputs, labels, x, lambda_mu, lambda_sigma)
 
 
 def icu_multiplied(outputs: Outputs, labels: "Tensor", context: Context, *, alpha: float, gamma: float, lambda_mu: float,
                    lambda_sigma: float) -> "Tensor":
     """`icu` with the other reading of Eq. (18)."""
     d_y = icu_own_distance_multiplied(outputs.logits, labels, outputs.head["log_variances"], gamma)
-    return icu_classification(outputs.logits, labels, d_y, alpha) + _regulariser(outputs, labels, lambda_mu, lambda_sigma)
+    x = outputs.features.detach()
+    return icu_classification(outputs.logits, labels, d_y, alpha) + _regulariser(outputs, labels, x, lambda_mu, lambda_sigma)
+
+
+def icu_joint(outputs: Outputs, labels: "Tensor", context: Context, *, alpha: float, gamma: float, lambda_mu: float,
+              lambda_sigma: float) -> "Tensor":
+    """`icu` with the gradient of Eq. (14) to the features as well."""
+    d_y, x = icu_own_distance(outputs.logits, labels, gamma), outputs.features
+    return icu_classification(outputs.logits, labels, d_y, alpha) + _regulariser(outputs, labels, x, lambda_mu, lambda_sigma)
 
 
 def icu_per_sample(outputs: Outputs, labels: "Tensor", context: Context, *, alpha: float, gamma: float, lambda_mu: float,
                    lambda_sigma: float) -> "Tensor":
-    """`icu` with the released form of the regulariser: of each sample, and the mean over dimensions instead of the sum."""
+    """`icu` with the released form of the regulariser: of each sample, the mean over dimensions instead of the sum, and with a
+    gradient to the features."""
     member, head = members(outputs.logits, labels), outputs.head
     squares = from_own(outputs.features, head["weight"], member) ** 2
     variances = member @ head["log_variances"].exp().transpose(-1, -2)

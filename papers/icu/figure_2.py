@@ -91,7 +91,7 @@ def _draw(data: "DataFrame", arms: list[Arm], where: str) -> "Figure":
     for at, (panel, part) in zip(grid.flat, data.groupby("panel", sort=True), strict=True):
         _panel(at, part)
         at.set_title(plain(f"({panel}) {part['loss'].iloc[0]}, {part['split'].iloc[0]}"), loc="left")
-        at.grid(axis="both")
+        at.grid(True, axis="both")  # without True it is a switch, which turns the y axis off
     legend_below(upper, 6, markerscale=2)
     return figure
 
