@@ -92,8 +92,8 @@ def _selection() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False, parents=[_profile()])
     shared.add_argument("--column", action="append", default=[], metavar="NAME", help="only this column, for example "
                         "cifar10-lt-100 (repeatable)")
-    shared.add_argument("--method", action="append", default=[], metavar="NAME", help="only this method: ldam-drw, or "
-                        "ldam-drw@released (repeatable)")
+    shared.add_argument("--method", action="append", default=[], metavar="NAME", help="only this method: ldam-drw with "
+                        "all its readings and variants, or one row as in ldam-drw@released (repeatable)")
     shared.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 (default: as params.yaml says)")
     return shared
 

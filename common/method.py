@@ -287,7 +287,8 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
          seeds: int | None = None) -> list[Planned]:
     """Every run that the paper's tables and figures need, each key once, in the order of its columns, methods and seeds.
 
-    columns, methods: keep these names only (a method by `name`, `name@reading` or its whole label); unknown ones are refused.
+    columns, methods: keep these names only (a method by `name`, with all its readings and variants, or by its
+    whole label, so `name@reading` is the plain row); unknown ones are refused.
     """
     known = {c.name: c for c in paper.columns[profile]}
     if unknown := [c for c in columns if c not in known]:
@@ -295,7 +296,7 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
     found, seen = [], set()
     for name in columns or known:
         for method in paper.methods(known[name], paper.protocols[profile]):
-            names = {method.name, method.label, f"{method.name}@{method.reading}"}
+            names = {method.name, method.label}
             seen |= names
             if methods and not names & set(methods):
                 continue
@@ -304,6 +305,6 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
                 found.append(Planned(run, method, paper.results(profile) / name))
     if unknown := [m for m in methods if m not in seen]:
         names = ", ".join(sorted(n for n in seen if "@" not in n))
-        raise UserError(f"{paper.name} has no method {unknown[0]!r}; it has: {names} (also as name@reading, or a whole label "
-                        "as `status --variants` shows it).")
+        raise UserError(f"{paper.name} has no method {unknown[0]!r}; it has: {names} (or a whole label, as `status --variants` shows "
+                        "it: name@reading, name[variant]@reading).")
     return list(merged(found).values())
