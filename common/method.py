@@ -305,6 +305,6 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
                 found.append(Planned(run, method, paper.results(profile) / name))
     if unknown := [m for m in methods if m not in seen]:
         names = ", ".join(sorted(n for n in seen if "@" not in n))
-        raise UserError(f"{paper.name} has no method {unknown[0]!r}; it has: {names} (or a whole label, as `status --variants` shows "
-                        "it: name@reading, name[variant]@reading).")
+        raise UserError(f"{paper.name} has no method {unknown[0]!r}; it has: {names} (or a whole label, as `status --variants` "
+                        "shows it: name@reading, name[variant]@reading).")
     return list(merged(found).values())
