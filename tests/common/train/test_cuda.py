@@ -9,6 +9,7 @@ from common.method import Method
 from common.store import load_records
 from common.train.loop import Workspace, train_pack
 from common.train.pack import Device, Pack
+from tests.common.train.kinds import FIRST_STAGES
 from tests.common.train.toys import BROKEN, COLUMN, METHODS, PROTOCOL, broken, planned, train_between
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -28,11 +29,22 @@ def test_a_captured_step_is_the_cpus_step(digits, tmp_path):
     """In float64 the graph, its last smaller batch included, gives the CPU's weights to rounding of the float32 rate."""
     members = [planned(m, tmp_path, seed) for seed, m in enumerate(METHODS)]
     there, here = trained(members, digits, DOUBLE), trained(members, digits, Device("cpu", "float64", False))
-    assert set(there._graphs) == {50, 14}
+    assert set(there._graphs) == {(50, False), (14, False)}
     for run in range(len(members)):
         mine, theirs = there.run_state(run), here.run_state(run)
         for name in mine:
             torch.testing.assert_close(mine[name].cpu(), theirs[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("methods", FIRST_STAGES, ids=lambda methods: "+".join(m.name for m in methods))
+def test_every_kind_of_method_captured_is_the_cpus(methods, digits, tmp_path):
+    """Streams, mixup, noise, learned weights, Gaussian heads, Adam: two epochs and a decayed one in float64."""
+    members = [planned(m, tmp_path, seed, m.protocol or PROTOCOL) for m in methods for seed in (0, 3)]
+    there, here = trained(members, digits, DOUBLE), trained(members, digits, Device("cpu", "float64", False))
+    for run in range(len(members)):
+        mine, theirs = there.run_state(run), here.run_state(run)
+        for name in mine:
+            torch.testing.assert_close(mine[name].cpu(), theirs[name], rtol=1e-4, atol=1e-5)
 
 
 def test_each_run_of_a_captured_pack_equals_the_run_alone(digits, tmp_path):
