@@ -15,6 +15,7 @@ from common.console import pack_observer
 from common.cost import Speed, clock, place_name, speeds
 from common.errors import UserError
 from common.method import Paper, Planned, missing_runs
+from common.selection import with_data
 from common.spec import Profile
 from common.store import load_records, record_files, write_atomically
 from common.worth import Offer, Worth, cost_at, fit, needs, offers, schedule, wanted
@@ -59,13 +60,7 @@ def select(papers: Sequence[Paper], profile: Profile, only: Sequence[str], colum
     runs, worth = wanted([p for p in papers if not only or p.name in only], profile, columns, seeds)
     if not runs:
         raise UserError(f"No column of {', '.join(columns)} belongs to {', '.join(only)}.")
-    absent = sorted({n for n in {m.run.column.dataset for m in runs} if not (data / f"{n}.npz").exists()})
-    here = [m for m in runs if m.run.column.dataset not in absent]
-    if not here:
-        raise UserError(f"data/{absent[0]}.npz is not here: make data-{absent[0]} FROM=FOLDER (or without FROM to download).")
-    for name in absent:
-        left = sum(m.run.column.dataset == name for m in runs)
-        console.print(f"[yellow]Left out[/]: {left} runs, as data/{name}.npz is not here (make data-{name} FROM=FOLDER).")
+    here = with_data(runs, data, console)
     return Wanted(here, worth, wanted(papers, profile)[0])
 
 

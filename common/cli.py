@@ -23,7 +23,8 @@ from common.cost import clock, speeds, step_work
 from common.data.sources import prepare
 from common.doctor import examine
 from common.errors import UserError
-from common.method import Paper, Planned, merged, missing_runs, plan
+from common.method import Paper, Planned, missing_runs, plan
+from common.selection import plan_all, resolve_profile, with_data
 from common.spec import Column, Profile
 from common.store import load_records, merge, pack_records, record_files, write_atomically
 from common.worth import cost_at, needs
@@ -74,9 +75,9 @@ def parser(papers: Sequence[Paper]) -> argparse.ArgumentParser:
     outgoing = _add(commands, "pack-records", command_pack_records, "put all records, or the selected, into one tar", chosen)
     outgoing.add_argument("target", type=Path, help="the tar to write, for example records.tar")
     sets = _add(commands, "prepare", command_prepare, "make data/<name>.npz from a folder, an archive or a download")
-    sets.add_argument("names", nargs="+", help="cifar10, cifar100, mnist or digits")
-    sets.add_argument("--from", dest="source", type=Path, help="an .npz, the official archive, or class folders of PNGs "
-                      "(or set LONGTAIL_DATA); without it torchvision downloads")
+    sets.add_argument("names", nargs="+", help="cifar10, cifar100, mnist, tiny-imagenet or digits")
+    sets.add_argument("--from", dest="source", type=Path, help="an .npz, the official archive or its folder, or class folders "
+                      "of PNGs (or set LONGTAIL_DATA); without it the official archive is downloaded")
     _add(commands, "doctor", command_doctor, "environment, device, data and disk: what is wrong and how to mend it")
     return top
 
@@ -146,35 +147,14 @@ def _duration(text: str) -> float:
     return value
 
 
-def resolve_profile(papers: Sequence[Paper], options: argparse.Namespace) -> Profile:
-    """The profile asked for; else that of the named columns; else paper where a GPU and the data are, and says why."""
-    if options.profile:
-        return options.profile
-    named = getattr(options, "column", [])
-    owners = {profile for p in papers for profile, columns in p.columns.items() for c in columns if c.name in named}
-    if owners:
-        return "quick" if owners == {"quick"} else "paper"
-    needed = sorted({c.dataset for p in papers for c in p.columns["paper"]})
-    absent = [n for n in needed if not (DATA / f"{n}.npz").exists()]
-    gpu = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()  # without importing torch
-    why = "a GPU and the data are here" if gpu and not absent else " and ".join(
-        ([] if gpu else ["no GPU"]) + ([f"no data/{absent[0]}.npz"] if absent else []))
-    profile: Profile = "paper" if gpu and not absent else "quick"
-    console.print(f"Profile [bold]{profile}[/]: {why}. (--profile, or PROFILE= with make, overrides.)")
-    return profile
+def profile_of(papers: Sequence[Paper], options: argparse.Namespace) -> Profile:
+    return resolve_profile(papers, options.profile, getattr(options, "column", []), DATA, console)
 
 
 def planned_runs(papers: Sequence[Paper], options: argparse.Namespace) -> tuple[Profile, list[Planned]]:
     """The runs of all papers that the options select, each key once."""
-    profile, found, refusals = resolve_profile(papers, options), [], []
-    for paper in papers:
-        try:
-            found += plan(paper, profile, columns=tuple(options.column), methods=tuple(options.method), seeds=options.seeds)
-        except UserError as refusal:
-            refusals.append(refusal)
-    if len(refusals) == len(papers):
-        raise refusals[0]
-    return profile, list(merged(found).values())
+    profile = profile_of(papers, options)
+    return profile, plan_all(papers, profile, options.column, options.method, options.seeds)
 
 
 def papers_root(papers: Sequence[Paper]) -> Path:
@@ -235,6 +215,8 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: arg
     from common.train.work import choose_device, train
 
     root = papers_root(papers)
+    if missing_runs(planned, record_files(root)):
+        planned = planned if options.column else with_data(planned, DATA, console)
     missing = missing_runs(planned, record_files(root))
     if not missing:
         console.print(f"All {len(planned)} runs have their records: nothing to train.")
@@ -282,7 +264,7 @@ def command_status(papers: Sequence[Paper], options: argparse.Namespace) -> None
 def command_table(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     from common.report.tables import print_table, write_tables
 
-    profile, records = resolve_profile(papers, options), load_records(papers_root(papers))
+    profile, records = profile_of(papers, options), load_records(papers_root(papers))
     for paper in papers:
         files = write_tables(paper, records, profile, paper.folder / "tables")
         print_table(paper, records, profile, console)
@@ -292,7 +274,7 @@ def command_table(papers: Sequence[Paper], options: argparse.Namespace) -> None:
 def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     from common.report.figures import save_figures
 
-    profile, records = resolve_profile(papers, options), load_records(papers_root(papers))
+    profile, records = profile_of(papers, options), load_records(papers_root(papers))
     for paper in papers:
         (paper.folder / "figures").mkdir(exist_ok=True)  # an output of DVC, even where nothing can be drawn yet
         for line in save_figures(paper, profile, records, paper.folder / "figures"):
@@ -317,8 +299,7 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
 def command_reproduce(papers: Sequence[Paper], options: argparse.Namespace) -> int:
     begun = time.monotonic()
     options.profile, planned = planned_runs(papers, options)
-    for name in sorted({m.run.column.dataset for m in planned}):
-        prepare(name, DATA, None)
+    prepare_all(sorted({m.run.column.dataset for m in planned}))
     if code := train_runs(papers, planned, options):
         return code
     command_figures(papers, options)
@@ -333,9 +314,22 @@ def command_reproduce(papers: Sequence[Paper], options: argparse.Namespace) -> i
     return 0
 
 
+def prepare_all(names: Sequence[str]) -> None:
+    """Prepare what can be prepared; a dataset that cannot be had keeps only its own columns from being trained."""
+    refusals = []
+    for name in names:
+        try:
+            prepare(name, DATA, None)
+        except UserError as refusal:
+            refusals.append(refusal)
+            console.print(f"[yellow]{escape(str(refusal))}[/]")
+    if refusals and len(refusals) == len(names):
+        raise refusals[0]
+
+
 def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     begun, seconds = time.monotonic(), 60 * options.minutes if options.minutes else float("inf")
-    profile = resolve_profile(papers, options)
+    profile = profile_of(papers, options)
     chosen = select(papers, profile, options.only, options.columns, options.seeds, DATA, console)
     engine, places, where, prober, cuda = find_places(papers, options)
     ground = Ground(papers_root(papers), DATA, WORK, ROOT / "benchmarks" / "results",

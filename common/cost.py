@@ -49,6 +49,8 @@ def speeds(records: Iterable[Mapping[str, Any]], *measured: Path) -> dict[str, d
         column = build(record["spec"]["column"], Column, "column")
         protocol = build(record["spec"]["protocol"], Protocol, "protocol")
         made = record["made"]
+        if not protocol.epochs:
+            continue  # it was only tested
         place = place_name(made["device"], made["precision"]), column.backbone, made["runs_in_pack"]
         streams = 1 + len(record["spec"]["method"].get("companions", ()))
         seconds.setdefault(place, []).append(made["seconds"] / work(column, protocol, streams))
@@ -84,6 +86,8 @@ def expected_seconds(column: Column, protocol: Protocol, runs: int, speed: Speed
     A run's share of a pack of M is read off what is known as a line in 1 / M (a fixed cost of the pack and one of each
     run). Beyond the largest known pack it stays; a pack smaller than all known ones takes as long as the smallest.
     """
+    if not protocol.epochs:
+        return 0.0  # it is only tested
     known = sorted(speed.get(column.backbone, {}).items())
     if not known:
         return None

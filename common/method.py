@@ -29,13 +29,16 @@ class Outputs(NamedTuple):
     projected: [..., batch, project] where the head has a projection, else None.
     head: the head's own tensors by name, for losses that need them: weight [..., width, classes] (of a Gaussian head the
     means), bias, log_variances, inverse_deviations, centres.
-    Of a method with companions and no `combine`, the first three have a stream axis before the batch: [..., streams, batch, .].
+    balanced: [..., batch, classes] where the head has groups of channels, one a class; else None.
+    Of a method with companions and no `combine`, all but `head` have a stream axis before the batch: [..., streams, batch, .].
+    Of a method with clusters, `logits` has an entry for each cluster.
     """
 
     logits: "Tensor"
     features: "Tensor"
     projected: "Tensor | None" = None
     head: "Mapping[str, Tensor]" = MappingProxyType({})
+    balanced: "Tensor | None" = None
 
 
 class Context(NamedTuple):
@@ -44,11 +47,13 @@ class Context(NamedTuple):
 
     noise: [..., batch, classes], drawn by the run's own generator, where the method asks for it; each of the two label
     terms of mixup gets a fresh one.
+    parent: int64 [clusters], the class of each cluster, where the method divides classes; its labels are then clusters.
     """
 
     counts: "Tensor"
     epoch: "Tensor"
     noise: "Tensor | None" = None
+    parent: "Tensor | None" = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,10 @@ class Head:
     alpha: of the causal head at test time: how much of the mean feature's direction is taken away.
     biased: whether a linear head has a bias. centres: rate at which each class's centre, beside the head, moves towards
     the mean of its features in the batch; 0 for none.
+    groups: an auxiliary output for each class beside a linear head, from a group of channels that is the class's own:
+    "uneven" gives all channels to groups whose sizes differ by one at most, "drop" leaves the remainder of channels over
+    classes out, "cyclic" lets classes share where there are fewer channels than classes. The kernel of a group is 1x1, and
+    3x3 in a "shifted" network.
     """
 
     kind: Literal["linear", "cosine", "causal", "gaussian", "centres", "quadratic"]
@@ -80,6 +89,7 @@ class Head:
     alpha: float = 0.0
     biased: bool = True
     centres: float = 0.0
+    groups: Literal["", "uneven", "drop", "cyclic"] = ""
 
 
 LINEAR, COSINE = Head("linear"), Head("cosine")
@@ -101,10 +111,17 @@ class Method:
     companions: samplers of further images that a step sees beside its own (`again`: the same images under another crop;
     `held_out`: of the held-out images); the loss then gets labels [..., 1 + companions, batch]
     combine(features [..., streams, batch, width], context) -> [..., batch, .]: what the head sees of the streams, or None
-    network: "plain", or "bilateral" with a last block for each of two streams (BBN)
+    network: "plain", "bilateral" with a last block for each of two streams (BBN), or "shifted", whose features are nine
+    means of each channel (`common.models.tail`); adapter: channels of a 1x1 convolution with batch normalisation and ReLU
+    at the end of the backbone, 0 for none
     held_out: images of each class that are taken from the training set first, for meta-learning
     meta_rate: step size of the sample weights that are learned on held-out images; 0 for none
     adjust(counts) -> [classes], added to the logits at test time
+    clusters(counts) -> int [classes]: into how many clusters each class is divided once, before training; the head then has
+    an output for each cluster. clustering: "random" with sizes as equal as can be, or "kmeans" or "hierarchical" (Ward) on
+    the features of the run that it starts from. decide: at test time a class has the "largest" logit of its clusters, or
+    the "sum" of their probabilities
+    takes: what of the run in `starts_from` it starts with: its backbone (and what `head.keep` says), or features for "clusters"
     keep_features: whether the record of seed 0 holds features for a figure; no part of the identity
     """
 
@@ -123,10 +140,15 @@ class Method:
     noise: Literal["", "normal", "uniform"] = ""
     companions: tuple[Callable, ...] = ()
     combine: Callable | None = None
-    network: Literal["plain", "bilateral"] = "plain"
+    network: Literal["plain", "bilateral", "shifted"] = "plain"
     held_out: int = 0
     meta_rate: float = 0.0
     adjust: Callable | None = None
+    adapter: int = 0
+    clusters: Callable | None = None
+    clustering: Literal["random", "kmeans", "hierarchical"] = "random"
+    decide: Literal["largest", "sum"] = "largest"
+    takes: Literal["backbone", "clusters"] = "backbone"
     keep_features: bool = False
 
     @property
@@ -142,11 +164,14 @@ class Method:
     @property
     def shape(self) -> tuple:
         """What the runs of a pack have in common, beside column and protocol."""
-        return self.network, len(self.companions), self.held_out, self.meta_rate > 0, self.mixup > 0
+        return self.network, self.adapter, len(self.companions), self.held_out, self.meta_rate > 0, self.mixup > 0
 
     def describe(self) -> dict[str, Any]:
-        """All that decides the numbers, as JSON; name, reading and variant do not."""
-        head = dict(vars(self.head))
+        """All that decides the numbers, as JSON; name, reading and variant do not.
+
+        What came after the first records is named only where a method has it, so that their keys hold.
+        """
+        head = {name: value for name, value in vars(self.head).items() if name != "groups" or value}
         if self.head.kind != "linear":
             head = {name: value for name, value in head.items() if name not in ("bias", "decay_bias")}
         first = self.starts_from
@@ -166,6 +191,10 @@ class Method:
             "held_out": self.held_out,
             "meta_rate": self.meta_rate,
             "adjust": describe_function(self.adjust) if self.adjust else None,
+            **({"adapter": self.adapter} if self.adapter else {}),
+            **({"takes": self.takes} if self.takes != "backbone" else {}),
+            **({"clusters": describe_function(self.clusters), "clustering": self.clustering, "decide": self.decide}
+               if self.clusters else {}),
         }
 
 

@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from common.errors import UserError
 from common.spec import canonical_json, spec_key
@@ -30,14 +30,15 @@ RECORD = re.compile(r"-([0-9a-f]{16})\.json$")  # how the name of a record's fil
 SPEC_FIELDS = {"column", "protocol", "method", "data", "seed"}
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write the whole file or nothing. A full disk is a UserError, and leaves the old file as it was."""
+def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
+    """Write the whole file or nothing: `content`, or what that writes into a file. A full disk is a UserError, and leaves the
+    old file as it was."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            content(file) if callable(content) else file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

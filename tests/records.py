@@ -28,7 +28,7 @@ def make_record(planned: Planned, accuracy: float | None, **changes: Any) -> dic
 
     changes replace fields; a dictionary adds to the field of that name (`made={"device": "H200"}`).
     """
-    epochs = planned.run.protocol.epochs
+    epochs = max(1, planned.run.protocol.epochs)  # what is only tested is tested once
     record = {
         "schema": SCHEMA, "key": planned.run.key, "label": f"{planned.run.column.name} {planned.method.label}",
         "spec": planned.run.spec(), "counts": class_counts(planned), "made": MADE,

@@ -11,9 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = [
     {"errors", "spec", "losses", "models", "metrics"},
-    {"data", "store", "method", "baselines"},
+    {"data", "store", "method", "baselines", "decoupled"},
     {"train", "report", "cost"},
-    {"cli", "console", "doctor", "worth", "campaign"},
+    {"large"},
+    {"cli", "console", "doctor", "worth", "campaign", "selection", "export"},
 ]
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}
 SOURCES = [p for folder in ("common", "papers") for p in sorted((ROOT / folder).rglob("*.py"))]

@@ -182,9 +182,13 @@ class Feed:
 
     def first_of_each(self, split: str, most: int, runs: int) -> tuple[Tensor, Tensor]:
         """The first images of every class as they are, for every run: network input and labels; split "train" or "test"."""
-        train, pad, side = split == "train", self.facts.pad, self.facts.side
-        labels = self.labels[:self.size] if train else self.test_labels
+        labels = self.labels[:self.size] if split == "train" else self.test_labels
         kept = torch.cat([(labels == c).nonzero()[:most, 0] for c in range(self.classes)])
-        images = self.padded[kept, pad:pad + side, pad:pad + side] if train else self.test_images[kept]
-        plain = normalise(images, self.mean, self.std, self.dtype)
-        return as_network_input(plain.expand(runs, *plain.shape)), labels[kept]
+        return self.plain(split, kept, runs), labels[kept]
+
+    def plain(self, split: str, index: Tensor, runs: int) -> Tensor:
+        """Network input of the images int64 [batch] of "train" or "test" as they are, the same for every run."""
+        pad, side = self.facts.pad, self.facts.side
+        images = self.padded[index, pad:pad + side, pad:pad + side] if split == "train" else self.test_images[index]
+        values = normalise(images, self.mean, self.std, self.dtype)
+        return as_network_input(values.expand(runs, *values.shape))

@@ -20,27 +20,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.data.sets import SETS, Images, canonical_order, content_digest, find_set, load, read_arrays
+from common.data import tiny
+from common.data.sets import SETS, Images, Raw, canonical_order, content_digest, find_set, load, read_arrays
 from common.errors import UserError
 from common.store import write_atomically
 
 VARIABLE = "LONGTAIL_DATA"
 DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer; a firewall that drops packets would otherwise hang for ever
-
-
-class Raw(NamedTuple):
-    """A dataset as its source has it: images uint8 NHWC and labels, in the source's own order.
-
-    origin: what the images were read from. archive_order: position of each train image in the official archive, or None.
-    """
-
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    classes: tuple[str, ...]
-    origin: str
-    archive_order: np.ndarray | None = None
 
 
 class Archive(NamedTuple):
@@ -81,7 +67,7 @@ DOWNLOADS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST"}
 def prepare(name: str, folder: Path, source: Path | None = None) -> Path:
     """Make `<folder>/<name>.npz`, checked and in canonical order, and print where it came from; return its path.
 
-    Order of sources: `source`, the environment's LONGTAIL_DATA, torchvision's download; digits are scikit-learn's.
+    Order of sources: `source`, the environment's LONGTAIL_DATA, the official download; digits are scikit-learn's.
     Does nothing where the file is there already, unless `source` can add the archive's order to it. A source that is
     missing, truncated or not the genuine dataset is a UserError, and leaves what was there before.
     """
@@ -94,9 +80,9 @@ def prepare(name: str, folder: Path, source: Path | None = None) -> Path:
         print(f"{summarise(name, present)}, already in {path}.")
         return path
     raw = _obtain(name, path.parent, source)
-    check(name, raw)
-    images = to_canonical(raw)
-    save(path, name, images)
+    digests = check(name, raw)
+    images = to_canonical(raw, digests)
+    save(path, images)
     print(f"{summarise(name, images)}, from {raw.origin}, now in {path}.")
     return path
 
@@ -124,13 +110,18 @@ def _obtain(name: str, folder: Path, source: Path | None) -> Raw:
 
 def summarise(name: str, images: Images) -> str:
     """One line: counts and digest, and the order of the official archive where it is known."""
+    known = SETS[name]
     order = ", archive order known" if images.archive_order is not None else ""
+    digest = f"digest {known.digest}" if known.digest_train else (
+        "digest of train {:.16} and of test {:.16} (none of the genuine pixels is known to compare with)".format(*images.digests))
     return (f"{name}: {len(images.x_train):,} train and {len(images.x_test):,} test images of {len(images.classes)} classes, "
-            f"digest {SETS[name].digest}{order}")
+            f"{digest}{order}")
 
 
 def forms(name: str) -> str:
     """The accepted forms of a source, for error messages."""
+    if name == tiny.NAME:
+        return f"{name}.npz, the official {tiny.ZIP}, or its folder with wnids.txt, words.txt, train/ and val/"
     official = f"the official {ARCHIVES[name].tar} or its folder" if name in ARCHIVES else "the four official idx files"
     return f"{name}.npz, {official}, or PNGs in train/<class>/ and test/<class>/"
 
@@ -154,6 +145,8 @@ def _candidates(name: str, source: Path) -> Iterator[tuple[Callable[[str, Path],
     if source.is_file():
         if source.suffix == ".npz":
             yield read_npz, source
+        elif name == tiny.NAME and source.suffix == ".zip":
+            yield tiny.read_tiny, source
         elif archive and {".tar", ".tgz"} & set(source.suffixes):
             yield read_archive, source
         elif name == "mnist" and "idx" in source.name:
@@ -168,7 +161,9 @@ def _candidates(name: str, source: Path) -> Iterator[tuple[Callable[[str, Path],
         if name == "mnist":
             places = (folder, folder / "MNIST" / "raw", folder / "raw")
             yield from ((read_idx_files, p) for p in places if any(_idx_path(p, f).is_file() for f in IDX.values()))
-        if (folder / "train").is_dir():
+        if name == tiny.NAME:
+            yield from ((tiny.read_tiny, p) for p in tiny.places(folder))
+        elif (folder / "train").is_dir():
             yield read_class_folders, folder
 
 
@@ -337,7 +332,7 @@ def read_digits(test_images: int = 36) -> Raw:
 
 
 def download(name: str, folder: Path) -> Raw:
-    """The official archive through torchvision, into a temporary folder; every failure is one UserError with the way out."""
+    """The official archive, through torchvision into a temporary folder; every failure is one UserError with the way out."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
@@ -345,7 +340,10 @@ def download(name: str, folder: Path) -> Raw:
 
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-download-") as temporary:
-            getattr(torchvision.datasets, DOWNLOADS[name])(temporary, download=True)
+            if name == tiny.NAME:
+                torchvision.datasets.utils.download_url(tiny.URL, temporary, md5=tiny.MD5)
+            else:
+                getattr(torchvision.datasets, DOWNLOADS[name])(temporary, download=True)
             return read_source(name, Path(temporary))._replace(origin="torchvision's download")
     except (OSError, EOFError, RuntimeError, ImportError, tarfile.TarError) as error:
         raise UserError(f"{name} could not be downloaded ({_reason(error)}); "
@@ -354,9 +352,10 @@ def download(name: str, folder: Path) -> Raw:
         socket.setdefaulttimeout(timeout)
 
 
-def check(name: str, raw: Raw) -> None:
-    """Compare both splits with SETS: shape, classes, count and digest. The first difference is a UserError."""
-    known = SETS[name]
+def check(name: str, raw: Raw) -> tuple[str, ...]:
+    """Compare both splits with SETS: shape, classes, count and, where it is known, digest. The first difference is a
+    UserError. Returns the digests found, of train and test."""
+    known, digests = SETS[name], []
     image = (known.side, known.side, known.channels)
     if len(raw.classes) != known.classes:
         raise UserError(f"{raw.origin} names {len(raw.classes)} classes; {name} has {known.classes}.")
@@ -375,28 +374,29 @@ def check(name: str, raw: Raw) -> None:
             raise UserError(f"{raw.origin} has {len(x):,} {split} images of {name}, expected {count:,}; take a whole copy.")
         if strange := sorted(found - set(range(known.classes))):
             raise UserError(f"{raw.origin}: {split} label {strange[0]} of {name} is not one of 0 to {known.classes - 1}.")
-        if (actual := content_digest(x, y)) != digest:
-            raise UserError(f"{raw.origin}: the {split} split of {name} has digest {actual[:16]}, expected {digest[:16]}: "
+        digests.append(content_digest(x, y))
+        if digest and digests[-1] != digest:
+            raise UserError(f"{raw.origin}: the {split} split of {name} has digest {digests[-1][:16]}, expected {digest[:16]}: "
                             "some labels or pixels are not those of the genuine dataset; take another copy.")
     order = raw.archive_order
     if order is not None and not np.array_equal(np.sort(order), np.arange(known.train)):
         raise UserError(f"{raw.origin}: archive_order does not number the {known.train:,} train images; take another copy.")
+    return tuple(digests)
 
 
-def to_canonical(raw: Raw) -> Images:
-    """Both splits in canonical order, the archive's order carried along."""
+def to_canonical(raw: Raw, digests: tuple[str, ...]) -> Images:
+    """Both splits in canonical order, the archive's order carried along. What is in order already is not copied."""
     train, test = canonical_order(raw.x_train, raw.y_train), canonical_order(raw.x_test, raw.y_test)
+    x_train, x_test = (x if (np.diff(order) == 1).all() else x[order] for x, order in ((raw.x_train, train), (raw.x_test, test)))
     return Images(
-        raw.x_train[train], raw.y_train[train].astype(np.uint8), raw.x_test[test], raw.y_test[test].astype(np.uint8),
-        raw.classes, None if raw.archive_order is None else raw.archive_order[train].astype(np.int64),
+        x_train, raw.y_train[train].astype(np.uint8), x_test, raw.y_test[test].astype(np.uint8),
+        raw.classes, None if raw.archive_order is None else raw.archive_order[train].astype(np.int64), digests,
     )
 
 
-def save(path: Path, name: str, images: Images) -> None:
-    """Write checked images, with the digests that `load` compares; the whole file or nothing."""
+def save(path: Path, images: Images) -> None:
+    """Write checked images, with their digests, which `load` compares; the whole file or nothing."""
     arrays = {key: getattr(images, key) for key in ("x_train", "y_train", "x_test", "y_test", "archive_order")}
     arrays |= {"classes": np.array(images.classes)}
-    arrays |= {f"digest_{s}": np.array(getattr(SETS[name], f"digest_{s}")) for s in ("train", "test")}
-    buffer = io.BytesIO()
-    np.savez(buffer, **{k: v for k, v in arrays.items() if v is not None})
-    write_atomically(path, buffer.getvalue())
+    arrays |= {f"digest_{s}": np.array(digest) for s, digest in zip(("train", "test"), images.digests, strict=True)}
+    write_atomically(path, lambda file: np.savez(file, **{k: v for k, v in arrays.items() if v is not None}))

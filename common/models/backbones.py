@@ -1,21 +1,23 @@
-"""Backbones by name, of M runs packed into one network: ResNets, and plain chains of layers."""
+"""Backbones by name, of M runs packed into one network: ResNets, MobileNets, and plain chains of layers."""
 
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.models.resnet import PackedBilateral, PackedFull, PackedResNet, batch_norm
-from common.models.sizes import BACKBONES, Plain, Residual
+from common.models.mobile import PackedMobile
+from common.models.resnet import PackedBilateral, PackedFull, PackedResNet
+from common.models.sizes import BACKBONES, Mobile, Plain, Residual
+from common.models.tail import Tail, batch_norm
 
 
 class PackedPlain(nn.Module):
-    """Images [batch, runs * channels, side, side] -> features [runs, batch, width], through the layers of a `Plain`.
+    """Images [batch, runs * channels, side, side] -> features [runs, batch, copies * width], through the layers of a `Plain`.
 
     A convolution has no bias where batch normalisation follows at once; a PReLU has a slope for each channel.
     """
 
-    def __init__(self, shape: Plain, runs: int, channels: int, side: int):
+    def __init__(self, shape: Plain, runs: int, channels: int, side: int, adapter: int = 0, shifted: bool = False):
         super().__init__()
-        self.runs, layers = runs, []
+        self.runs, self.copies, layers = runs, 1, []
         following = [kind for kind, *_ in shape.layers[1:]] + [""]
         for (kind, *numbers), then in zip(shape.layers, following, strict=True):
             if kind == "conv":
@@ -28,8 +30,9 @@ class PackedPlain(nn.Module):
                 layers.append(nn.MaxPool2d(2))
                 side //= 2
             elif kind == "mean":
-                layers.append(Mean(runs))
-                side = 0
+                tail = Tail(runs, channels, adapter, shifted)
+                layers.append(tail)
+                channels, side, self.copies = tail.width, 0, tail.copies
             elif kind == "full":
                 layers += [Flatten(runs)] if side else []
                 layers.append(PackedFull(runs, channels * max(side, 1) ** 2, numbers[0]))
@@ -67,29 +70,33 @@ class PackedPReLU(nn.Module):
         return x.clamp(min=0) + slope * x.clamp(max=0)
 
 
-class Mean(nn.Module):
-    """Maps -> their means, [runs, batch, channels]."""
+class Flatten(nn.Module):
+    """Maps -> all their values, [runs, batch, channels * side * side]."""
 
     def __init__(self, runs: int):
         super().__init__()
         self.runs = runs
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3)).reshape(len(x), self.runs, -1).transpose(0, 1)
-
-
-class Flatten(Mean):
-    """Maps -> all their values, [runs, batch, channels * side * side]."""
-
-    def forward(self, x: Tensor) -> Tensor:
         return x.reshape(len(x), self.runs, -1).transpose(0, 1)
 
 
-def backbone(name: str, runs: int, channels: int = 3, network: str = "plain", side: int = 32) -> nn.Module:
-    """The packed backbone of that name in `BACKBONES`; network "bilateral" gives a ResNet a last block for each stream."""
-    shape = BACKBONES[name]
+def backbone(name: str, runs: int, channels: int = 3, network: str = "plain", side: int = 32, adapter: int = 0) -> nn.Module:
+    """The packed backbone of that name in `BACKBONES`: images [batch, runs * channels, side, side] -> features [runs, batch,
+    copies * width].
+
+    network: "bilateral" gives a ResNet a last block for each of two streams; "shifted" has nine copies (`Tail`) and not one.
+    adapter: channels of its last 1x1 convolution, 0 for none.
+    """
+    shape, shifted = BACKBONES[name], network == "shifted"
+    if network == "bilateral":
+        if not isinstance(shape, Residual) or adapter:
+            raise UserError(f"A bilateral network is built from a ResNet without an adapter; {name} is none.")
+        return PackedBilateral(shape, runs, channels)
     if isinstance(shape, Residual):
-        return (PackedBilateral if network == "bilateral" else PackedResNet)(shape, runs, channels)
-    if network != "plain":
-        raise UserError(f"A {network} network is built from a ResNet; {name} is none.")
-    return PackedPlain(shape, runs, channels, side)
+        return PackedResNet(shape, runs, channels, adapter, shifted)
+    if isinstance(shape, Mobile):
+        return PackedMobile(shape, runs, channels, adapter, shifted)
+    if ("mean",) not in shape.layers and (adapter or shifted):
+        raise UserError(f"{name} has no maps at its end, so neither an adapter nor shifted means.")
+    return PackedPlain(shape, runs, channels, side, adapter, shifted)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.errors import UserError
+
 PARTS, STRENGTH, SLACK, MOVE = 2, 16.0, 1 / 32, 0.9  # of the causal head: K, tau, gamma, and the decay of its mean feature
 
 
@@ -20,12 +22,18 @@ class PackedHead(nn.Module):
     rescale: "class" has a learned factor `scale` on each logit, 1 at first; "tau" a learned exponent, at first 0 (of a
     cosine head 1, which is what such a head computes).
     project: width of the projection, 0 for none. centres: rate at which the classes' centres move, 0 for none.
+    parent: the class of each output where the outputs are clusters of classes; `clusters` then holds the cluster of each of
+    so many training `images`, [runs, images].
     """
 
     FIRST_TAU = 0.0
 
-    def __init__(self, runs: int, width: int, classes: int, rescale: str = "", project: int = 0, centres: float = 0.0):
+    def __init__(self, runs: int, width: int, classes: int, rescale: str = "", project: int = 0, centres: float = 0.0,
+                 parent: Sequence[int] = (), images: int = 0):
         super().__init__()
+        if parent:
+            self.register_buffer("parent", torch.tensor(parent), persistent=False)
+            self.register_buffer("clusters", torch.zeros(runs, images, dtype=torch.int64))
         self.centre_rate = centres
         if centres:
             self.register_buffer("centres", torch.zeros(runs, width, classes))
@@ -62,6 +70,10 @@ class PackedHead(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def seen(self, features: Tensor) -> Tensor:
+        """The part of a backbone's features that the classifier sees."""
+        return features
+
     def scored(self, features: Tensor) -> Tensor:
         """What the weights are multiplied with."""
         return features
@@ -72,6 +84,15 @@ class PackedHead(nn.Module):
             return torch.bmm(self.scored(features), self.weight / self.weight.norm(dim=1, keepdim=True) ** self.tau)
         z = self.logits(features)
         return z if self.scale is None else self.scale * z
+
+    def class_logits(self, z: Tensor, classes: int, decide: str) -> Tensor:
+        """Logits of classes from those of clusters: the largest of a class's own (its softmax then is that of each class's
+        best cluster), or the logarithm of the sum of their probabilities. [runs, batch, clusters] -> [runs, batch, classes]."""
+        if decide == "largest":
+            low = z.new_full((*z.shape[:-1], classes), float("-inf"))
+            return low.scatter_reduce(-1, self.parent.expand(z.shape), z, "amax")
+        member = F.one_hot(self.parent, classes).to(z.dtype)
+        return (z.softmax(-1) @ member).log()
 
 
 class LinearHead(PackedHead):
@@ -96,6 +117,55 @@ class LinearHead(PackedHead):
 
     def logits(self, features: Tensor) -> Tensor:
         return torch.bmm(features, self.weight) if self.bias is None else torch.baddbmm(self.bias, features, self.weight)
+
+
+class BalancedHead(LinearHead):
+    """A linear head on the plain means, and beside it an output for each class from a group of channels of its own.
+
+    width: channels; copies: features of each channel (9 of a "shifted" network, whose kernels are 3x3). `kernel` is
+    [runs, copies * width, classes] and zero outside a class's group (`channel_groups`); kaiming_normal, fan-in.
+    """
+
+    def __init__(self, runs: int, width: int, outputs: int, classes: int, copies: int, groups: str, **more):
+        super().__init__(runs, width, outputs, **more)
+        self.width = width
+        mask = channel_groups(width, classes, groups).repeat(copies, 1)
+        self.register_buffer("mask", mask.float(), persistent=False)
+        self.kernel = nn.Parameter(torch.empty(runs, *mask.shape))
+
+    def draw(self, run: int, generator: torch.Generator) -> None:
+        super().draw(run, generator)
+        kernel = self.kernel[run]
+        drawn = torch.randn(kernel.shape, generator=generator) * (2 / self.mask.sum(0)).sqrt().cpu()
+        kernel.copy_(drawn * self.mask.cpu())
+
+    def seen(self, features: Tensor) -> Tensor:
+        return features[..., :self.width]
+
+    def logits(self, features: Tensor) -> Tensor:
+        return super().logits(self.seen(features))
+
+    def balanced(self, features: Tensor) -> Tensor:
+        """[runs, batch, copies * width] -> [runs, batch, classes]."""
+        return torch.bmm(features, self.kernel * self.mask)
+
+
+def channel_groups(width: int, classes: int, rule: str) -> Tensor:
+    """Which channels each class owns, bool [width, classes]; the rules are those of `common.method.Head.groups`.
+
+    "uneven" and "drop" need a channel for each class, else a UserError.
+    """
+    channel, owner = torch.arange(width)[:, None], torch.arange(classes)
+    if rule == "cyclic":
+        size = max(width // classes, 1)
+        return (channel - owner * size) % width < size
+    if width < classes:
+        raise UserError(f"{width} channels cannot be divided among {classes} classes; put an adapter before them, or let "
+                        'groups be "cyclic".')
+    if rule == "drop":
+        return channel // (width // classes) == owner
+    first = owner * width // classes
+    return (channel >= first) & (channel < (owner + 1) * width // classes)
 
 
 class CosineHead(PackedHead):

@@ -16,13 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.models.sizes import Residual
-
-
-def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Momentum 0.1, eps 1e-5. Without the counter of batches, which only a cumulative average needs: one kernel less a layer."""
-    layer = nn.BatchNorm2d(channels)
-    layer.num_batches_tracked = None
-    return layer
+from common.models.tail import Tail, batch_norm
 
 
 class Block(nn.Module):
@@ -56,9 +50,9 @@ class Block(nn.Module):
 
 
 class PackedResNet(nn.Module):
-    """Images [batch, runs * channels, height, width] -> features [runs, batch, width]."""
+    """Images [batch, runs * channels, height, width] -> features [runs, batch, copies * width]; see `Tail`."""
 
-    def __init__(self, shape: Residual, runs: int, channels: int = 3):
+    def __init__(self, shape: Residual, runs: int, channels: int = 3, adapter: int = 0, shifted: bool = False):
         super().__init__()
         self.runs, width = runs, shape.width
         self.conv = nn.Conv2d(channels * runs, width * runs, 3, 1, 1, groups=runs, bias=False)
@@ -69,15 +63,13 @@ class PackedResNet(nn.Module):
             for i in range(shape.blocks):
                 layers.append(Block(c_in, c_out, 2 if stage and i == 0 else 1, runs, shape.projection))
                 c_in = c_out
-        self.width = c_in
         self.blocks = nn.Sequential(*layers)
+        self.tail = Tail(runs, c_in, adapter, shifted)
+        self.width, self.copies = self.tail.width, self.tail.copies
 
     def forward(self, x: Tensor, stream: int | None = None) -> Tensor:
         """`stream` is of no account here; see `PackedBilateral`."""
-        return self.pool(self.blocks(F.relu(self.bn(self.conv(x)))))
-
-    def pool(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3)).reshape(len(x), self.runs, -1).transpose(0, 1)
+        return self.tail(self.blocks(F.relu(self.bn(self.conv(x)))))
 
 
 class PackedBilateral(PackedResNet):
@@ -96,7 +88,7 @@ class PackedBilateral(PackedResNet):
     def forward(self, x: Tensor, stream: int | None = None) -> Tensor:
         x = self.blocks(F.relu(self.bn(self.conv(x))))
         branches = self.branches if stream is None else [self.branches[stream]]
-        return torch.cat([self.pool(branch(x)) for branch in branches], -1)
+        return torch.cat([self.tail(branch(x)) for branch in branches], -1)
 
 
 @torch.no_grad()

@@ -25,6 +25,29 @@ class Plain:
     layers: tuple[tuple, ...]
 
 
+@dataclass(frozen=True)
+class Mobile:
+    """A MobileNet-v2 (Sandler et al., 2018): a 3x3 convolution of `stem` channels and stride 1, groups of inverted residual
+    blocks, a 1x1 convolution of `last` channels, the mean.
+
+    groups: of each its expansion, channels, blocks, and the stride of its first block.
+    """
+
+    stem: int
+    groups: tuple[tuple[int, int, int, int], ...]
+    last: int
+
+    @property
+    def blocks(self) -> list[tuple[int, int, int, int]]:
+        """Channels in, channels between, channels out and stride of each block."""
+        found, c_in = [], self.stem
+        for expansion, c_out, blocks, stride in self.groups:
+            for i in range(blocks):
+                found.append((c_in, expansion * c_in, c_out, stride if i == 0 else 1))
+                c_in = c_out
+        return found
+
+
 def _small_cnn(widths: tuple[int, ...], full: tuple[tuple, ...], activation: str) -> Plain:
     """The shape of the MNIST networks of the large-margin Gaussian mixture code: pairs of convolutions, then batch
     normalisation, 2x2 maxima and the activation."""
@@ -53,7 +76,7 @@ def _deep(activation: str) -> Plain:
     return _small_cnn((32, 32, 64, 64, 128), (("full", 100), ("norm",)), activation)
 
 
-BACKBONES: dict[str, Residual | Plain] = {
+BACKBONES: dict[str, Residual | Plain | Mobile] = {
     "resnet8": Residual(1, 8),  # for the 8x8 digits of the quick profile
     "resnet18": Residual(2, 64, stages=4, projection=True),  # with the CIFAR stem
     "resnet20": Residual(3, 16),
@@ -68,13 +91,18 @@ BACKBONES: dict[str, Residual | Plain] = {
                    ("full", 2))),  # 2-d features of the 8x8 digits
     "vgg13": _vgg((96,) * 5, (192,) * 4, (384,) * 4),  # that of the large-margin Gaussian mixture code
     "vgg13bn": _vgg((64, 64), (128, 128), (256, 256), (512, 512), (512, 512)),  # torchvision's, without its dense layers
+    "vgg16": _vgg((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3),  # likewise, torchvision's vgg16_bn
+    # The paper's Table 2 with stride 1 in the stem and in the second group, as usual for images of 32 pixels.
+    "mobilenetv2": Mobile(32, ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
+                               (6, 320, 1, 1)), 1280),
 }
 
 
 def multiplications(name: str, side: int, channels: int) -> int:
     """Multiplications of one forward pass of one image through the backbone's convolutions and dense layers."""
     shape = BACKBONES[name]
-    return _residual(shape, side, channels) if isinstance(shape, Residual) else _plain(shape, side, channels)
+    count = {Residual: _residual, Plain: _plain, Mobile: _mobile}[type(shape)]
+    return count(shape, side, channels)
 
 
 def _residual(shape: Residual, side: int, channels: int) -> int:
@@ -105,3 +133,12 @@ def _plain(shape: Plain, side: int, channels: int) -> int:
             total += side**2 * channels * numbers[0]
             side, channels = 1, numbers[0]
     return total
+
+
+def _mobile(shape: Mobile, side: int, channels: int) -> int:
+    total = 9 * channels * shape.stem * side**2
+    for c_in, between, c_out, stride in shape.blocks:
+        total += side**2 * c_in * between if between != c_in else 0
+        side = -(-side // stride)
+        total += side**2 * between * (9 + c_out)
+    return total + side**2 * c_out * shape.last

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = ["PALETTE", "Drawing", "Panel", "class_counts_figure", "colours", "curves", "embedding", "feature_norms",
-           "per_class_error", "save", "save_figures"]
+           "find_methods", "per_class_error", "save", "save_figures"]
 
 MOST_BARS = 4  # methods side by side as bars; more are lines
 MOST_NAMES = 20  # classes whose names find room below an axis
@@ -39,6 +39,19 @@ def save_figures(paper: Paper, profile: Profile, records: Records, folder: Path)
         files = save(drawn.figure, drawn.data, folder, f"figure-{figure.number}")
         lines.append(f"Figure {figure.number}: {', '.join(file.name for file in files)} in {folder}")
     return lines
+
+
+def find_methods(paper: Paper, profile: Profile, records: Records, published_column: str, labels: Sequence[str]
+                 ) -> tuple[list[Arm], str, str] | str:
+    """The methods of these labels on a column (`find_column`, `find_arms`) with words for the column and for the records, or
+    what is missing; of each label its first reading that has runs."""
+    try:
+        column = find_column(paper, profile, published_column)
+        found = [find_arms(paper, profile, records, column, [label])[0] for label in labels]
+    except NotYet as missing:
+        return str(missing)
+    keys = ", ".join(f"{arm.method.label} {' '.join(r['key'] for r in arm.done)}" for arm in found)
+    return found, column_words(paper, profile, column), f"Means over seeds. Records: {keys}."
 
 
 # ---------------------------------------------------------------- error per class

@@ -26,14 +26,16 @@ class Panel(NamedTuple):
     lines: Sequence[tuple[str, Sequence[float], Sequence[float]]]
 
 
-def curves(title: str, panels: Sequence[Panel], log: bool = False, source: str = "From the equations; no training.") -> Drawing:
-    """Lines in one or more panels; a label looks alike in all of them and stands in one legend. log: of the y axes."""
+def curves(title: str, panels: Sequence[Panel], log: bool = False, source: str = "From the equations; no training.",
+           across: int = ACROSS) -> Drawing:
+    """Lines in one or more panels; a label looks alike in all of them and stands in one legend. log: of the y axes; across:
+    panels side by side."""
     from pandas import DataFrame
 
     labels = list(dict.fromkeys(label for panel in panels for label, _, _ in panel.lines))
     looks = {label: {"color": PALETTE[i % len(PALETTE)], "linestyle": LINES[i % len(LINES)], "marker": MARKERS[i % len(MARKERS)]}
              for i, label in enumerate(labels)}
-    across = min(len(panels), ACROSS)
+    across = min(len(panels), across)
     down = -(-len(panels) // across)
     with style():
         figure, upper = canvas(2.4 * down + 0.7, plain(source), WIDTH if across > 1 else 0.7 * WIDTH)

@@ -4,7 +4,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save
 from common.data.sets import Images
 from common.errors import UserError
 from common.method import Planned
+from common.models.backbones import backbone
 from common.spec import canonical_json, spec_key
 from common.store import has_diverged, record_files, save_record, write_atomically
-from common.train.pack import Device, Pack, take_run
+from common.train.clusters import cluster_counts, divide_by_features
+from common.train.pack import TEST_BATCH, Device, Pack, take_run
 from common.train.record import Curves, make_diverged_record, make_record, surroundings
 
 WATCH = 10  # before the rate first decays an epoch is tested on every tenth test image: the whole set costs a quarter of an epoch
@@ -87,9 +89,35 @@ def load_start(pack: Pack) -> None:
                     continue
                 raise UserError(f"{path} is missing: {member.label} starts from {start.label}, so train that first.")
             state = load_file(path, device=str(pack.rate.device))
+            if member.method.takes == "clusters":
+                give_clusters(pack, run, state)
+                continue
             parts = ("backbone.", "head.") if member.method.head.keep else ("backbone.",)
             mine = pack.run_state(run)
             pack.load_run_state(run, {n: t for n, t in state.items() if n.startswith(parts) and n in mine})
+
+
+def give_clusters(pack: Pack, run: int, state: Mapping[str, torch.Tensor]) -> None:
+    """Divide the training images of a run by the features that the weights `state` of its start give them."""
+    member, facts = pack.members[run], pack.feed.facts
+    method, first = member.method, member.method.starts_from
+    net = backbone(pack.column.backbone, 1, facts.channels, first.network, facts.side, first.adapter)
+    net = net.to(pack.rate.device, pack.device.dtype).to(memory_format=torch.channels_last).eval()
+    for name, tensor in net.state_dict().items():
+        tensor.copy_(state[f"backbone.{name}"])
+    with torch.no_grad(), pack.autocast():
+        parts = torch.arange(pack.feed.size, device=pack.rate.device).split(TEST_BATCH)
+        features = torch.cat([net(pack.feed.plain("train", part, 1))[0].float().cpu() for part in parts])
+    each = cluster_counts(method, pack.feed.counts)
+    found = divide_by_features(pack.feed.cpu_labels, each, features, method.clustering, member.run.seed)
+    pack.load_run_state(run, {"head.clusters": found[None]})
+
+
+def test_only(pack: Pack, curves: Curves) -> list:
+    """What a setting of no epochs does: the whole test set, once."""
+    tallies = pack.evaluate()
+    curves.add(0, 0, [math.nan] * pack.runs, tallies)
+    return tallies
 
 
 def train_pack(members: Sequence[Planned], images: Images, device: Device, work: Workspace,
@@ -107,7 +135,8 @@ def train_pack(members: Sequence[Planned], images: Images, device: Device, work:
         epoch, curves, seconds = load_state(pack, begun_in)
     else:
         load_start(pack)
-    begun, tallies, took = time.monotonic(), [], []
+    begun, took = time.monotonic(), []
+    tallies = [] if pack.protocol.epochs else test_only(pack, curves)
     saved = before = begun
     while epoch < pack.protocol.epochs and any(pack.alive):
         tallies = run_epoch(pack, epoch, curves)

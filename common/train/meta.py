@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from common.data.feed import INDEX, Drawn
+from common.train.groups import make_outputs
 
 if TYPE_CHECKING:
     from common.train.pack import Pack
@@ -20,10 +21,8 @@ class Whole(nn.Module):
         self.net, self.heads, self._pack = pack.net, pack.heads, [pack]
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        from common.train.pack import make_outputs
-
         pack = self._pack[0]
-        with pack._autocast():
+        with pack.autocast():
             features = self.net(images)
         features, losses = features.to(pack.device.dtype), []
         for group, head in zip(pack.groups, self.heads, strict=True):

@@ -7,7 +7,6 @@ graph (bf16 autocast, channels last, compiled); on the CPU the same code runs ea
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -16,20 +15,13 @@ from torch import Tensor, nn
 
 from common.data.feed import INDEX, PARTNER, TURN, Draw, Drawn, Feed, draw_noise, stream
 from common.data.sets import Images
-from common.method import Context, Head, Method, Outputs, Planned
+from common.method import Context, Planned
 from common.metrics import Tally
 from common.models.backbones import backbone
-from common.models.heads import (
-    CausalHead,
-    CentreHead,
-    CosineHead,
-    GaussianHead,
-    LinearHead,
-    PackedHead,
-    QuadraticHead,
-)
 from common.models.resnet import initialise
+from common.train.clusters import cluster_counts, divide_randomly
 from common.train.graph import capture
+from common.train.groups import Group, class_scores, group_runs, make_head, make_outputs, own_labels
 from common.train.meta import learn_weights
 
 Precision = Literal["bfloat16", "float32", "float64"]
@@ -56,55 +48,6 @@ class Device:
         return torch.float64 if self.precision == "float64" else torch.float32
 
 
-@dataclass(frozen=True)
-class Group:
-    """Consecutive runs [first, stop) of one method, and the number of labels of its task."""
-
-    first: int
-    stop: int
-    method: Method
-    classes: int
-
-    @property
-    def size(self) -> int:
-        return self.stop - self.first
-
-
-def make_head(head: Head, runs: int, width: int, classes: int) -> PackedHead:
-    if head.kind == "causal":
-        return CausalHead(runs, width, classes, head.alpha)
-    more = {"rescale": head.rescale, "project": head.project, "centres": head.centres}
-    if head.kind == "linear":
-        return LinearHead(runs, width, classes, head.bias, head.biased, **more)
-    if head.kind == "cosine":
-        return CosineHead(runs, width, classes, **more)
-    return {"gaussian": GaussianHead, "centres": CentreHead, "quadratic": QuadraticHead}[head.kind](runs, width, classes)
-
-
-def group_runs(members: Sequence[Planned], classes: int) -> list[Group]:
-    """The groups of runs that stand together and have the same method."""
-    groups, first = [], 0
-    for _, same in groupby(members, key=lambda m: m.run.method):
-        same = list(same)
-        method = same[0].method
-        groups.append(Group(first, first + len(same), method, 4 if method.task == "rotation" else classes))
-        first += len(same)
-    return groups
-
-
-def make_outputs(method: Method, head: PackedHead, features: Tensor, context: Context) -> Outputs:
-    """What the loss sees. features: [runs, batch, width] or [runs, streams, batch, width], which `combine` may reduce."""
-    if method.combine:
-        features = method.combine(features, context)
-    if features.dim() == 3:
-        projected = head.projection(features) if head.projection else None
-        return Outputs(head(features), features, projected, head.tensors())
-    flat = features.flatten(1, 2)
-    shape = features.shape[:3]
-    projected = head.projection(flat).unflatten(1, shape[1:]) if head.projection else None
-    return Outputs(head(flat).unflatten(1, shape[1:]), features, projected, head.tensors())
-
-
 class Pack:
     """The state of M runs: network, optimiser, feed; one `step` trains all of them on their own next batch.
 
@@ -123,9 +66,10 @@ class Pack:
         self.streams = 1 + len(self.shape.companions)
         self.feed = Feed(images, self.column, turns=any(turns), device=at, dtype=getattr(torch, device.precision),
                          held_out=self.shape.held_out)
-        self.groups = group_runs(members, self.feed.classes)
-        net = backbone(self.column.backbone, self.runs, self.feed.facts.channels, self.shape.network, self.feed.facts.side)
-        self.heads = nn.ModuleList(make_head(g.method.head, g.size, net.width, g.classes) for g in self.groups)
+        self.groups = group_runs(members, self.feed.counts)
+        net = backbone(self.column.backbone, self.runs, self.feed.facts.channels, self.shape.network, self.feed.facts.side,
+                       self.shape.adapter)
+        self.heads = nn.ModuleList(make_head(g, net.width, net.copies, self.feed.size) for g in self.groups)
         self._initialise(net)
         self.net = net.to(at, device.dtype).to(memory_format=torch.channels_last)
         self.heads.to(at, device.dtype)
@@ -144,6 +88,10 @@ class Pack:
         initialise(net, [stream(s, "backbone") for s in seeds])
         for group, head in zip(self.groups, self.heads, strict=True):
             head.initialise([stream(s, "head") for s in seeds[group.first:group.stop]])
+            if group.parent and group.method.clustering == "random":
+                each, labels = cluster_counts(group.method, self.feed.counts), self.feed.cpu_labels
+                for clusters, seed in zip(head.clusters, seeds[group.first:group.stop], strict=True):
+                    clusters.copy_(divide_randomly(labels, each, stream(seed, "clusters")))
 
     def _allocate(self, at: torch.device) -> None:
         """Everything that a captured step reads or writes lives as long as the pack."""
@@ -281,7 +229,7 @@ class Pack:
         images = [batch(drawn.images, drawn.blend if self.shape.mixup else None), *(batch(other) for other in drawn.others)]
         if self.shape.meta_rate:
             images = images[:1]  # the held-out images teach the weights only
-        with self._autocast(), nullcontext() if self.protocol.trains == "all" else torch.no_grad():
+        with self.autocast(), nullcontext() if self.protocol.trains == "all" else torch.no_grad():
             features = [forward(x, k if self.shape.network == "bilateral" else None) for k, x in enumerate(images)]
         features = features[0] if len(features) == 1 else torch.stack(features, 1)
         losses = criterion(features.to(self.device.dtype), drawn, learned)
@@ -294,7 +242,7 @@ class Pack:
                 part = slice(group.first, group.stop)
                 head.move_centres(features[part].detach().to(self.device.dtype), self.feed.labels[drawn.images[INDEX, part]])
 
-    def _autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager:
         if self.device.precision == "bfloat16":
             return torch.autocast("cuda" if self.device.cuda else "cpu", dtype=torch.bfloat16)
         return nullcontext()
@@ -307,7 +255,9 @@ class Pack:
             part, method = slice(group.first, group.stop), group.method
             drawn_noise = next(noise) if method.noise else None
             outputs = make_outputs(method, head, features[part], self.context)
-            terms = [labels[part] if method.task == "classes" else drawn.images[TURN, part]]
+            mine = self.context._replace(parent=head.parent) if group.parent else self.context
+            terms = [own_labels(group, head, labels[part], drawn.images[INDEX, part]) if method.task == "classes" else
+                     drawn.images[TURN, part]]
             shares: list[Tensor | float] = [1.0]
             if method.mixup:
                 share = drawn.blend[part]
@@ -315,8 +265,8 @@ class Pack:
                 shares = [share, 1 - share]
             total, weight = 0.0, 0.0
             for k, (y, share) in enumerate(zip(terms, shares, strict=True)):
-                context = self.context if drawn_noise is None else self.context._replace(noise=drawn_noise[k])
-                w = share * (weights[y] if learned is None else learned[part])
+                context = mine if drawn_noise is None else mine._replace(noise=drawn_noise[k])
+                w = share * (weights[head.parent[y] if group.parent else y] if learned is None else learned[part])
                 total, weight = total + (w * method.loss(outputs, self._seen(y, drawn, part), context)).sum(-1), weight + w
             losses.append(total / (weight.sum(-1) if method.reduction == "weighted" else labels.shape[-1]))
         return torch.cat(losses)
@@ -337,13 +287,13 @@ class Pack:
         for start in range(0, len(self.feed.test_labels), TEST_BATCH * stride):
             stop = min(start + TEST_BATCH * stride, len(self.feed.test_labels))
             images, labels, quarters = self.feed.test_batch(start, stop, stride, self.turns)
-            with self._autocast():
+            with self.autocast():
                 features = self._forward(images)
             features = features.to(self.device.dtype)
             for group, head, adjust, tally in zip(self.groups, self.heads, self.adjusts, tallies, strict=True):
                 part = features[group.first:group.stop]
-                logits = group.method.scale * head(part) + adjust
-                tally.add(logits, part, labels if group.method.task == "classes" else quarters)
+                logits = class_scores(group, head, part) + adjust
+                tally.add(logits, head.seen(part), labels if group.method.task == "classes" else quarters)
         return tallies
 
     @torch.no_grad()
@@ -351,8 +301,9 @@ class Pack:
         """One run's features [images, width] and labels of at most `most` images of each class of "train" or "test"."""
         self.net.eval()
         images, labels = self.feed.first_of_each(split, most, self.runs)
-        with self._autocast():
-            found = torch.cat([self.net(part)[run].float() for part in images.split(TEST_BATCH)])
+        head = next(h for g, h in zip(self.groups, self.heads, strict=True) if g.first <= run < g.stop)
+        with self.autocast():
+            found = torch.cat([head.seen(self.net(part)[run].float()) for part in images.split(TEST_BATCH)])
         return found, labels
 
     @property

@@ -43,7 +43,7 @@ class Curves:
             self.loss[run].append(round(float(loss), 6))
             self.accuracy[run].append(round(accuracy, 4))
             if with_norms:
-                self.norms[run].append([float(f"{n:.4g}") for n in means[run]])
+                self.norms[run].append([float(f"{n:.4g}") if n == n else None for n in means[run]])  # None: no such class seen
 
 
 def best_epoch(accuracy: Sequence[float], tested: Sequence[int]) -> int:
@@ -62,11 +62,15 @@ def make_record(pack: Pack, run: int, curves: Curves, tally: Tally, made: Mappin
     accuracy, tested = curves.accuracy[run], curves.tested
     best = best_epoch(accuracy, tested)
     last = parts.pop("accuracy")
-    norms = state["head.weight"][0].norm(dim=0).tolist()
-    more = {}
+    norms = state["head.weight"][0].norm(dim=0).cpu().double().numpy()
+    more: dict[str, Any] = {}
+    if group.parent:  # a class has the mean of its clusters' norms
+        each = np.bincount(group.parent)
+        more = {"clusters": {"counts": each.tolist(), "norms": [float(f"{n:.5g}") for n in norms]}}
+        norms = np.bincount(group.parent, norms) / each
     if member.method.keep_features and member.run.seed == 0:
         head = {n.removeprefix("head."): t[0].tolist() for n, t in state.items() if n.startswith("head.")}
-        more = {"features": stored_features(pack, run), "head": head}
+        more |= {"features": stored_features(pack, run), "head": head}
     return _common(pack, run, curves, made) | parts | more | {
         "status": "done",
         "accuracy": {"last": last, "best": accuracy[best], "best_epoch": best},

@@ -75,6 +75,35 @@ TAU = Method("tau", "written", softmax_cross_entropy, Head("linear", keep=True, 
 HALF = Method("half", "written", softmax_cross_entropy, Head("linear", keep=True, rate=0.5, rescale="class"),
               sampler=class_balanced, starts_from=replace(MIXUP, protocol=PROTOCOL), protocol=MOVING)
 
+
+def per_class(counts):
+    """Three clusters of the largest class, one of the smallest."""
+    return 1 + (2 * (counts - counts.min())) // (counts.max() - counts.min())
+
+
+def auxiliary(outputs, labels, context):
+    """Cross-entropy of both outputs of a balanced head."""
+    return cross_entropy(outputs.logits, labels) + cross_entropy(outputs.balanced, labels)
+
+
+def to_clusters(outputs, labels, context, *, share: float):
+    """Cross-entropy of clusters, and of their classes where there is a balanced head."""
+    own = cross_entropy(outputs.logits, labels)
+    return own if outputs.balanced is None else own + share * cross_entropy(outputs.balanced, context.parent[labels])
+
+
+DIVIDING = partial(to_clusters, share=0.5)
+BALANCED = Method("balanced", "written", auxiliary, Head("linear", groups="uneven"), network="shifted")
+BOTH = Method("both", "written", DIVIDING, Head("linear", groups="drop"), network="shifted", clusters=per_class)
+ADAPTED = replace(BOTH, name="adapted", adapter=20, mixup=1.0)
+DIVIDED = Method("divided", "written", DIVIDING, weights=effective_number_weights, clusters=per_class)
+CYCLIC = Method("cyclic", "written", auxiliary, Head("linear", groups="cyclic"))
+KMEANS = replace(DIVIDED, name="kmeans", clustering="kmeans", starts_from=MIXUP, takes="clusters")
+WARD = replace(BOTH, name="ward", clustering="hierarchical", starts_from=MIXUP, takes="clusters")
+TESTED = replace(DIVIDED, name="tested", decide="sum", head=Head("linear", keep=True), starts_from=DIVIDED,
+                 protocol=replace(PROTOCOL, epochs=0, trains="head"))
+
 FIRST_STAGES = ([MIXUP, CLOUDED], [NOISY, CAUSAL, METHODS[0]], [BILATERAL], [CONTRAST], [META, META_LDAM],
-                [GAUSSIAN, MEANS, QUADRATIC, CENTRED, UNBIASED], [NESTEROV], [DECOUPLED])
-SECOND_STAGES = ([AGAIN, KEPT, SCALED, TAU], [HALF])
+                [GAUSSIAN, MEANS, QUADRATIC, CENTRED, UNBIASED], [NESTEROV], [DECOUPLED],
+                [BALANCED, BOTH], [ADAPTED], [DIVIDED, CYCLIC])
+SECOND_STAGES = ([AGAIN, KEPT, SCALED, TAU], [HALF], [KMEANS], [WARD])

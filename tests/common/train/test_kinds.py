@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from safetensors.torch import load_file
 
 from common.data.augment import as_network_input, crop, normalise
 from common.data.feed import INDEX, PARTNER, Draw, Feed, draw_blend, draw_noise
+from common.errors import UserError
 from common.method import Outputs, missing_runs
-from common.models.heads import CausalHead, CentreHead, CosineHead, GaussianHead, LinearHead, QuadraticHead
+from common.models.heads import CausalHead, CentreHead, CosineHead, GaussianHead, LinearHead, QuadraticHead, channel_groups
 from common.models.resnet import PackedBilateral
 from common.models.sizes import Residual
+from common.models.tail import SHIFTS
 from common.spec import Column
 from common.store import load_records
 from common.train.loop import Workspace, load_start, train_pack
@@ -25,13 +28,17 @@ from common.train.pack import Device, Pack
 from tests.common.train.kinds import (
     ADAM,
     AGAIN,
+    BALANCED,
     BILATERAL,
+    BOTH,
     CAUSAL,
     CLOUDED,
     CONTRAST,
+    DIVIDED,
     FIRST_STAGES,
     HALF,
     KEPT,
+    KMEANS,
     META,
     MIXUP,
     MOVING,
@@ -40,6 +47,9 @@ from tests.common.train.kinds import (
     SECOND_PROTOCOL,
     SECOND_STAGES,
     TAU,
+    TESTED,
+    WARD,
+    per_class,
 )
 from tests.common.train.toys import COLUMN, METHODS, PROTOCOL, planned
 
@@ -491,3 +501,138 @@ def test_plain_and_noisy_runs_share_a_pack_and_others_do_not(tmp_path):
     found = sorted(sorted(m.method.name for m in pack) for pack in form_packs(members, 64))
     assert found == [["bilateral"], ["causal", "ce", "noisy"], ["clouded", "mixup"], ["meta"]]
     assert COLUMN.name == members[0].run.column.name
+
+
+# ---------------------------------------------------------------- balanced heads and clusters
+
+
+def test_the_balanced_output_is_a_group_convolution_and_a_mean(digits, tmp_path):
+    """Against torch's own: one 3x3 kernel a class on the class's channels, then the mean; the classifier sees plain means."""
+    pack = Pack(members_of([BALANCED], tmp_path), digits, DOUBLE)
+    maps = {}
+    pack.net.tail.register_forward_hook(lambda module, given, result: maps.update(x=given[0]))
+    features = pack.net(pack.feed.plain("train", torch.arange(5), 2))
+    head, width = pack.heads[0], pack.net.width
+    assert (width, head.kernel.shape) == (32, (2, 9 * 32, 10))
+    for run in range(2):
+        x = maps["x"][:, run * width:(run + 1) * width]
+        for c in range(10):
+            first, stop = c * width // 10, (c + 1) * width // 10
+            kernel = head.kernel[run, :, c].reshape(9, width)[:, first:stop]
+            literal = torch.zeros(1, stop - first, 3, 3, dtype=torch.float64)
+            for values, (dy, dx) in zip(kernel, SHIFTS, strict=True):
+                literal[0, :, dy + 1, dx + 1] = values
+            wanted = F.conv2d(x[:, first:stop], literal, padding=1).mean((1, 2, 3))
+            torch.testing.assert_close(head.balanced(features)[run, :, c], wanted, rtol=1e-10, atol=1e-12)
+        plain = x.mean((2, 3)) @ head.weight[run] + head.bias[run]
+        torch.testing.assert_close(head(features)[run], plain, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("width", "classes", "rule", "sizes"), [
+    (64, 10, "uneven", [6, 6, 7, 6, 7, 6, 6, 7, 6, 7]), (64, 10, "drop", [6] * 10), (100, 100, "uneven", [1] * 100),
+    (64, 100, "cyclic", [1] * 100), (512, 200, "uneven", None), (60, 10, "drop", [6] * 10),
+])
+def test_groups_of_channels(width, classes, rule, sizes):
+    groups = channel_groups(width, classes, rule)
+    found = groups.sum(0).tolist()
+    assert found == (sizes or found)
+    assert max(found) - min(found) <= 1
+    owners = groups.sum(1)
+    assert owners.max() == (2 if rule == "cyclic" else 1)
+    assert owners.min() == (0 if width == 64 and rule == "drop" else 1)
+
+
+def test_too_few_channels_for_the_classes_are_refused():
+    with pytest.raises(UserError, match="64 channels cannot be divided among 100 classes"):
+        channel_groups(64, 100, "uneven")
+
+
+def test_a_classes_balanced_loss_reaches_its_own_channels_only(digits, tmp_path):
+    pack = Pack(members_of([BALANCED], tmp_path, seeds=(0,)), digits, DOUBLE)
+    features = torch.rand(1, 4, 9 * 32, dtype=torch.float64, requires_grad=True)
+    own = channel_groups(32, 10, "uneven")
+    for c in range(10):
+        grad, = torch.autograd.grad(pack.heads[0].balanced(features)[..., c].sum(), features)
+        touched = grad.reshape(4, 9, 32).abs().sum((0, 1)) > 0
+        assert torch.equal(touched, own[:, c])
+
+
+@pytest.mark.parametrize("method", [DIVIDED, BOTH], ids=lambda m: m.name)
+def test_clusters_divide_every_class_as_evenly_as_can_be(method, digits, tmp_path):
+    pack = Pack(members_of([method], tmp_path), digits, DOUBLE)
+    head, each = pack.heads[0], per_class(pack.feed.counts)
+    assert each.max() == 3
+    assert each.min() == 1
+    for clusters in head.clusters:
+        assert torch.equal(head.parent[clusters], pack.feed.cpu_labels)
+        sizes = torch.bincount(clusters, minlength=int(each.sum()))
+        for c in range(10):
+            mine = sizes[head.parent == c]
+            assert mine.max() - mine.min() <= 1
+    assert not torch.equal(head.clusters[0], head.clusters[1])
+
+
+@pytest.mark.parametrize("method", [KMEANS, WARD], ids=lambda m: m.name)
+def test_clusters_of_features_lie_closer_together_than_random_ones(method, digits, tmp_path, first_stages):
+    members = members_of([method], first_stages, seeds=(0,))
+    pack, random = Pack(members, digits, DOUBLE), Pack(members_of([DIVIDED], tmp_path, seeds=(0,)), digits, DOUBLE)
+    load_start(pack)
+    start = load_file(members[0].start.checkpoint)
+    assert not torch.equal(pack.run_state(0)["backbone.conv.weight"].float(), start["backbone.conv.weight"])  # drawn anew
+    alone = Pack([members[0].start], digits, DOUBLE)
+    alone.load_run_state(0, start)
+    alone.net.eval()
+    features = alone.net(alone.feed.plain("train", torch.arange(pack.feed.size), 1))[0].detach()
+
+    def scatter(clusters):
+        return sum(float(((features[clusters == k] - features[clusters == k].mean(0)) ** 2).sum()) for k in clusters.unique())
+
+    found = pack.heads[0].clusters[0]
+    assert torch.equal(pack.heads[0].parent[found], pack.feed.cpu_labels)
+    assert scatter(found) < 0.9 * scatter(random.heads[0].clusters[0])
+
+
+def test_the_two_ways_from_clusters_to_classes(digits, tmp_path):
+    """Worked by hand: the class of the largest cluster, and the class of the largest sum, can differ."""
+    head = Pack(members_of([DIVIDED], tmp_path, seeds=(0,)), digits, DOUBLE).heads[0]
+    head.parent = torch.tensor([0, 0, 0, 1, 2])
+    p = torch.tensor([[[0.25, 0.2, 0.15, 0.3, 0.1]]], dtype=torch.float64)
+    largest, summed = (head.class_logits(p.log(), 3, how) for how in ("largest", "sum"))
+    assert largest.exp()[0, 0].tolist() == pytest.approx([0.25, 0.3, 0.1])
+    assert summed.exp()[0, 0].tolist() == pytest.approx([0.6, 0.3, 0.1])
+    head.parent = torch.arange(5)
+    z = torch.randn(1, 7, 5, dtype=torch.float64)
+    assert torch.equal(head.class_logits(z, 5, "largest"), z)
+    torch.testing.assert_close(head.class_logits(z, 5, "sum"), z.log_softmax(-1))
+
+
+def test_a_run_of_no_epochs_tests_what_it_starts_from(digits, tmp_path):
+    first = members_of([DIVIDED], tmp_path, seeds=(0,))
+    assert train_pack(first, digits, SINGLE, Workspace(tmp_path / "work", 30.0))
+    tested = [planned(m, tmp_path, 0, m.protocol) for m in (replace(TESTED, starts_from=replace(DIVIDED, protocol=PROTOCOL)),
+              replace(TESTED, starts_from=replace(DIVIDED, protocol=PROTOCOL), decide="largest"))]
+    assert train_pack(tested, digits, SINGLE, Workspace(tmp_path / "work", 30.0))
+    records = load_records(tmp_path)
+    before, summed, largest = (records[m.run.key] for m in (*first, *tested))
+    assert largest["confusion"] == before["confusion"]
+    assert summed["confusion"] != before["confusion"]
+    assert summed["curves"]["train_loss"] == [None]
+    assert summed["accuracy"]["last"] == summed["accuracy"]["best"]
+    mine, theirs = load_file(tested[0].checkpoint), load_file(first[0].checkpoint)
+    assert all(torch.equal(mine[n], theirs[n]) for n in theirs)
+
+
+def test_the_record_of_clusters_has_a_norm_for_each_class(digits, tmp_path):
+    member, = members_of([DIVIDED], tmp_path, seeds=(0,))
+    assert train_pack([member], digits, SINGLE, Workspace(tmp_path / "work", 30.0))
+    record, weights = load_records(tmp_path)[member.run.key], load_file(member.checkpoint)
+    each = per_class(np.array(record["counts"]))
+    assert record["clusters"]["counts"] == each.tolist()
+    norms = weights["head.weight"][0].norm(dim=0)
+    first = [float(part.mean()) for part in norms.split(each.tolist())]
+    assert record["norms"]["classifier"] == pytest.approx(first, rel=1e-4)
+
+
+def test_more_clusters_than_images_are_refused(digits, tmp_path):
+    with pytest.raises(UserError, match="divides class 9, which has"):
+        Pack(members_of([replace(DIVIDED, clusters=lambda counts: counts + (counts == counts.min()))], tmp_path), digits, DOUBLE)

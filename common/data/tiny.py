@@ -1,0 +1,215 @@
+"""Tiny-ImageNet (200 classes of ImageNet at 64 x 64, Stanford's CS231n): its official folder, or the zip as it is.
+
+The test split is the official validation split (the official test images have no labels), re-foldered by class or not.
+Classes are numbered in alphabetical order of their wnid. No torch.
+"""
+
+import io
+import os
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+
+from common.data.sets import SETS, Raw, canonical_order
+from common.errors import UserError
+
+NAME = "tiny-imagenet"
+FOLDER = "tiny-imagenet-200"
+ZIP = f"{FOLDER}.zip"
+URL = f"https://cs231n.stanford.edu/{ZIP}"
+MD5 = "90528d7ca1a48142e341f4ef8d21d0de"  # of the zip (248,100,043 bytes), as the loaders of many projects state it
+UNREADABLE = (OSError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile)
+
+
+class Tree(NamedTuple):
+    """A copy, unpacked or not: where it is, the sorted names of the visible JPEG files of each of its folders, and how one
+    of its files is read (None where it is not there). Folders and names are relative, with slashes."""
+
+    origin: str
+    jpegs: dict[str, list[str]]
+    read: Callable[[str], bytes | None]
+
+    def path(self, name: str) -> str:
+        """How an error message names a file."""
+        return f"{self.origin}: {name}" if self.origin.endswith(".zip") else os.path.join(self.origin, name)
+
+
+def places(folder: Path) -> Iterator[Path]:
+    """Where in a folder a copy may be, best first: the zip, the official folder, the folder itself."""
+    if (folder / ZIP).is_file():
+        yield folder / ZIP
+    if (folder / FOLDER).is_dir():
+        yield folder / FOLDER
+    if (folder / "wnids.txt").is_file() or (folder / "val").is_dir():
+        yield folder
+
+
+def read_tiny(name: str, path: Path) -> Raw:
+    """Decode every image of the official folder or zip. Both splits come in canonical order.
+
+    A missing file, a damaged image, one of another size, and a class with another number of images are UserErrors.
+    """
+    known = SETS[name]
+    with _opened(path) as tree:
+        wnids = sorted(set(_text(tree, "wnids.txt").split()))
+        if len(wnids) != known.classes:
+            raise UserError(f"{tree.path('wnids.txt')} lists {len(wnids)} classes, expected {known.classes}; take another copy.")
+        classes = _class_names(tree, wnids)
+        members = [m for split, images in (("train", known.train), ("val", known.test))
+                   for m in _members(tree, split, wnids, images // known.classes)]
+        x = np.empty((known.train + known.test, known.side, known.side, known.channels), np.uint8)
+        _decode_all(tree, members, x)
+    y = np.repeat(np.arange(2 * known.classes) % known.classes, [len(m) for m in members])
+    train, test = np.split(x, [known.train]), np.split(y, [known.train])
+    return Raw(train[0], test[0], train[1], test[1], classes, str(path))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Tree]:
+    """The tree at `path`; a zip is kept open, and read from the folder in it that has wnids.txt."""
+    if path.is_dir():
+        yield Tree(str(path), _jpegs(_walk(path)), partial(_read_file, path))
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except UNREADABLE as error:
+        raise UserError(f"{path} is truncated or unreadable ({_reason(error)}); take another copy.") from None
+    with archive:
+        inside = archive.namelist()
+        root = next((n for n in inside if PurePosixPath(n).name == "wnids.txt"), "").removesuffix("wnids.txt")
+        names = [n.removeprefix(root) for n in inside if n.startswith(root)]
+        yield Tree(str(path), _jpegs(names), partial(_read_member, archive, Lock(), root))
+
+
+def _walk(root: Path) -> Iterator[str]:
+    for split in ("train", "val"):
+        for folder, _, files in os.walk(root / split):
+            place = Path(folder).relative_to(root).as_posix()
+            yield from (f"{place}/{name}" for name in files)
+
+
+def _jpegs(names: Iterator[str] | list[str]) -> dict[str, list[str]]:
+    """Folder -> its JPEG files, sorted; those that begin with a dot are what some systems leave behind."""
+    found: dict[str, list[str]] = {}
+    for folder, _, name in (n.rpartition("/") for n in names):
+        if name.endswith(".JPEG") and not name.startswith("."):
+            found.setdefault(folder, []).append(f"{folder}/{name}")
+    return {folder: sorted(files) for folder, files in found.items()}
+
+
+def _read_file(root: Path, name: str) -> bytes | None:
+    path = root / name
+    return path.read_bytes() if path.is_file() else None
+
+
+def _read_member(archive: zipfile.ZipFile, lock: Lock, root: str, name: str) -> bytes | None:
+    """One member, against its checksum. The lock: threads share the zip's file."""
+    with lock:
+        try:
+            return archive.read(root + name)
+        except KeyError:
+            return None
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(":. ")
+
+
+def _content(tree: Tree, name: str) -> bytes | None:
+    try:
+        return tree.read(name)
+    except UNREADABLE as error:
+        raise UserError(f"{tree.path(name)} is damaged or unreadable ({_reason(error)}); take another copy.") from None
+
+
+def _text(tree: Tree, name: str) -> str:
+    content = _content(tree, name)
+    if content is None:
+        raise UserError(f"{tree.path(name)} is not here; expected the official folder {FOLDER}, or its zip, whole.")
+    return content.decode("utf-8", "replace")
+
+
+def _class_names(tree: Tree, wnids: Sequence[str]) -> tuple[str, ...]:
+    """What words.txt ("wnid, tab, words" a line) says of each wnid."""
+    words = dict(line.split("\t", 1) for line in _text(tree, "words.txt").splitlines() if "\t" in line)
+    if missing := [w for w in wnids if w not in words]:
+        raise UserError(f"{tree.path('words.txt')} has no name for {missing[0]}; take another copy.")
+    return tuple(words[w].strip() for w in wnids)
+
+
+def _members(tree: Tree, split: str, wnids: Sequence[str], each: int) -> list[list[str]]:
+    """The image files of every class of train or val, as many as each has to have."""
+    if f"{split}/images" in tree.jpegs:
+        found = _annotated(tree, split, wnids)
+    else:
+        found = {w: tree.jpegs.get(f"{split}/{w}", []) + tree.jpegs.get(f"{split}/{w}/images", []) for w in wnids}
+    for wnid, files in found.items():
+        if len(files) != each:
+            raise UserError(f"{tree.path(split)} has {len(files)} images of class {wnid}, expected {each}; take a whole copy.")
+    return [found[w] for w in wnids]
+
+
+def _annotated(tree: Tree, split: str, wnids: Sequence[str]) -> dict[str, list[str]]:
+    """The images of each class by <split>_annotations.txt ("file, tab, wnid, tab, box" a line)."""
+    table = f"{split}/{split}_annotations.txt"
+    present = set(tree.jpegs[f"{split}/images"])
+    found: dict[str, list[str]] = {w: [] for w in wnids}
+    for number, line in enumerate(_text(tree, table).splitlines(), 1):
+        name, wnid = ([*line.split("\t"), "", ""])[:2]
+        if wnid not in found:
+            raise UserError(f"{tree.path(table)}, line {number}: {wnid!r} is not a class of wnids.txt; take another copy.")
+        if f"{split}/images/{name}" not in present:
+            raise UserError(f"{tree.path(f'{split}/images/{name}')} is not here, but {table} names it; take a whole copy.")
+        found[wnid].append(f"{split}/images/{name}")
+    return {wnid: sorted(set(files)) for wnid, files in found.items()}
+
+
+def _decode_all(tree: Tree, members: Sequence[Sequence[str]], x: np.ndarray) -> None:
+    """Fill x [images, side, side, channels] class by class, on all cores (Pillow decodes without the interpreter's lock), with
+    a bar in a terminal."""
+    from PIL import Image
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    Image.preinit()  # once, before threads ask for it
+    parts = np.split(x, np.cumsum([len(m) for m in members])[:-1])
+    with (
+        Progress(TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), transient=True,
+                 disable=not sys.stdout.isatty()) as bar,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        task = bar.add_task("", total=len(x))
+        for done in pool.map(partial(_decode_class, tree), members, parts):
+            bar.advance(task, done)
+
+
+def _decode_class(tree: Tree, files: Sequence[str], x: np.ndarray) -> int:
+    """Fill x with the images of one class, in canonical order; returns how many."""
+    for row, name in zip(x, files, strict=True):
+        row[:] = _decode(_content(tree, name) or b"", x.shape[1], tree.path(name))
+    x[:] = x[canonical_order(x, np.zeros(len(x), np.uint8))]
+    return len(x)
+
+
+def _decode(content: bytes, side: int, where: str) -> np.ndarray:
+    """uint8 [side, side, 3]; a grey image has three equal channels."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            size = image.size
+            pixels = np.asarray(image.convert("RGB")) if size == (side, side) else None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "not a JPEG file" if isinstance(error, Image.UnidentifiedImageError) else _reason(error)
+        raise UserError(f"{where} is damaged ({reason}); take another copy.") from None
+    if pixels is None:
+        raise UserError(f"{where} has {size[0]} x {size[1]} pixels, expected {side} x {side}; take another copy.")
+    return pixels

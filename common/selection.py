@@ -1,0 +1,59 @@
+"""Which runs a command is about: the profile, what its options name, and what the data that are here allow. No torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from common.errors import UserError
+from common.method import Paper, Planned, merged, plan
+from common.spec import Profile
+
+
+def has_data(dataset: str, data: Path) -> bool:
+    """Whether `prepare` has made the dataset."""
+    return (data / f"{dataset}.npz").exists()
+
+
+def resolve_profile(papers: Sequence[Paper], asked: Profile | None, columns: Sequence[str], data: Path, console: Console
+                    ) -> Profile:
+    """The profile asked for; else that of the named columns; else paper where a GPU and any of its data are, and says why."""
+    if asked:
+        return asked
+    owners = {profile for p in papers for profile, known in p.columns.items() for c in known if c.name in columns}
+    if owners:
+        return "quick" if owners == {"quick"} else "paper"
+    needed = sorted({c.dataset for p in papers for c in p.columns["paper"]})
+    here = [name for name in needed if has_data(name, data)]
+    gpu = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()  # without importing torch
+    why = f"a GPU and data/{here[0]}.npz are here" if gpu and here else " and ".join(
+        ([] if gpu else ["no GPU"]) + ([] if here else [f"no data/{needed[0]}.npz"]))
+    profile: Profile = "paper" if gpu and here else "quick"
+    console.print(f"Profile [bold]{profile}[/]: {why}. (--profile, or PROFILE= with make, overrides.)")
+    return profile
+
+
+def plan_all(papers: Sequence[Paper], profile: Profile, columns: Sequence[str], methods: Sequence[str], seeds: int | None
+             ) -> list[Planned]:
+    """The runs of all papers that the options select, each key once; refused where no paper has any."""
+    found, refusals = [], []
+    for paper in papers:
+        try:
+            found += plan(paper, profile, columns=tuple(columns), methods=tuple(methods), seeds=seeds)
+        except UserError as refusal:
+            refusals.append(refusal)
+    if len(refusals) == len(papers):
+        raise refusals[0]
+    return list(merged(found).values())
+
+
+def with_data(runs: Sequence[Planned], data: Path, console: Console) -> list[Planned]:
+    """The runs whose datasets are here; what is left out is said. None at all is a UserError."""
+    absent = sorted({n for n in {m.run.column.dataset for m in runs} if not has_data(n, data)})
+    here = [m for m in runs if m.run.column.dataset not in absent]
+    if runs and not here:
+        raise UserError(f"data/{absent[0]}.npz is not here: make data-{absent[0]} FROM=FOLDER (or without FROM to download).")
+    for name in absent:
+        left = sum(m.run.column.dataset == name for m in runs)
+        console.print(f"[yellow]Left out[/]: {left} runs, as data/{name}.npz is not here (make data-{name} FROM=FOLDER).")
+    return here

@@ -1,0 +1,159 @@
+"""The two heads' rows, columns and parameters against the paper's printed tables and its text."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from common.data.sets import SETS
+from common.method import missing_runs, plan
+from common.models.backbones import backbone
+from common.report.claims import load_claims
+from common.report.compare import cells, published
+from common.train.clusters import cluster_counts
+from papers.two_head.replicate import PAPER, PARAMS, adapter_channels
+
+COLUMNS = {c.name: c for c in PAPER.columns["paper"]}
+PROTOCOL = PAPER.protocols["paper"]["written"]
+SWITCHED = ("cifar100-lt-100", "cifar10-lt-100")
+
+
+def listed(column: str, profile: str = "paper"):
+    at = next(c for c in PAPER.columns[profile] if c.name == column)
+    return PAPER.methods(at, PAPER.protocols[profile])
+
+
+def method(column: str, name: str, variant: str = ""):
+    found = [m for m in listed(column) if (m.name, m.variant) == (name, variant)]
+    assert len(found) == 1, (column, name, variant)
+    return found[0]
+
+
+def test_every_printed_number_but_table_3s_has_a_method():
+    frame = published(PAPER)
+    mine = frame[frame["table"] != "3"]
+    assert len(frame) == 194
+    assert len(mine) == 150
+    for row in mine.itertuples():
+        assert method(row.column, row.method).reading == "written"
+
+
+def test_every_printed_number_gets_its_cell():
+    found = cells(PAPER, {}, "paper")
+    assert len(found) == 194
+    assert {c.state for c in found if c.table != "3"} == {"no run yet"}
+
+
+def test_the_setting_is_that_of_section_3_1():
+    p = PROTOCOL
+    assert (p.epochs, p.batch_size, p.momentum) == (200, 128, 0.9)
+    assert [p.learning_rate(e) for e in (5, 119, 120, 160)] == pytest.approx([0.1, 0.1, 0.001, 0.00001])
+
+
+def test_columns_are_called_what_they_are():
+    for profile in (PARAMS.paper, PARAMS.quick):
+        assert all(name == column.name for name, column in profile.columns.items())
+    assert set(PARAMS.stand_ins) == set(PARAMS.quick.columns)
+    assert set(PARAMS.stand_ins.values()) <= set(PARAMS.paper.columns)
+
+
+@pytest.mark.parametrize("name", PARAMS.channels)
+def test_channels_are_those_of_the_networks(name):
+    assert backbone(name, 1, side=32).width == PARAMS.channels[name]
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_every_class_gets_channels_of_its_own(column):
+    """Uneven groups where there are enough channels, else a trunk adapter with one channel a class."""
+    full = method(column, "two-head-full")
+    channels, classes = PARAMS.channels[COLUMNS[column].backbone], SETS[COLUMNS[column].dataset].classes
+    assert (full.network, full.head.groups) == ("shifted", "uneven")
+    assert full.adapter == (0 if channels >= classes else classes)
+
+
+def test_adapters_have_a_whole_number_of_channels_a_class():
+    assert {name: adapter_channels(c) for name, c in COLUMNS.items()} == {
+        **{f"cifar10-lt-{r}": 60 for r in (100, 50, 10)}, **{f"cifar100-lt-{r}": 100 for r in (100, 50, 10)},
+        "cifar100-lt-100-resnet110": 100, "cifar100-lt-100-vgg16": 500, "cifar100-lt-100-mobilenetv2": 1200,
+        **{f"tiny-imagenet-lt-{r}-resnet18": 400 for r in (100, 50, 10)}}
+
+
+def test_the_four_rows_of_table_4_differ_by_the_heads_alone():
+    ce, fbh, cdh, both = (method("cifar100-lt-50", name) for name in ("ce", "fbh", "cdh", "two-head"))
+    assert [bool(m.head.groups) for m in (ce, fbh, cdh, both)] == [False, True, False, True]
+    assert [bool(m.clusters) for m in (ce, fbh, cdh, both)] == [False, False, True, True]
+    assert {m.decide for m in (cdh, both)} == {"largest"}
+    assert both.describe()["loss"] == {"function": "two_heads", "alpha": 0.5, "weight": 1.5}
+    assert both.describe()["clusters"] == {"function": "cluster_numbers", "u": 10, "rounding": "nearest"}
+
+
+def test_ours_full_adds_mixup_and_deferred_weights_to_both_heads():
+    full, both = (method("cifar10-lt-50", name) for name in ("two-head-full", "two-head"))
+    assert (full.mixup, both.mixup) == (1.0, 0.0)
+    counts = np.array([5000, 500, 50])
+    assert full.weights(counts, 159).tolist() == [1, 1, 1]
+    assert full.weights(counts, 160)[2] > 50 * full.weights(counts, 160)[0]
+    plain = replace(full, name=both.name, mixup=0.0, weights=both.weights)
+    assert plain.describe() == both.describe()
+
+
+@pytest.mark.parametrize("name", ["cdh", "two-head", "two-head-full"])
+def test_the_sum_of_probabilities_is_read_off_the_same_training(name):
+    wanted = (f"{name}@written", f"{name}[mapping=sum]@written")
+    items = plan(PAPER, "paper", columns=("cifar10-lt-100",), methods=wanted, seeds=1)
+    assert [m.method.variant for m in items] == ["", "mapping=sum"]
+    assert items[1].start.run.key == items[0].run.key
+    assert items[1].run.protocol.epochs == 0
+    assert items[1].method.decide == "sum"
+
+
+def test_clusterings_of_features_start_from_cross_entropy_of_the_same_seed():
+    wanted = ("two-head[clustering=kmeans]@written", "two-head[clustering=hierarchical]@written", "ce@written")
+    items = plan(PAPER, "paper", columns=("cifar100-lt-100",), methods=wanted, seeds=2)
+    ce = {m.run.seed: m.run.key for m in items if m.method.name == "ce"}
+    divided = [m for m in items if m.method.name == "two-head"]
+    assert len(divided) == 4
+    assert all(m.start.run.key == ce[m.run.seed] and m.method.takes == "clusters" for m in divided)
+    assert missing_runs(divided[:1], {})[0].run.key == ce[0]  # the start first
+
+
+def test_sweeps_and_switches_change_one_thing():
+    names = [m.label for m in listed("cifar100-lt-100")]
+    assert len(names) == len(set(names))
+    base = method("cifar100-lt-100", "cdh").describe()
+    for u in (2, 5, 15, 20, 30):
+        other = method("cifar100-lt-100", "cdh", f"u={u}").describe()
+        assert other.pop("clusters") == {**base["clusters"], "u": u}
+        assert other == {k: v for k, v in base.items() if k != "clusters"}
+    for column in SWITCHED:
+        for name in ("ce", "two-head"):
+            assert method(column, name, "recipe=weight-decay").protocol == replace(PROTOCOL, weight_decay=0.0005)
+            assert method(column, name, "recipe=decay-factor").protocol == replace(PROTOCOL, decay_factor=0.1)
+        assert method(column, "ce", "adapter=trunk").adapter == adapter_channels(COLUMNS[column])
+    assert method("cifar100-lt-100", "two-head", "groups=cyclic").adapter == 0
+    assert not [m for m in listed("cifar10-lt-50") if m.variant and m.variant != "mapping=sum"]
+
+
+def test_clusters_fit_into_their_classes_in_every_column():
+    from common.data.imbalance import class_counts
+
+    for column in PAPER.columns["paper"] + PAPER.columns["quick"]:
+        facts = SETS[column.dataset]
+        counts = class_counts(column.imbalance, column.ratio, facts.train // facts.classes, facts.classes)
+        for row in PAPER.methods(column, PAPER.protocols["paper"]):
+            if row.clusters:
+                assert cluster_counts(row, counts).min() == 1
+
+
+def test_deferred_rows_begin_at_epoch_160():
+    counts = np.array([500, 5])
+    for column in ("cifar100-lt-100", "tiny-imagenet-lt-10-resnet18"):
+        drs, drw = (method(column, name) for name in ("drs", "ldam-drw"))
+        assert drs.sampler(counts, 159) is None
+        assert drs.sampler(counts, 160).tolist() == [0.5, 0.5]
+        assert drw.weights(counts, 159).tolist() == [1, 1]
+        assert drw.weights(counts, 160)[1] > 1
+
+
+def test_claims_load():
+    assert len(load_claims(PAPER)) >= 17
