@@ -128,6 +128,41 @@ def logit_adjusted(outputs: "Outputs", labels: "Tensor", context: "Context", *, 
     return cross_entropy(outputs.logits + (prior ** tau + 1e-12).log(), labels)
 
 
+def lade(outputs: "Outputs", labels: "Tensor", context: "Context", *, alpha: float, strength: float) -> "Tensor":
+    """Cross-entropy of z_j + log pi_j, and alpha times LADE's regulariser (Hong et al., 2021), which is one number a batch:
+    -sum_c pi_c (mean_{i: y_i = c} z_ic - l_c - strength l_c^2), l_c = log mean_i exp(z_ic - log pi_c - log C).
+
+    Every sample's value has it added, so the mean over the batch is the loss. The batch is all of what is handed in; the
+    mean of a class without a sample is 0, as in the released code.
+    """
+    z, log_prior = outputs.logits, (context.counts / context.counts.sum()).log()
+    member = z.new_zeros(z.shape).scatter(-1, labels.unsqueeze(-1), 1.0)
+    mean = (member * z).sum(-2) / member.sum(-2).clamp(min=1)
+    level = (z - log_prior - math.log(z.shape[-1])).logsumexp(-2) - math.log(z.shape[-2])
+    regulariser = -(log_prior.exp() * (mean - level - strength * level ** 2)).sum(-1, keepdim=True)
+    return cross_entropy(z + log_prior, labels) + alpha * regulariser
+
+
+def meta_embedding(outputs: "Outputs", labels: "Tensor", context: "Context", *, s: float, share: float = 0.01,
+                   repel: float = 0.01, margin: float = 10.0) -> "Tensor":
+    """Cross-entropy of s z, and `share` times the centroid loss of OLTR (Liu et al., 2019) on the features x:
+    1/(2N) sum_i |x_i - c_{y_i}|^2 + repel * max(margin - 1/(NC) sum_i sum_{j != y_i} |x_i - c_j|^2, 0).
+
+    The second term is one number a batch and is added to every sample's value, so the mean over the batch is the loss. As
+    in the released code, what the first term tells the centroids is the slope of sum_i |x_i - c_{y_i}|^2 / (2N (1 + n)),
+    n images of the class in the batch, without `share`. Needs a memory head's centroids [..., width, classes].
+    """
+    x, c = outputs.features, outputs.head["centroids"]
+    own = c.transpose(-1, -2).gather(-2, labels.unsqueeze(-1).expand(x.shape))
+    squares = (x ** 2).sum(-1, keepdim=True) + (c ** 2).sum(-2, keepdim=True) - 2 * x @ c
+    far = squares.scatter(-1, labels.unsqueeze(-1), 0.0).mean((-2, -1)).unsqueeze(-1)
+    near = ((x - own.detach()) ** 2).sum(-1) / 2
+    together = (labels.unsqueeze(-1) == labels.unsqueeze(-2)).sum(-1)
+    pull = ((x.detach() - own) ** 2).sum(-1) / (2 * (1 + together))
+    feature_loss = near + repel * (margin - far).clamp(min=0)
+    return cross_entropy(s * outputs.logits, labels) + share * feature_loss + (pull - pull.detach())
+
+
 def label_aware_smoothing(outputs: "Outputs", labels: "Tensor", context: "Context", *, head: float, tail: float) -> "Tensor":
     """(1 - e_y) * -log p_y + e_y * mean_j -log p_j (Zhong et al., 2021), with
     e_c = tail + (head - tail) sin(pi / 2 (n_c - n_min) / (n_max - n_min))."""

@@ -28,7 +28,7 @@ class Outputs(NamedTuple):
     features: [..., batch, width], the input of the head.
     projected: [..., batch, project] where the head has a projection, else None.
     head: the head's own tensors by name, for losses that need them: weight [..., width, classes] (of a Gaussian head the
-    means), bias, log_variances, inverse_deviations, centres.
+    means), bias, log_variances, inverse_deviations, centres, centroids.
     balanced: [..., batch, classes] where the head has groups of channels, one a class; else None.
     Of a method with companions and no `combine`, all but `head` have a stream axis before the batch: [..., streams, batch, .].
     Of a method with clusters, `logits` has an entry for each cluster.
@@ -61,14 +61,17 @@ class Head:
     """A classifier on the features. kind "cosine" yields unscaled cosines and has no bias (the scale lives in the loss);
     "causal" is the normalised multi-head classifier of De-confound-TDE; "gaussian" yields minus half the Mahalanobis
     distances and log-determinants of diagonal Gaussians, "centres" minus half the squared distances to means, and
-    "quadratic" a Gaussian head whose square of the features is summed over all classes.
+    "quadratic" a Gaussian head whose square of the features is summed over all classes; "memory" is OLTR's classifier on
+    features that a memory of class centroids enriches (`common.models.memory`; a second stage after a linear head).
 
     bias: initial value of a linear head's bias; None is PyTorch's uniform(+-1 / sqrt(width)).
     decay_bias: whether weight decay reaches that bias.
     keep: whether weight and bias start as the run that this one starts from has left them (a second stage).
-    rate: factor on the learning rate of weight and bias; 0 leaves them as they are.
+    rate: factor on the learning rate of weight and bias (of a memory head on that of all but its centroids); 0 leaves them
+    as they are.
     rescale: "class" learns a factor on each class's logit (1 at first); "tau" learns the exponent in w / |w|^tau of a
-    head without its bias (0 at first, 1 for a cosine head).
+    head without its bias (0 at first, 1 for a cosine head); "align" learns a factor and an addend on each class's logit,
+    shared out by a learned confidence of the sample (DisAlign).
     project: width of a projection of the features for a contrastive loss; 0 for none.
     alpha: of the causal head at test time: how much of the mean feature's direction is taken away.
     biased: whether a linear head has a bias. centres: rate at which each class's centre, beside the head, moves towards
@@ -79,12 +82,12 @@ class Head:
     3x3 in a "shifted" network.
     """
 
-    kind: Literal["linear", "cosine", "causal", "gaussian", "centres", "quadratic"]
+    kind: Literal["linear", "cosine", "causal", "gaussian", "centres", "quadratic", "memory"]
     bias: float | None = None
     decay_bias: bool = True
     keep: bool = False
     rate: float = 1.0
-    rescale: Literal["", "class", "tau"] = ""
+    rescale: Literal["", "class", "tau", "align"] = ""
     project: int = 0
     alpha: float = 0.0
     biased: bool = True

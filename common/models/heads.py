@@ -1,7 +1,7 @@
 """Classifiers on the features of the M runs of one method, packed: a batched product over the leading run axis.
 
-All weights are [runs, width, classes]; a second stage may take them over, rescale the logits of each class or learn by
-which power of its norm a weight is divided.
+All weights are [runs, width, classes]; a second stage may take them over, rescale or align the logits of each class or
+learn by which power of its norm a weight is divided.
 """
 
 import math
@@ -17,10 +17,11 @@ PARTS, STRENGTH, SLACK, MOVE = 2, 16.0, 1 / 32, 0.9  # of the causal head: K, ta
 
 
 class PackedHead(nn.Module):
-    """What the heads share: the weight, an optional projection, and the two ways of rescaling.
+    """What the heads share: the weight, an optional projection, and the three ways of rescaling.
 
     rescale: "class" has a learned factor `scale` on each logit, 1 at first; "tau" a learned exponent, at first 0 (of a
-    cosine head 1, which is what such a head computes).
+    cosine head 1, which is what such a head computes); "align" (DisAlign, Zhang et al., 2021) has (1 + g a_c) z_c + g b_c
+    with a confidence g = sigmoid(v . f + v_0) of the sample, at first a = 1, b = 0, v = 0.1, v_0 uniform(+-1 / sqrt(width)).
     project: width of the projection, 0 for none. centres: rate at which the classes' centres move, 0 for none.
     parent: the class of each output where the outputs are clusters of classes; `clusters` then holds the cluster of each of
     so many training `images`, [runs, images].
@@ -40,6 +41,10 @@ class PackedHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(runs, width, classes))
         self.scale = nn.Parameter(torch.ones(runs, 1, classes)) if rescale == "class" else None
         self.tau = nn.Parameter(torch.full((runs, 1, 1), self.FIRST_TAU)) if rescale == "tau" else None
+        self.aligns = rescale == "align"
+        if self.aligns:
+            self.a, self.b = (nn.Parameter(torch.full((runs, 1, classes), value)) for value in (1.0, 0.0))
+            self.v, self.v0 = nn.Parameter(torch.full((runs, width, 1), 0.1)), nn.Parameter(torch.empty(runs, 1, 1))
         self.projection = Projection(runs, width, project) if project else None
 
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
@@ -47,8 +52,14 @@ class PackedHead(nn.Module):
         with torch.no_grad():
             for run, generator in enumerate(generators):
                 self.draw(run, generator)
+                if self.aligns:
+                    self.v0[run] = (torch.rand(1, 1, generator=generator) * 2 - 1) / math.sqrt(self.v.shape[1])
         if self.projection is not None:
             self.projection.initialise(generators)
+
+    def factor(self, name: str, rate: float) -> float:
+        """By what a parameter's learning rate is multiplied, where the method gives its head a `rate` of its own."""
+        return rate if name in ("weight", "bias") else 1.0
 
     def tensors(self) -> dict[str, Tensor]:
         """The head's own parameters and buffers by name."""
@@ -83,6 +94,9 @@ class PackedHead(nn.Module):
         if self.tau is not None:  # w / |w|^tau, without a bias (Kang et al., 2020)
             return torch.bmm(self.scored(features), self.weight / self.weight.norm(dim=1, keepdim=True) ** self.tau)
         z = self.logits(features)
+        if self.aligns:
+            confidence = torch.baddbmm(self.v0, self.seen(features), self.v).sigmoid()
+            return (1 + confidence * self.a) * z + confidence * self.b
         return z if self.scale is None else self.scale * z
 
     def class_logits(self, z: Tensor, classes: int, decide: str) -> Tensor:

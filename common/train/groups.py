@@ -18,6 +18,7 @@ from common.models.heads import (
     PackedHead,
     QuadraticHead,
 )
+from common.models.memory import MemoryHead
 from common.train.clusters import cluster_counts
 
 
@@ -59,6 +60,8 @@ def make_head(group: Group, width: int, copies: int, images: int) -> PackedHead:
     head, runs, outputs = group.method.head, group.size, group.outputs
     if head.kind == "causal":
         return CausalHead(runs, width, outputs, head.alpha)
+    if head.kind == "memory":
+        return MemoryHead(runs, width, outputs)
     more = {"rescale": head.rescale, "project": head.project, "centres": head.centres, "parent": group.parent, "images": images}
     if head.groups:
         return BalancedHead(runs, width, outputs, group.classes, copies, head.groups, bias=head.bias, biased=head.biased, **more)

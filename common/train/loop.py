@@ -16,6 +16,7 @@ from common.data.sets import Images
 from common.errors import UserError
 from common.method import Planned
 from common.models.backbones import backbone
+from common.models.memory import FROM_FIRST, class_means
 from common.spec import canonical_json, spec_key
 from common.store import has_diverged, record_files, save_record, write_atomically
 from common.train.clusters import cluster_counts, divide_by_features
@@ -79,7 +80,8 @@ def evaluation_stride(pack: Pack, epoch: int) -> int:
 
 def load_start(pack: Pack) -> None:
     """Give runs that start from another run its backbone, and its head where the method keeps it, else that stays as
-    drawn. A start that diverged ends the run too."""
+    drawn. A memory head begins with that run's classifier inside it, and with the class means of its features. A start that
+    diverged ends the run too."""
     for run, member in enumerate(pack.members):
         if start := member.start:
             path = start.checkpoint
@@ -94,7 +96,21 @@ def load_start(pack: Pack) -> None:
                 continue
             parts = ("backbone.", "head.") if member.method.head.keep else ("backbone.",)
             mine = pack.run_state(run)
+            if member.method.head.kind == "memory":
+                state |= {f"head.{to}": state[f"head.{name}"] for to, name in FROM_FIRST.items()}
+                parts = (*parts, *(f"head.{to}" for to in FROM_FIRST))
             pack.load_run_state(run, {n: t for n, t in state.items() if n.startswith(parts) and n in mine})
+    if any(m.start and m.method.head.kind == "memory" for m in pack.members):
+        give_centroids(pack)
+
+
+def give_centroids(pack: Pack) -> None:
+    """Let memory heads begin with the class means of the features that their runs' backbones have now."""
+    means = class_means(pack.plain_features(), len(pack.feed.counts))
+    for group, head in zip(pack.groups, pack.heads, strict=True):
+        if group.method.head.kind == "memory":
+            with torch.no_grad():
+                head.centroids.copy_(means[group.first:group.stop])
 
 
 def give_clusters(pack: Pack, run: int, state: Mapping[str, torch.Tensor]) -> None:

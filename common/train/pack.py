@@ -4,7 +4,7 @@ Runs of one method are a group: they share a head module and a loss, over a lead
 graph (bf16 autocast, channels last, compiled); on the CPU the same code runs eagerly in float32.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -110,7 +110,7 @@ class Pack:
         self._ahead: dict[int, Drawn] = {}
 
     def _make_optimiser(self) -> torch.optim.SGD:
-        """What is frozen gets no gradient; weight and bias of a head may have a rate of their own, a bias no decay."""
+        """What is frozen gets no gradient; what a head says may have a rate of its own, its bias no decay."""
         self.net.requires_grad_(self.protocol.trains == "all")
         decays: dict[tuple[float, float], list[Tensor]] = {}
         for parameter in self.net.parameters():
@@ -118,7 +118,7 @@ class Pack:
         for group, module in zip(self.groups, self.heads, strict=True):
             head = group.method.head
             for name, parameter in module.named_parameters():
-                factor = head.rate if name in ("weight", "bias") else 1.0
+                factor = module.factor(name, head.rate)
                 decay = 0.0 if name == "bias" and not head.decay_bias else self.protocol.weight_decay
                 parameter.requires_grad_(factor > 0)
                 decays.setdefault((factor, decay), []).append(parameter)
@@ -305,6 +305,15 @@ class Pack:
         with self.autocast():
             found = torch.cat([head.seen(self.net(part)[run].float()) for part in images.split(TEST_BATCH)])
         return found, labels
+
+    @torch.no_grad()
+    def plain_features(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features [runs, batch, width] and labels [batch] of all training images as they are, batch by batch."""
+        self.net.eval()
+        for part in torch.arange(self.feed.size, device=self.rate.device).split(TEST_BATCH):
+            with self.autocast():
+                features = self.net(self.feed.plain("train", part, self.runs))
+            yield features.to(self.device.dtype), self.feed.labels[part]
 
     @property
     def alive(self) -> list[bool]:

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from common.data.sampling import again, class_balanced, effective_number_weights, held_out, reversed_frequency
-from common.losses import cross_entropy, softmax_cross_entropy
+from common.losses import cross_entropy, lade, meta_embedding, softmax_cross_entropy
 from common.method import COSINE, Head, Method
 from tests.common.train.toys import METHODS, PROTOCOL
 
@@ -45,6 +45,7 @@ META = Method("meta", "written", softmax_cross_entropy, weights=effective_number
               companions=(held_out,), held_out=3, meta_rate=0.5)
 META_LDAM = replace(META, name="meta-ldam", loss=METHODS[1].loss, head=COSINE)
 CAUSAL = Method("causal", "written", softmax_cross_entropy, Head("causal", alpha=1.0))
+LADE = Method("lade", "written", partial(lade, alpha=0.1, strength=0.01))
 
 ADAM = replace(PROTOCOL, rate=0.01, weight_decay=0.001, optimiser="adam")
 
@@ -74,6 +75,11 @@ TAU = Method("tau", "written", softmax_cross_entropy, Head("linear", keep=True, 
              sampler=class_balanced, starts_from=replace(MIXUP, protocol=PROTOCOL), protocol=SECOND_PROTOCOL)
 HALF = Method("half", "written", softmax_cross_entropy, Head("linear", keep=True, rate=0.5, rescale="class"),
               sampler=class_balanced, starts_from=replace(MIXUP, protocol=PROTOCOL), protocol=MOVING)
+ALIGNED = Method("aligned", "written", softmax_cross_entropy, Head("linear", keep=True, rate=0.0, rescale="align"),
+                 effective_number_weights, starts_from=replace(MIXUP, protocol=PROTOCOL), protocol=SECOND_PROTOCOL)
+MEMORY = Method("memory", "written", partial(meta_embedding, s=16.0), Head("memory", rate=10.0), sampler=class_balanced,
+                starts_from=replace(MIXUP, protocol=PROTOCOL),
+                protocol=replace(PROTOCOL, epochs=2, rate=0.01, warmup_epochs=0, decay_epochs=(1,)))
 
 
 def per_class(counts):
@@ -103,7 +109,7 @@ WARD = replace(BOTH, name="ward", clustering="hierarchical", starts_from=MIXUP, 
 TESTED = replace(DIVIDED, name="tested", decide="sum", head=Head("linear", keep=True), starts_from=DIVIDED,
                  protocol=replace(PROTOCOL, epochs=0, trains="head"))
 
-FIRST_STAGES = ([MIXUP, CLOUDED], [NOISY, CAUSAL, METHODS[0]], [BILATERAL], [CONTRAST], [META, META_LDAM],
+FIRST_STAGES = ([MIXUP, CLOUDED], [NOISY, CAUSAL, LADE, METHODS[0]], [BILATERAL], [CONTRAST], [META, META_LDAM],
                 [GAUSSIAN, MEANS, QUADRATIC, CENTRED, UNBIASED], [NESTEROV], [DECOUPLED],
                 [BALANCED, BOTH], [ADAPTED], [DIVIDED, CYCLIC])
-SECOND_STAGES = ([AGAIN, KEPT, SCALED, TAU], [HALF], [KMEANS], [WARD])
+SECOND_STAGES = ([AGAIN, KEPT, SCALED, TAU, ALIGNED], [HALF], [MEMORY], [KMEANS], [WARD])

@@ -28,6 +28,7 @@ from common.train.pack import Device, Pack
 from tests.common.train.kinds import (
     ADAM,
     AGAIN,
+    ALIGNED,
     BALANCED,
     BILATERAL,
     BOTH,
@@ -409,7 +410,7 @@ def test_logits_are_adjusted_at_test_time_only(digits, tmp_path):
 # ---------------------------------------------------------------- second stages
 
 
-@pytest.mark.parametrize("method", [AGAIN, KEPT, SCALED, TAU, HALF], ids=lambda m: m.name)
+@pytest.mark.parametrize("method", [AGAIN, KEPT, SCALED, TAU, ALIGNED, HALF], ids=lambda m: m.name)
 def test_a_second_stage_leaves_the_backbone_untouched_bit_for_bit(method, digits, first_stages):
     member = members_of([method], first_stages, seeds=(0,))[0]
     first = load_file(member.start.checkpoint)
@@ -428,7 +429,7 @@ def test_a_second_stage_leaves_the_backbone_untouched_bit_for_bit(method, digits
             assert torch.equal(state[name], tensor) != (moving and statistic), name
     assert not [n for n in state if n.startswith("momentum.backbone")]
     changed = {n for n in head if not torch.equal(state[n], head[n])}
-    learned = {"": {"weight", "bias"}, "class": {"scale"}, "tau": {"tau"}}[method.head.rescale]
+    learned = {"": {"weight", "bias"}, "class": {"scale"}, "tau": {"tau"}, "align": {"a", "b", "v", "v0"}}[method.head.rescale]
     if method is HALF:
         learned = {"weight", "bias", "scale"}
     assert changed == {n for n in head if n.removeprefix("head.") in learned}
