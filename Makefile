@@ -42,7 +42,7 @@ lint: $(STAMP) ## ruff
 tables: $(STAMP) ## the tables and claims of all papers, from the records that are here
 	@$(RUN) -m papers table $(if $(PROFILE),--profile $(PROFILE))
 
-report: $(STAMP) ## tables, figures and the generated parts of the READMEs
+report: $(STAMP) ## report/index.html, tables, figures, and the generated parts of the READMEs
 	@$(RUN) -m papers report
 
 status: $(STAMP) ## how many seeds each cell has

@@ -56,6 +56,9 @@ SMOOTHING: dict[tuple[str, int], tuple[float, float, float]] = {
 }
 
 
+LARGE_MIXUP = 0.2  # alpha of mixup on the large sets, in MiSLAS's code
+
+
 # ---------------------------------------------------------------- losses on one stream
 
 
@@ -175,19 +178,19 @@ def hybrid_sc_row(reading: Reading, protocol: Protocol, temperature: float = 0.1
 # ---------------------------------------------------------------- two stages
 
 
-def mixup_crt_row(reading: Reading, protocols: Mapping[str, Protocol]) -> Method:
+def mixup_crt_row(reading: Reading, protocols: Mapping[str, Protocol], alpha: float = 1.0) -> Method:
     """mixup, then a classifier drawn anew on class-balanced batches without mixup (Kang et al., 2020)."""
     return Method("mixup-crt", reading, softmax_cross_entropy, sampler=class_balanced,
-                  starts_from=_mixup_stage(reading, protocols), protocol=protocols[f"{reading}-crt"])
+                  starts_from=_mixup_stage(reading, protocols, alpha), protocol=protocols[f"{reading}-crt"])
 
 
-def mislas_row(reading: Reading, column: Column, protocols: Mapping[str, Protocol]) -> Method:
+def mislas_row(reading: Reading, column: Column, protocols: Mapping[str, Protocol], alpha: float = 1.0) -> Method:
     """MiSLAS (Zhong et al., 2021): mixup, then the same classifier and a factor a class on class-balanced batches, with
     label-aware smoothing and without mixup."""
     head, tail, rate = smoothing(column)
     return Method("mislas", reading, partial(label_aware_smoothing, head=head, tail=tail),
                   Head("linear", keep=True, rate=rate, rescale="class"), sampler=class_balanced,
-                  starts_from=_mixup_stage(reading, protocols), protocol=protocols[f"{reading}-mislas"])
+                  starts_from=_mixup_stage(reading, protocols, alpha), protocol=protocols[f"{reading}-mislas"])
 
 
 def smoothing(column: Column) -> tuple[float, float, float]:
@@ -198,9 +201,9 @@ def smoothing(column: Column) -> tuple[float, float, float]:
     return SMOOTHING.get((column.dataset, min(column.ratio, 100)), SMOOTHING["cifar10", 100])
 
 
-def _mixup_stage(reading: Reading, protocols: Mapping[str, Protocol]) -> Method:
+def _mixup_stage(reading: Reading, protocols: Mapping[str, Protocol], alpha: float) -> Method:
     """The row `mixup`, which a second stage starts from, with its own setting beside it."""
-    return replace(mixup_row(reading), protocol=protocols[reading])
+    return replace(mixup_row(reading, alpha), protocol=protocols[reading])
 
 
 def _deferred_weights(protocol: Protocol, beta: float, start: int | None = None) -> partial:

@@ -6,6 +6,7 @@ Only `train`, `reproduce` and `doctor` import torch; `plan`, `status`, `table` a
 import argparse
 import csv
 import io
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,13 @@ from rich.table import Table
 from common.campaign import Campaign, Ground, print_rest, probe_here, run_campaign, select, show_plan
 from common.console import pack_observer, print_status
 from common.cost import clock, speeds, step_work
+from common.data.large_sets import LARGE
 from common.data.sources import prepare
 from common.doctor import examine
 from common.errors import UserError
+from common.large.prepare import prepare_large
 from common.method import Paper, Planned, missing_runs, plan
+from common.options import parser
 from common.selection import plan_all, resolve_profile, with_data
 from common.spec import Column, Profile
 from common.store import load_records, merge, pack_records, record_files, write_atomically
@@ -33,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA, WORK = ROOT / "data", ROOT / ".work"
 LARGEST_PACK = 64  # a GPU whose memory is too small for it splits the pack
 MOST_SEEDS = 100  # of a run that can be merged
+SAVE, LARGE_SAVE = 30.0, 600.0  # seconds between resume states; of a large run one has some 300 MB
 CPU_STEP = 2e10  # multiplications of a step beyond which a CPU gains nothing from more runs side by side
 
 console = Console(highlight=False, soft_wrap=True)
@@ -40,7 +45,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 def main(*papers: Paper) -> None:
     """Run one command; a UserError is one sentence on standard error and exit code 2, Ctrl-C is exit code 130."""
-    options = parser(papers).parse_args()
+    options = parser(papers, COMMANDS).parse_args()
     try:
         sys.exit(options.command(papers, options) or 0)
     except UserError as error:
@@ -49,102 +54,6 @@ def main(*papers: Paper) -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("\nInterrupted; the same command goes on from the last saved epoch.")
         sys.exit(130)
-
-
-def parser(papers: Sequence[Paper]) -> argparse.ArgumentParser:
-    """Every command with its options; `--help` of each shows them."""
-    what = papers[0].title if len(papers) == 1 else "all papers: " + ", ".join(p.name for p in papers)
-    top = argparse.ArgumentParser(description=f"Replication of {what}.", epilog="See the README for the whole story.")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-    chosen, profile = _selection(), _profile()
-    _add(commands, "plan", command_plan, "what would be trained, how many runs, and for how long", chosen)
-    training = _add(commands, "train", command_train, "train every run that has no record; goes on where it stopped", chosen)
-    _add_training(training)
-    training.add_argument("--summary", type=Path, metavar="FILE", help="also write a CSV of the selected runs and their results")
-    state = _add(commands, "status", command_status, "how many seeds each cell has", chosen)
-    state.add_argument("--variants", action="store_true", help="also the points of grids and the switches, a row each")
-    _add(commands, "table", command_table, "write the tables and claims beside the published numbers, and print them", profile)
-    _add(commands, "figures", command_figures, "draw the figures from records", profile)
-    _add(commands, "report", command_report, "tables, figures/ and the generated parts of the READMEs", profile)
-    whole = _add(commands, "reproduce", command_reproduce, "prepare, train, figures, tables: what make calls", chosen)
-    _add_training(whole)
-    _add_campaign(_add(commands, "campaign", command_campaign, "train what is worth most and fits the time, over all papers",
-                       profile))
-    incoming = _add(commands, "merge", command_merge, "bring in records made on another machine")
-    incoming.add_argument("source", type=Path, help="a tar of pack-records, a folder, or one record")
-    outgoing = _add(commands, "pack-records", command_pack_records, "put all records, or the selected, into one tar", chosen)
-    outgoing.add_argument("target", type=Path, help="the tar to write, for example records.tar")
-    sets = _add(commands, "prepare", command_prepare, "make data/<name>.npz from a folder, an archive or a download")
-    sets.add_argument("names", nargs="+", help="cifar10, cifar100, mnist, tiny-imagenet or digits")
-    sets.add_argument("--from", dest="source", type=Path, help="an .npz, the official archive or its folder, or class folders "
-                      "of PNGs (or set LONGTAIL_DATA); without it the official archive is downloaded")
-    _add(commands, "doctor", command_doctor, "environment, device, data and disk: what is wrong and how to mend it")
-    return top
-
-
-def _profile() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--profile", choices=("quick", "paper"), help="quick: scikit-learn's digits, minutes on two CPU "
-                        "cores; paper: the published protocol (default: paper where there are a GPU and the data)")
-    return shared
-
-
-def _selection() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False, parents=[_profile()])
-    shared.add_argument("--column", action="append", default=[], metavar="NAME", help="only this column, for example "
-                        "cifar10-lt-100 (repeatable)")
-    shared.add_argument("--method", action="append", default=[], metavar="NAME", help="only this method: ldam-drw with "
-                        "all its readings and variants, or one row as in ldam-drw@released (repeatable)")
-    shared.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 (default: as params.yaml says)")
-    return shared
-
-
-def _add_training(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where it is); campaign also takes several, as in "
-                         "cuda:0,cuda:1, and by default all GPUs")
-    command.add_argument("--precision", choices=("bfloat16", "float32", "float64"),
-                         help="default: bfloat16 on CUDA, float32 on CPU")
-    command.add_argument("--no-compile", dest="compile", action="store_false", default=None, help="do not compile on CUDA")
-    command.add_argument("--pack", type=_positive, metavar="M", help="at most M runs side by side (results do not change)")
-    command.add_argument("--minutes", type=_duration, metavar="T",
-                         help="pause after T minutes (exit code 3); the same command goes on")
-    command.add_argument("--save-every", type=_duration, default=30.0, metavar="S",
-                         help="seconds between resume states (default: 30)")
-
-
-def _add_campaign(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--only", type=_names, default=(), metavar="P,Q", help="these papers only")
-    command.add_argument("--columns", type=_names, default=(), metavar="C,D", help="these columns only")
-    command.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 (default: as each params.yaml says)")
-    command.add_argument("--dry-run", action="store_true", help="show the plan; train nothing")
-    command.add_argument("--ray", metavar="ADDRESS", help="use the machines of this Ray cluster (auto: the one that runs here)")
-    _add_training(command)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
-
-
-def _add(commands, name: str, function, text: str, *parents) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=list(parents))
-    command.set_defaults(command=function)
-    return command
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _duration(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
 
 
 def profile_of(papers: Sequence[Paper], options: argparse.Namespace) -> Profile:
@@ -210,7 +119,7 @@ def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
 
 
 def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: argparse.Namespace) -> int:
-    """Train what is missing. Returns 0, or 3 when the minutes ran out first."""
+    """Train what is missing, columns of small sets first. Returns 0, or 3 when the minutes ran out first."""
     from common.train.loop import Workspace
     from common.train.work import choose_device, train
 
@@ -221,12 +130,33 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: arg
     if not missing:
         console.print(f"All {len(planned)} runs have their records: nothing to train.")
         return 0
+    if large := [m for m in planned if m.run.column.dataset in LARGE]:
+        if len(large) < len(planned):
+            raise UserError(f"{large[0].run.column.dataset} is trained by itself, under torchrun; name its columns alone.")
+        return train_large_runs(large, options)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("torchrun is for ImageNet, ImageNet-LT, iNaturalist 2018 and Places-LT; several GPUs train the "
+                        "small sets by `make campaign`.")
     device = choose_device(options.device, options.precision, options.compile)
     limit = options.pack or (LARGEST_PACK if device.cuda else cpu_limit(missing[0]))
     console.print(f"Training {len(missing)} runs on {device.name} in {device.precision}, at most {limit} side by side.")
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
-    done = train(planned, root=root, data=DATA, work=Workspace(WORK, options.save_every, deadline), device=device, limit=limit,
-                 observer=pack_observer())
+    work = Workspace(WORK, options.save_every or SAVE, deadline)
+    done = train(planned, root=root, data=DATA, work=work, device=device, limit=limit, observer=pack_observer())
+    if not done:
+        console.print("The minutes are over; the same command goes on from here.")
+    return 0 if done else 3
+
+
+def train_large_runs(planned: Sequence[Planned], options: argparse.Namespace) -> int:
+    """The columns of large sets, one run after another, on all processes of torchrun; the first of them alone speaks."""
+    from common.large.train import LargeOptions, train_large
+    from common.train.loop import Workspace
+
+    console.quiet = int(os.environ.get("RANK", "0")) > 0
+    chosen = LargeOptions(options.device, options.precision, options.compile, options.per_device, options.workers)
+    deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+    done = train_large(planned, DATA, Workspace(WORK, options.save_every or LARGE_SAVE, deadline), chosen, pack_observer())
     if not done:
         console.print("The minutes are over; the same command goes on from here.")
     return 0 if done else 3
@@ -284,15 +214,22 @@ def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> Non
 def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     """READMEs and figures/ hold the published protocol only: what is committed must not depend on who ran the quick profile."""
     from common.report.figures import save_figures
+    from common.report.index import write_index
+    from common.report.page.page import build_page
     from common.report.readme import fill, front_table, results_block
 
     command_table(papers, options)
-    records = load_records(papers_root(papers))
+    records, said = load_records(papers_root(papers)), {}
     for paper in papers:
-        for line in save_figures(paper, "paper", records, ROOT / "figures" / paper.name):
+        said[paper.name] = save_figures(paper, "paper", records, ROOT / "figures" / paper.name)
+        for line in said[paper.name]:
             console.print(_relative(line))
         fill(paper.folder / "README.md", "results", results_block(paper, records))
-    fill(ROOT / "README.md", "front", front_table(papers, records))
+    if len(papers) > 1:  # what is about all papers
+        fill(ROOT / "README.md", "front", front_table(papers, records))
+        index = write_index(papers_root(papers), records, ROOT / "results")
+        console.print(_relative(f"Every run, machine-readable: {index}"))
+        console.print(_relative(build_page(papers, records, ROOT / "figures", said, ROOT / "report" / "index.html")))
     console.print("README.md and the papers' README.md are up to date with the records.")
 
 
@@ -343,7 +280,7 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
         if options.dry_run:
             print_rest(campaign)
         else:
-            run_campaign(campaign, engine, seconds, begun, options.save_every)
+            run_campaign(campaign, engine, seconds, begun, options.save_every or SAVE)
     finally:
         if hasattr(engine, "close"):
             engine.close()
@@ -390,9 +327,18 @@ def command_pack_records(papers: Sequence[Paper], options: argparse.Namespace) -
     console.print(f"{pack_records(papers_root(papers), options.target, keys)} records in {options.target}.")
 
 
+def command_export(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    from common.export import export_runs
+
+    _, planned = planned_runs(papers, options)
+    written = export_runs(planned, options.to, lambda line: console.print(line, markup=False))
+    console.print(f"{len(written)} runs exported to {options.to}.", markup=False)
+
+
 def command_prepare(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    source = options.source.expanduser() if options.source else None
     for name in options.names:
-        prepare(name, DATA, options.source.expanduser() if options.source else None)
+        prepare_large(name, DATA, source, options.check_images) if name in LARGE else prepare(name, DATA, source)
 
 
 def command_doctor(papers: Sequence[Paper], options: argparse.Namespace) -> int:
@@ -401,3 +347,20 @@ def command_doctor(papers: Sequence[Paper], options: argparse.Namespace) -> int:
 
 def _relative(text: str) -> str:
     return text.replace(f"{ROOT}/", "")
+
+
+COMMANDS = {
+    "plan": command_plan,
+    "train": command_train,
+    "status": command_status,
+    "table": command_table,
+    "figures": command_figures,
+    "report": command_report,
+    "reproduce": command_reproduce,
+    "campaign": command_campaign,
+    "merge": command_merge,
+    "pack-records": command_pack_records,
+    "export": command_export,
+    "prepare": command_prepare,
+    "doctor": command_doctor,
+}

@@ -15,7 +15,7 @@ from common.baselines import ce_row, meta_rows
 from common.data.sampling import class_balanced
 from common.losses import lade, meta_embedding, softmax_cross_entropy
 from common.method import Head, Method
-from common.spec import Column, Protocol, Reading
+from common.spec import Column, LargeColumns, LargeProtocol, Protocol, Reading
 
 # LADE: weight and strength of its regulariser, by data set; its configuration files have no others.
 REGULARISER: dict[str, tuple[float, float]] = {
@@ -24,6 +24,36 @@ REGULARISER: dict[str, tuple[float, float]] = {
     "inaturalist2018": (0.05, 0.5),
     "places-lt": (0.005, 0.1),
 }
+
+
+SECOND = LargeProtocol(epochs=10, batch_size=512, rate=0.2, momentum=0.9, weight_decay=0.0005, warmup_epochs=0, decay_epochs=(),
+                       decay_factor=1.0, drop_last=False, schedule="cosine", trains="head", moving_statistics=True)
+
+
+def second_settings(dataset: str, reading: Reading) -> dict[str, LargeProtocol]:
+    """The settings of second stages on a large set, under "<reading>-<name>": their own authors' numbers (Kang et al. for crt,
+    lws and, without numbers of its own, tau; DisAlign; OLTR; MiSLAS)."""
+    kang = replace(SECOND, epochs=30, weight_decay=0.0001) if dataset == "inaturalist2018" else SECOND
+    kang = replace(kang, rate=0.1, batch_size=256) if dataset == "places-lt" else kang
+    zhong = replace(SECOND, rate=0.1, batch_size=256, weight_decay=0.0001 if dataset == "inaturalist2018" else 0.0005)
+    steps = {"rate": 0.01, "schedule": "steps", "decay_factor": 0.1}
+    if dataset == "places-lt":
+        oltr = replace(SECOND, epochs=30, batch_size=128, decay_epochs=(10, 20), **steps)
+    else:
+        oltr = replace(SECOND, epochs=60, batch_size=256, decay_epochs=(20, 40), trains="all", moving_statistics=False, **steps)
+    found = {"crt": kang, "lws": replace(kang, epochs=5), "tau": replace(kang, epochs=5),
+             "disalign": replace(zhong, moving_statistics=False, weight_decay=0.0005), "mislas": zhong, "oltr": oltr}
+    return {f"{reading}-{name}": setting for name, setting in found.items()}
+
+
+def with_second_settings(large: LargeColumns) -> dict[str, dict[str, LargeProtocol]]:
+    """The settings of each large column, with those of other people's second stages beside its own."""
+    found = {}
+    for name, own in large.protocols.items():
+        dataset = large.columns[name].dataset
+        others = [second_settings(dataset, reading) for reading in ("written", "released") if reading in own]
+        found[name] = {key: value for settings in (*others, own) for key, value in settings.items()}
+    return found
 
 
 # ---------------------------------------------------------------- one stage

@@ -10,10 +10,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from common.data.large_sets import LARGE
 from common.data.sampling import shuffled, uniform_weights
 from common.data.sets import SETS
 from common.errors import UserError
-from common.models.sizes import BACKBONES
+from common.models.sizes import BACKBONES, NETWORKS
 from common.spec import Column, Profile, Protocol, Reading, Run, describe_function
 from common.store import has_diverged
 
@@ -227,6 +228,7 @@ class Paper:
     own, main: the names of the paper's own methods, and the numbers of the tables that its claim rests on: with
     cross-entropy, they are trained first.
     stand_ins: for a column of the quick profile, the published column in whose place it is shown.
+    large: of each column that is trained under torchrun, its own `protocols`; such a column is planned only where it is named.
     """
 
     name: str
@@ -241,12 +243,21 @@ class Paper:
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     stand_ins: Mapping[str, str] = field(default_factory=dict)
+    large: Mapping[str, Mapping[str, Protocol]] = field(default_factory=dict)
 
     def results(self, profile: Profile) -> Path:
         return self.folder / "results" / profile
 
+    def settings(self, profile: Profile, column: Column) -> Mapping[str, Protocol]:
+        """The settings of a column by reading, and by the other names that `methods` wants."""
+        return self.large.get(column.name, self.protocols[profile])
+
+    def rows(self, profile: Profile, column: Column) -> tuple[Method, ...]:
+        """Everything that is trained on a column."""
+        return self.methods(column, self.settings(profile, column))
+
     def run(self, profile: Profile, column: Column, method: Method, seed: int) -> Run:
-        return make_run(column, method.protocol or self.protocols[profile][method.reading], method, seed)
+        return make_run(column, method.protocol or self.settings(profile, column)[method.reading], method, seed)
 
 
 @dataclass(frozen=True)
@@ -282,11 +293,12 @@ class Planned:
 
 
 def make_run(column: Column, protocol: Protocol, method: Method, seed: int) -> Run:
-    if column.dataset not in SETS:
-        raise UserError(f"Unknown dataset {column.dataset!r}; known: {', '.join(SETS)}.")
-    if column.backbone not in BACKBONES:
-        raise UserError(f"Unknown backbone {column.backbone!r}; known: {', '.join(BACKBONES)}.")
-    return Run(column, protocol, method.describe(), SETS[column.dataset].digest, seed)
+    sets, backbones = (LARGE, NETWORKS) if column.dataset in LARGE else (SETS, BACKBONES)
+    if column.dataset not in sets:
+        raise UserError(f"Unknown dataset {column.dataset!r}; known: {', '.join((*SETS, *LARGE))}.")
+    if column.backbone not in backbones:
+        raise UserError(f"Unknown backbone {column.backbone!r} for {column.dataset}; known: {', '.join(backbones)}.")
+    return Run(column, protocol, method.describe(), sets[column.dataset].digest, seed)
 
 
 def missing_runs(planned: Sequence[Planned], have: Mapping[str, Path]) -> list[Planned]:
@@ -317,17 +329,19 @@ def merged(planned: Iterable[Planned]) -> dict[str, Planned]:
 
 def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), methods: tuple[str, ...] = (),
          seeds: int | None = None) -> list[Planned]:
-    """Every run that the paper's tables and figures need, each key once, in the order of its columns, methods and seeds.
+    """Every run that the paper's tables and figures need, each key once, in the order of its columns, methods and seeds; of
+    the large columns only those that are named.
 
-    columns, methods: keep these names only (a method by `name`, with all its readings and variants, or by its
-    whole label, so `name@reading` is the plain row); unknown ones are refused.
+    columns, methods: keep these names only (a column by its name, or all of a dataset by that; a method by `name`, with all
+    its readings and variants, or by its whole label, so `name@reading` is the plain row); unknown ones are refused.
     """
     known = {c.name: c for c in paper.columns[profile]}
-    if unknown := [c for c in columns if c not in known]:
+    if unknown := [c for c in columns if c not in known and c not in {k.dataset for k in known.values()}]:
         raise UserError(f"{paper.name} has no column {unknown[0]!r} in profile {profile!r}; it has: {', '.join(known)}.")
+    named = [name for name, c in known.items() if {name, c.dataset} & set(columns)]
     found, seen = [], set()
-    for name in columns or known:
-        for method in paper.methods(known[name], paper.protocols[profile]):
+    for name in named or [name for name in known if name not in paper.large]:
+        for method in paper.rows(profile, known[name]):
             names = {method.name, method.label}
             seen |= names
             if methods and not names & set(methods):

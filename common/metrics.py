@@ -42,13 +42,20 @@ def summary(confusion: np.ndarray, bins: np.ndarray, counts: np.ndarray) -> dict
     confusion [classes, classes] (rows: true class), bins [BINS, 3], counts [classes] training images. A group
     without a class is None; a group's accuracy is the mean of its classes' accuracies.
     """
-    per_class = 100 * confusion.diagonal() / confusion.sum(1)
+    return {
+        "accuracy": round(100 * float(confusion.diagonal().sum()) / int(confusion.sum()), 4),
+        **class_summary(confusion.diagonal(), confusion.sum(1), bins, counts),
+        "confusion": confusion.tolist(),
+    }
+
+
+def class_summary(hits: np.ndarray, tested: np.ndarray, bins: np.ndarray, counts: np.ndarray) -> dict:
+    """The part of `summary` that hits and tested images of each class [classes] are enough for."""
+    per_class = 100 * hits / tested
     groups = {"many": counts > MANY, "medium": (counts >= FEW) & (counts <= MANY), "few": counts < FEW}
     gap = np.abs(bins[:, 1] - bins[:, 2]).sum() / bins[:, 0].sum()
     return {
-        "accuracy": round(100 * float(confusion.diagonal().sum()) / int(confusion.sum()), 4),
         "per_class_accuracy": [round(float(a), 4) for a in per_class],
         "groups": {name: round(float(per_class[of].mean()), 4) if of.any() else None for name, of in groups.items()},
         "calibration": {"ece": round(100 * float(gap), 4), "bins": [[round(float(v), 4) for v in row] for row in bins]},
-        "confusion": confusion.tolist(),
     }

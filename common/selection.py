@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from common.data.sets import SETS
 from common.errors import UserError
 from common.method import Paper, Planned, merged, plan
 from common.spec import Profile
@@ -20,10 +21,11 @@ def resolve_profile(papers: Sequence[Paper], asked: Profile | None, columns: Seq
     """The profile asked for; else that of the named columns; else paper where a GPU and any of its data are, and says why."""
     if asked:
         return asked
-    owners = {profile for p in papers for profile, known in p.columns.items() for c in known if c.name in columns}
+    owners = {profile for p in papers for profile, known in p.columns.items()
+              for c in known if {c.name, c.dataset} & set(columns)}
     if owners:
         return "quick" if owners == {"quick"} else "paper"
-    needed = sorted({c.dataset for p in papers for c in p.columns["paper"]})
+    needed = sorted({c.dataset for p in papers for c in p.columns["paper"]} & set(SETS))
     here = [name for name in needed if has_data(name, data)]
     gpu = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()  # without importing torch
     why = f"a GPU and data/{here[0]}.npz are here" if gpu and here else " and ".join(

@@ -30,7 +30,8 @@ Reading = Literal["written", "released"]
 class Column:
     """What a table's column names: dataset, imbalance and backbone.
 
-    ratio: largest over smallest class, rho >= 1 (1 where `imbalance` is "none" or "counts").
+    ratio: largest over smallest class, rho >= 1 (1 where `imbalance` is "none" or "counts", and where the set itself is
+    long-tailed).
     counts: with imbalance "counts", the training images of the first len(counts) classes; the others are left out of
     training and test set.
     subset: which images are kept; "canonical" ranks a class by the hash of its pixels, "archive" is the
@@ -48,7 +49,7 @@ class Column:
     def name(self) -> str:
         """Readable and unique within a paper, for example `cifar10-lt-100`; says the backbone where it is not the usual one."""
         parts = [self.dataset, *map(str, self.counts)]
-        parts += [self.imbalance, str(self.ratio)] if self.imbalance in ("lt", "step") else []
+        parts += [self.imbalance, str(self.ratio)] if self.imbalance in ("lt", "step") and self.ratio > 1 else []
         parts += [] if self.backbone in ("resnet32", "resnet8") else [self.backbone]
         parts += [] if self.subset == "canonical" else [self.subset]
         return "-".join(parts)
@@ -87,6 +88,34 @@ class Protocol:
         if self.schedule == "cosine":
             return self.rate * warm * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         return self.rate * warm * self.decay_factor ** sum(epoch >= e for e in self.decay_epochs)
+
+
+@dataclass(frozen=True)
+class LargeProtocol(Protocol):
+    """A `Protocol` and what only images of 224 pixels need.
+
+    trains: also "last": the last block of the backbone, drawn anew, an adapter behind it and the head; the rest keeps weights
+    and statistics (the second stage of a network that was trained elsewhere).
+    batch_norm: over the images of one process and forward pass ("device", which the released codes' DataParallel does), or
+    over those of all processes ("synchronised").
+    pretrained: start with weights trained on ImageNet.
+    crop: of training images, a random part of the image (8 to 100 % of its area) resized, or a random square of the image
+    whose shorter side was resized to 256. jitter: the most by which brightness, contrast and saturation change.
+    """
+
+    trains: Literal["all", "last", "head"] = "all"
+    batch_norm: Literal["device", "synchronised"] = "device"
+    pretrained: bool = False
+    crop: Literal["random-resized", "resize-crop"] = "random-resized"
+    jitter: float = 0.0
+
+
+@dataclass(frozen=True)
+class LargeColumns:
+    """A paper's columns of large sets by name, and for each its settings as `Paper.protocols` has them for the others."""
+
+    columns: dict[str, Column]
+    protocols: dict[str, dict[str, LargeProtocol]]
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def test_a_dry_run_is_quick_and_trains_nothing():
     (("plan", "--profile", "quick", "--method", "resnet"), "no method 'resnet'"),
     (("train", "--profile", "quick", "--device", "gpu0"), "'gpu0' is not a device"),
     (("merge", "nowhere.tar"), "nowhere.tar does not exist"),
-    (("prepare", "imagenet"), "Unknown dataset 'imagenet'"),
+    (("prepare", "imagenette"), "Unknown dataset 'imagenette'"),
     (("prepare", "cifar10", "--from", "nowhere"), "nowhere does not exist"),
     (("status", "--profile", "quick", "--method", "nope"), "no method 'nope'"),
     (("status", "--column", "nope"), "no column 'nope'"),

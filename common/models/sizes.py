@@ -1,6 +1,8 @@
-"""The names and shapes of the small backbones, and what they cost. No torch: a plan reads this."""
+"""The names and shapes of the backbones, and what they cost. No torch: a plan reads this."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,30 @@ BACKBONES: dict[str, Residual | Plain | Mobile] = {
     # The paper's Table 2 with stride 1 in the stem and in the second group, as usual for images of 32 pixels.
     "mobilenetv2": Mobile(32, ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
                                (6, 320, 1, 1)), 1280),
+}
+
+
+# Of images of 224 pixels
+
+
+@dataclass(frozen=True)
+class Network:
+    """A ResNet of timm: its name there and changes to it; the width of its features, and the multiplications of one forward
+    pass through its convolutions for one image of 224 pixels."""
+
+    timm: str
+    width: int
+    multiplications: int
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+NETWORKS: dict[str, Network] = {
+    "resnet50": Network("resnet50", 2048, 4_087_136_256),
+    "resnext50": Network("resnext50_32x4d", 2048, 4_228_431_872),
+    "resnet101": Network("resnet101", 2048, 7_799_357_440),
+    "resnet152": Network("resnet152", 2048, 11_511_578_624),
+    # for the miniature
+    "resnet10w8": Network("resnet18", 64, 144_306_176, {"layers": (1, 1, 1, 1), "channels": (8, 16, 32, 64)}),
 }
 
 

@@ -31,10 +31,9 @@ class Tail(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.adapter is None else self.adapter(x)
         means = shifted_means(x) if self.copies > 1 else x.mean((2, 3))
-        batch = len(x)
         if self.copies == 1:
-            return means.reshape(batch, self.runs, -1).transpose(0, 1)
-        return means.reshape(self.copies, batch, self.runs, -1).permute(2, 1, 0, 3).flatten(2)
+            return means.unflatten(1, (self.runs, -1)).transpose(0, 1)
+        return means.unflatten(2, (self.runs, -1)).permute(2, 1, 0, 3).flatten(2)
 
 
 def shifted_means(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.errors import UserError
+from common.estimate import known_speeds, not_run
 from common.method import Method, Paper
 from common.report.groups import WHOLE, group_accuracy, is_group
 from common.spec import Column, Profile
@@ -28,7 +29,7 @@ RULE = (
 NO_RUN = "no run yet"
 FIELDS = ("paper", "table", "dataset", "imbalance_type", "imbalance_ratio", "backbone", "method", "method_ref", "metric", "unit",
           "value", "std", "group", "notes")
-MEASURED = ("top1_error", "top1_accuracy", "per_class_accuracy")
+MEASURED = ("top1_error", "top1_accuracy", "top5_accuracy", "per_class_accuracy")
 
 
 @dataclass(frozen=True)
@@ -191,12 +192,23 @@ def standing_columns(paper: Paper, profile: Profile) -> dict[str, tuple[Column, 
     return found
 
 
+_PLANS: dict[tuple, tuple[Paper, list[tuple[Method, list[str]]]]] = {}  # a report asks for the same keys a hundred times
+
+
+def planned_keys(paper: Paper, profile: Profile, column: Column, seeds: tuple[int, ...]) -> list[tuple[Method, list[str]]]:
+    """Every method of a column, as the paper lists them, with the keys of its runs; remembered for this paper object."""
+    place = id(paper), profile, column, seeds
+    if place not in _PLANS:  # the paper is kept beside it, so that its id stays its own
+        _PLANS[place] = paper, [(method, [paper.run(profile, column, method, seed).key for seed in seeds])
+                                for method in paper.rows(profile, column)]
+    return _PLANS[place][1]
+
+
 def arms(paper: Paper, records: Records, profile: Profile, column: Column) -> list[Arm]:
     """Every method of a column, as the paper lists them, with the records it has; more seeds than planned all count."""
     seeds = sorted(set(range(paper.seeds[profile])) | {record["spec"]["seed"] for record in records.values()})
     found = []
-    for method in paper.methods(column, paper.protocols[profile]):
-        keys = [paper.run(profile, column, method, seed).key for seed in seeds]
+    for method, keys in planned_keys(paper, profile, column, tuple(seeds)):
         have = [records[key] for key in keys if key in records]
         done = tuple(r for r in have if r["status"] == "done")
         found.append(Arm(method, done, tuple(r for r in have if r["status"] != "done")))
@@ -210,6 +222,7 @@ def cells(paper: Paper, records: Records, profile: Profile) -> list[Cell]:
     """
     standing, found = standing_columns(paper, profile), []
     per_column = {c.name: arms(paper, records, profile, c) for columns in standing.values() for c in columns}
+    large, speeds = {c.name: c for c in paper.columns["paper"] if c.name in paper.large}, known_speeds(paper, records)
     for row in published(paper).itertuples():
         if why := why_not_measured(row.metric, row.group):
             found += [_cell(row, row.column, None, state=f"not decidable: {why}")] if profile == "paper" else []
@@ -221,7 +234,9 @@ def cells(paper: Paper, records: Records, profile: Profile) -> list[Cell]:
             matching = [arm for arm in per_column[name] if (arm.method.name, arm.method.variant) == (row.method, row.variant)]
             if not matching:
                 found.append(_cell(row, name, None, state="not run: no such method here"))
-            found += [_cell(row, name, arm) for arm in matching]
+            for arm in matching:
+                waiting = not_run(paper, large[name], arm.method, speeds) if name in large else NO_RUN
+                found.append(_cell(row, name, arm, waiting))
     return found
 
 
@@ -239,10 +254,11 @@ def _cell(row: Any, column: str, arm: Arm | None, state: str = NO_RUN) -> Cell:
         return Cell(**cell)
     cell |= {"reading": arm.method.reading, "diverged": len(arm.diverged), "flags": flags(arm.done)}
     if not arm.done:
-        return Cell(**{**cell, "state": "diverged" if arm.diverged else NO_RUN})
+        return Cell(**{**cell, "state": "diverged" if arm.diverged else state})
     values, best = (tuple(measure(r, row.metric, row.group, epoch) for r in arm.done) for epoch in ("last", "best"))
     if None in values:
-        return Cell(**{**cell, "state": f"not decidable: no {row.group} in {column}"})
+        lacking = f"no {row.group} in {column}" if row.group else f"no record holds {row.metric}"
+        return Cell(**{**cell, "state": f"not decidable: {lacking}"})
     mean, sd = spread(values)
     cell |= {"values": values, "best": () if None in best else best,
              "keys": tuple(r["key"] for r in arm.done), "state": "mean", "mean": mean, "sd": sd}
@@ -271,6 +287,8 @@ def measure(record: Record, metric: str, group: str = "", epoch: str = "last") -
     """
     if why := why_not_measured(metric, group):
         raise UserError(f"metric {metric!r}, group {group!r}: {why}.")
+    if metric == "top5_accuracy":  # of large sets; the best epoch is that of the best top-1 accuracy
+        return record.get("top5", {}).get(epoch)
     accuracy = group_accuracy(record, group, epoch)
     return accuracy if accuracy is None or metric != "top1_error" else 100 - accuracy
 

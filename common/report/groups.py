@@ -59,4 +59,5 @@ def majority(counts: Iterable[float]) -> list[bool]:
     Under step imbalance these are exactly the frequent classes; balanced classes are all majority classes.
     """
     sizes = list(counts)
-    return [size * size >= max(sizes) * min(sizes) for size in sizes]
+    bound = max(sizes, default=0) * min(sizes, default=0)
+    return [size * size >= bound for size in sizes]

@@ -14,6 +14,7 @@ from common.report import claims as claim_tests
 from common.report.claims import Claim, Outcome, class_words
 from common.report.compare import RULE, Cell, Records, cells, made, minutes, spread
 from common.report.groups import WHOLE
+from common.report.large import large_markdown
 from common.report.text import escape, markdown_table, mean_text, plain, signed
 from common.report.variants import variants_markdown
 from common.spec import Profile
@@ -234,6 +235,8 @@ def write_tables(paper: Paper, records: Records, profile: Profile, folder: Path)
         outcomes = claim_tests.evaluate(paper, records, profile)
         contents["claims.md"] = claims_markdown(outcomes, profile).encode()
         contents["claims.csv"] = csv_bytes(claims_frame(outcomes))
+    if text := large_markdown(paper, records):
+        contents["large.md"] = text.encode()
     if text := variants_markdown(paper, records):
         contents["variants.md"] = text.encode()
     for name, content in contents.items():
@@ -255,7 +258,7 @@ def claims_markdown(outcomes: list[Outcome], profile: Profile) -> str:
     rows, words = [], {}
     for o in outcomes:
         lead = "-" if o.gap is None else f"{signed(o.gap)} in {o.where}"
-        p = "-" if o.p is None else f"{o.p:.3g} / {o.p_against:.3g}"
+        p = "-" if o.p is None else f"{o.p:.3g} / {o.p_against:.3g} / {o.p_paired:.3g}"
         rows.append([o.claim.id, claim_test(o.claim), o.reading, o.printed, o.verdict, lead, p])
         said = f"- **{escape(o.claim.id)}** ({escape(o.claim.section)}): “{escape(o.claim.quote)}” {escape(o.claim.means or '')}"
         notes = words.setdefault(said.rstrip(), {})
@@ -263,7 +266,8 @@ def claims_markdown(outcomes: list[Outcome], profile: Profile) -> str:
             notes.setdefault(note, []).append(o.reading)
     title = "# Claims\n" if profile == "paper" else (
         "# Claims, on the quick stand-ins\n\nA demonstration of the procedure: these verdicts say nothing about the paper.\n")
-    header = ["claim", "test", "reading", "printed numbers", "our runs", "smallest lead in points", "p / p of the opposite"]
+    header = ["claim", "test", "reading", "printed numbers", "our runs", "smallest lead in points",
+              "p / p of the opposite / p paired"]
     page = [title, markdown_table(header, rows), f"{claim_tests.RULE}\n", "## What the paper says\n"]
     for said, notes in words.items():
         page += [said, *("  - " + escape(f"{', '.join(readings)}: {note}") for note, readings in notes.items())]
@@ -275,7 +279,8 @@ def claims_frame(outcomes: list[Outcome]) -> "DataFrame":
 
     return DataFrame([
         {"claim": o.claim.id, "section": o.claim.section, "quote": o.claim.quote, "test": claim_test(o.claim),
-         "reading": o.reading, "printed": o.printed, "verdict": o.verdict, "p": o.p, "p_opposite": o.p_against,
+         "reading": o.reading, "printed": o.printed, "verdict": o.verdict,
+         "p": o.p, "p_opposite": o.p_against, "p_paired": o.p_paired,
          "lead": o.gap, "where": o.where, "columns_done": o.done, "columns": o.of, "notes": ";".join(o.notes)} for o in outcomes
     ])
 

@@ -111,7 +111,7 @@ class Pack:
 
     def _make_optimiser(self) -> torch.optim.SGD:
         """What is frozen gets no gradient; what a head says may have a rate of its own, its bias no decay."""
-        self.net.requires_grad_(self.protocol.trains == "all")
+        self.freeze()
         decays: dict[tuple[float, float], list[Tensor]] = {}
         for parameter in self.net.parameters():
             decays.setdefault((1.0, self.protocol.weight_decay), []).append(parameter)
@@ -135,6 +135,10 @@ class Pack:
             count = {} if kind in ("sgd", "nesterov") else {"step": torch.zeros((), device=parameter.device)}
             optimiser.state[parameter].update(zeros | count)
         return optimiser
+
+    def freeze(self) -> None:
+        """What of the backbone is trained."""
+        self.net.requires_grad_(self.protocol.trains == "all")
 
     def counters(self) -> list[Tensor]:
         """The optimiser's own counts of steps, where it keeps them: the same number for every run."""

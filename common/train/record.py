@@ -71,7 +71,7 @@ def make_record(pack: Pack, run: int, curves: Curves, tally: Tally, made: Mappin
     if member.method.keep_features and member.run.seed == 0:
         head = {n.removeprefix("head."): t[0].tolist() for n, t in state.items() if n.startswith("head.")}
         more |= {"features": stored_features(pack, run), "head": head}
-    return _common(pack, run, curves, made) | parts | more | {
+    return common_fields(pack, run, curves, made) | parts | more | {
         "status": "done",
         "accuracy": {"last": last, "best": accuracy[best], "best_epoch": best},
         "norms": {"classifier": [float(f"{n:.5g}") for n in norms], "feature_epochs": list(curves.norm_epochs),
@@ -92,7 +92,7 @@ def stored_features(pack: Pack, run: int) -> dict[str, Any]:
 
 def make_diverged_record(pack: Pack, run: int, curves: Curves, made: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a run that left the finite range: it has no accuracy, and says in which epoch it ended."""
-    return _common(pack, run, curves, {**made, "diverged_in_epoch": pack.ended[run]}) | {
+    return common_fields(pack, run, curves, {**made, "diverged_in_epoch": pack.ended[run]}) | {
         "status": "diverged",
         "accuracy": {"last": None, "best": None, "best_epoch": None},
         "per_class_accuracy": [], "confusion": [], "groups": {"many": None, "medium": None, "few": None},
@@ -102,7 +102,8 @@ def make_diverged_record(pack: Pack, run: int, curves: Curves, made: Mapping[str
     }
 
 
-def _common(pack: Pack, run: int, curves: Curves, made: Mapping[str, Any]) -> dict[str, Any]:
+def common_fields(pack: Pack, run: int, curves: Curves, made: Mapping[str, Any]) -> dict[str, Any]:
+    """What every record has, however its run ended."""
     member = pack.members[run]
     finite = [v if np.isfinite(v) else None for v in curves.loss[run]]
     return {

@@ -16,17 +16,19 @@ lambda_j: stimulus of class j; alpha(t): its strength in epoch t of T.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.baselines import bbn_row, ce_row, hybrid_sc_row, la_rows, ldam_drw_row
 from common.cli import main
+from common.data.large_sets import find_large
+from common.decoupled import decoupling_row, disalign_row, with_second_settings
 from common.losses import cross_entropy
 from common.method import Context, Figure, Method, Outputs, Paper, Table
 from common.report.figures import feature_norms
-from common.spec import Column, Protocol, Reading, load_yaml
+from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,9 +124,12 @@ class Params:
     stand_ins: dict[str, str]
     strength: dict[Reading, float]
     baselines: Baselines
+    large: LargeColumns
+    large_strength: float
 
 
 PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
+LARGE = with_second_settings(PARAMS.large)
 
 
 # ---------------------------------------------------------------- section 4.4: the rows of Tables 4.2 and 4.4 to 4.7
@@ -176,8 +181,25 @@ def published_name(column: Column) -> str:
     return PARAMS.stand_ins.get(column.name, column.name)
 
 
+def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
+    """Tables 4.3 and 4.7b. The text's strength is the code's, divided by the largest stimulus ln(n_max / n_min), as on CIFAR."""
+    rows, sizes = [], find_large(column.dataset).train
+    for reading in READINGS:
+        protocol, p = protocols[reading], PARAMS.baselines
+        strength = PARAMS.large_strength / (math.log(sizes.largest / sizes.smallest) if reading == "written" else 1.0)
+        end = float(protocol.epochs - (PARAMS.paper.early if reading == "released" else 0))
+        loss = partial(LOSSES[reading], strength=strength, curriculum=partial(fbl_parabolic_increase, T=end))
+        drw = ldam_drw_row(reading, protocol, s=p.scale, largest=p.largest_margin, beta=p.effective_number)
+        rows += [ce_row(reading), drw, decoupling_row(reading, protocols), la_rows(reading, tau=p.tau)[0],
+                 disalign_row(reading, protocols), Method("fbl", reading, loss)]
+    left_out = ("ldam-drw", "la") if column.dataset == "places-lt" else ()  # not printed
+    return [replace(row, keep_features=False) for row in rows if row.name not in left_out]
+
+
 def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
     """Everything that is trained on a column: all rows in both readings, as the settings differ."""
+    if column.name in LARGE:
+        return tuple(large_rows(column, protocols))
     return tuple(row for reading in READINGS
                  for row in (*baselines(column, reading, protocols[reading]), *own_rows(column, reading, protocols[reading])))
 
@@ -202,7 +224,8 @@ PAPER = Paper(
     name="fbl",
     title="Feature-Balanced Loss for Long-Tailed Visual Recognition",
     folder=HERE,
-    columns={name: tuple(p.columns.values()) for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
+    columns={"paper": (*PARAMS.paper.columns.values(), *PARAMS.large.columns.values()),
+             "quick": tuple(PARAMS.quick.columns.values())},
     protocols={"paper": PARAMS.paper.protocols, "quick": PARAMS.quick.protocols},
     seeds={"paper": PARAMS.paper.seeds, "quick": PARAMS.quick.seeds},
     methods=methods,
@@ -220,6 +243,7 @@ PAPER = Paper(
     figures=tuple(norm_figure(number, dataset, classes, reading) for reading in reversed(READINGS)
                   for number, dataset, classes in (("4.2", "cifar10", (0, 1, 8, 9)), ("4.3", "cifar100", (9, 19, 79, 89)))),
     stand_ins=PARAMS.stand_ins,
+    large=LARGE,
 )
 
 if __name__ == "__main__":

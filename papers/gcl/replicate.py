@@ -24,10 +24,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.baselines import (
+    arcface_row,
     bbn_row,
     ce_row,
+    cosface_row,
     deconfound_tde_row,
     hybrid_sc_row,
+    la_rows,
     ldam_drw_row,
     mislas_row,
     mixup_crt_row,
@@ -35,16 +38,18 @@ from common.baselines import (
 )
 from common.cli import main
 from common.data.sampling import class_balanced, effective_number_sampler, shuffled
+from common.decoupled import decoupling_row, disalign_row, lade_row, oltr_row, with_second_settings
 from common.losses import cross_entropy, shift_target
 from common.method import COSINE, Context, Figure, Head, Method, Outputs, Paper, Table
 from common.report.figures import Panel, curves, embedding
-from common.spec import Column, Protocol, Reading, load_yaml
+from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 READINGS: tuple[Reading, ...] = ("written", "released")
+LARGE_BOTH = ("ce", "mixup", "decoupling", "mixup-crt", "disalign", "mislas", "gcl")  # printed for every large set
 TINY = 1e-12  # where all classes are of one size, every cloud is 0 / TINY
 
 
@@ -111,6 +116,16 @@ def gcl_margin_focal(outputs: Outputs, labels: "Tensor", context: Context, *, s:
     return (1 - (-loss.detach()).exp()) ** gamma * loss
 
 
+def gcl_blended_labels(outputs: Outputs, labels: "Tensor", context: Context, *, s: float, cloud: float, sigma: float, m: float,
+                       gamma: float) -> "Tensor":
+    """The second stage of the released script for Places-LT, which blends labels as mixup does but not the images: half the
+    loss of the image's own label, half that of another image's, as the mean over mixup's uniform share is."""
+    numbers = {"s": s, "cloud": cloud, "sigma": sigma, "m": m, "gamma": gamma}
+    other = context._replace(noise=context.noise.roll(1, -2))
+    own = gcl_margin_focal(outputs, labels, context, **numbers)
+    return (own + gcl_margin_focal(outputs, labels.roll(1, -1), other, **numbers)) / 2
+
+
 # ---------------------------------------------------------------- section 5.3.3: class-based effective number sampling
 
 
@@ -168,6 +183,15 @@ class Switches:
 
 
 @dataclass(frozen=True)
+class Places:
+    """mixup: of the first stage. s: of the second."""
+
+    cloud: float
+    mixup: float
+    s: float
+
+
+@dataclass(frozen=True)
 class Baselines:
     effective_number: float
     moving_statistics: tuple[str, ...]
@@ -187,9 +211,13 @@ class Params:
     released_second: SecondLoss
     switches: Switches
     baselines: Baselines
+    large: LargeColumns
+    large_mixup: float
+    released_places: Places
 
 
 PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
+LARGE = with_second_settings(PARAMS.large)
 
 
 def setting(reading: Reading) -> Setting:
@@ -280,8 +308,37 @@ def switches(protocols: Mapping[str, Protocol]) -> list[Method]:
     ]
 
 
+def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
+    """Tables 5.3 and 5.7, in the text's setting; on Places-LT the code's own two stages beside it."""
+    protocol, alpha = protocols["written"], PARAMS.large_mixup
+    own = second_stage("gcl", "written", protocols)
+    rows = [
+        ce_row("written"), mixup_row("written", alpha), ldam_drw_row("written", protocol), la_rows("written")[0],
+        oltr_row("written", column, protocols), decoupling_row("written", protocols), disalign_row("written", protocols),
+        mixup_crt_row("written", protocols, alpha), mislas_row("written", column, protocols, alpha),
+        replace(own, starts_from=replace(own.starts_from, mixup=alpha)),
+        cosface_row("written"), arcface_row("written"), lade_row("written", column),
+    ]
+    printed = {"imagenet-lt": [row.name for row in rows], "places-lt": (*LARGE_BOTH, "oltr"),
+               "inaturalist2018": (*LARGE_BOTH, "ldam-drw", "la")}[column.dataset]
+    found = [row for row in rows if row.name in printed]
+    if "released" in protocols:
+        found += [ce_row("released"), released_places(protocols)]
+    return [replace(row, keep_features=False) for row in found]
+
+
+def released_places(protocols: Mapping[str, Protocol]) -> Method:
+    """The code's two stages on Places-LT: the classifier goes on, on class-balanced images that are not mixed."""
+    p, r = PARAMS.released_places, PARAMS.released_second
+    loss = partial(gcl_blended_labels, s=p.s, cloud=p.cloud, sigma=PARAMS.released.sigma, m=r.m, gamma=r.gamma)
+    row = second_stage("gcl", "released", protocols, cloud=p.cloud, sampler=class_balanced, loss=loss, mixup=0.0)
+    return replace(row, starts_from=replace(row.starts_from, mixup=p.mixup))
+
+
 def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
     """Everything that is trained on a column: Table 5.2 on all, Tables 5.4 to 5.6 on one, CE alone on Figure 5.1's."""
+    if column.name in LARGE:
+        return tuple(large_rows(column, protocols))
     if stands_for(column) == PARAMS.toy:
         return (ce_row("written"),)
     ablation = stands_for(column) == PARAMS.ablation
@@ -324,7 +381,8 @@ PAPER = Paper(
     name="gcl",
     title="Long-Tailed Visual Recognition via Gaussian Clouded Logit Adjustment",
     folder=HERE,
-    columns={name: tuple(p.columns.values()) for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
+    columns={"paper": (*PARAMS.paper.columns.values(), *PARAMS.large.columns.values()),
+             "quick": tuple(PARAMS.quick.columns.values())},
     protocols={name: p.protocols for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
     seeds={"paper": PARAMS.paper.seeds, "quick": PARAMS.quick.seeds},
     methods=methods,
@@ -345,6 +403,7 @@ PAPER = Paper(
         Figure("5.4-released", "t-SNE of the embeddings of CE and GCL, as released", partial(figure_5_4, reading="released")),
     ),
     stand_ins=PARAMS.stand_ins,
+    large=LARGE,
 )
 
 if __name__ == "__main__":

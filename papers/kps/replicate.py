@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.baselines import (
+    LARGE_MIXUP,
     arcface_row,
     bbn_row,
     cb_focal_row,
@@ -36,12 +37,14 @@ from common.baselines import (
     mislas_row,
 )
 from common.cli import main
+from common.data.large_sets import find_large
 from common.data.sampling import deferred, effective_number_weights, shuffled, uniform_weights
 from common.data.sets import SETS
+from common.decoupled import decoupling_row, tau_norm_row, with_second_settings
 from common.losses import cross_entropy, ldam, shift_target
 from common.method import COSINE, Context, Figure, Method, Outputs, Paper, Table
 from common.report.figures import Panel, class_counts_figure, curves, embedding, per_class_error
-from common.spec import Column, Protocol, Reading, load_yaml
+from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -173,9 +176,13 @@ class Params:
     mixup_alpha: float
     toy: Toy
     drawn_counts: tuple[int, ...]
+    large: LargeColumns
+    large_m_max: dict[str, float]
+    large_rare: float
 
 
 PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
+LARGE = with_second_settings(PARAMS.large)
 
 
 # ---------------------------------------------------------------- section 3.5: the rows of Tables 3.2 and 3.4 to 3.6
@@ -257,6 +264,29 @@ def toy_rows(protocol: Protocol) -> list[Method]:
     return [replace(row, protocol=protocol, keep_features=True) for row in rows]
 
 
+def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
+    """Table 3.3 and the columns of large sets in Tables 3.5 and 3.6: the text's setting alone.
+
+    Without meta-learning: it holds out ten images of each class, and classes of iNaturalist 2018 have as few as two.
+    """
+    protocol, classes, natural = protocols["written"], find_large(column.dataset).classes, column.dataset == "inaturalist2018"
+    decoupled = (tau_norm_row if natural else decoupling_row)("written", protocols)  # the variant whose number is printed
+    ga = ga_loss("written", replace(PARAMS.written, m_max=PARAMS.large_m_max[column.dataset]), ga_epoch(protocol))
+    mislas = mislas_row("written", column, protocols, LARGE_MIXUP)
+    own = Method("kps", "written", ga, COSINE)
+    rows = [
+        ce_row("written"), focal_row("written"), cosface_row("written"), arcface_row("written"),
+        ldam_drw_row("written", protocol), cb_focal_row("written", classes),
+        equalization_row("written", threshold=PARAMS.large_rare / classes), la_rows("written")[0], bbn_row("written", protocol),
+        replace(decoupled, name="decoupling"), own, replace(own, name="kps-mixup", mixup=LARGE_MIXUP),
+        mislas, replace(mislas, name="mislas-kps", loss=partial(ga.func, **{**ga.keywords, "start": 0}), head=COSINE),
+    ]
+    if column.backbone == "resnext50":
+        rows = [row for row in rows if row.name in ("ce", "cosface", "arcface", "equalization", "decoupling", "kps")]
+    not_printed = () if natural else ("cb-focal",)
+    return [replace(row, keep_features=False) for row in rows if row.name not in not_printed]
+
+
 def switches(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
     """One difference at a time, on one column; the thesis prints no such rows."""
     if printed_as(column) != "cifar10-lt-100":
@@ -274,6 +304,8 @@ def switches(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
 
 def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
     """Everything that is trained on a column. Text and code differ in the decay, so the quoted rows have both readings too."""
+    if column.name in LARGE:
+        return tuple(large_rows(column, protocols))
     if column.imbalance == "counts":
         return tuple(toy_rows(protocols["toy"]))
     rows = [row for reading in READINGS
@@ -393,7 +425,8 @@ PAPER = Paper(
     name="kps",
     title="Key Point Sensitive Loss for Long-tailed Visual Recognition",
     folder=HERE,
-    columns={name: tuple(p.columns.values()) for name, p in PROFILES},
+    columns={"paper": (*PARAMS.paper.columns.values(), *PARAMS.large.columns.values()),
+             "quick": tuple(PARAMS.quick.columns.values())},
     protocols={name: p.protocols for name, p in PROFILES},
     seeds={name: p.seeds for name, p in PROFILES},
     methods=methods,
@@ -408,6 +441,7 @@ PAPER = Paper(
     ),
     figures=FIGURES,
     stand_ins=PARAMS.stand_ins,
+    large=LARGE,
 )
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.baselines import (
+    LARGE_MIXUP,
     bbn_row,
     cb_focal_row,
     cb_rw_row,
@@ -36,13 +37,15 @@ from common.baselines import (
     mixup_row,
 )
 from common.cli import main
+from common.data.large_sets import LARGE as LARGE_SETS
 from common.data.sampling import deferred, effective_number_weights, uniform_weights
 from common.data.sets import SETS
+from common.decoupled import lws_row, oltr_row, with_second_settings
 from common.losses import cross_entropy
 from common.method import Context, Figure, Head, Method, Outputs, Paper, Table
 from common.report.figures import Panel, curves, find_methods
 from common.report.sweep import Point, Sweep, sweep_figure
-from common.spec import Column, Protocol, load_yaml
+from common.spec import Column, LargeColumns, Protocol, load_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -167,24 +170,31 @@ class Params:
     sweep: Tried
     switches: Switches
     baselines: Baselines
+    large: LargeColumns
+    large_deferred: int
 
 
 PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
+LARGE = with_second_settings(PARAMS.large)
 DEFAULT = PARAMS.written
 
 
 # ---------------------------------------------------------------- the paper's own rows
 
 
+def classes_of(column: Column) -> int:
+    return (LARGE_SETS if column.dataset in LARGE_SETS else SETS)[column.dataset].classes
+
+
 def adapter_channels(column: Column) -> int:
     """D' = C max(1, floor(D / C)): what a trunk adapter must have, so that D' / C is a whole number."""
-    classes = SETS[column.dataset].classes
+    classes = classes_of(column)
     return classes * max(1, PARAMS.channels[column.backbone] // classes)
 
 
 def balancing(column: Column) -> dict[str, Any]:
     """FBH where D / C is no whole number: uneven groups, or with fewer channels than classes a trunk adapter of C channels."""
-    fits = PARAMS.channels[column.backbone] >= SETS[column.dataset].classes
+    fits = PARAMS.channels[column.backbone] >= classes_of(column)
     return {"head": Head("linear", groups="uneven"), "network": "shifted", "adapter": 0 if fits else adapter_channels(column)}
 
 
@@ -287,6 +297,19 @@ def switches(column: Column, protocol: Protocol) -> list[Method]:
     return [*found, *(replace(m, **change) for change in (dropped, adapted) for m in (fbh(column), both))]
 
 
+def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
+    """Table 3: ImageNet-LT."""
+    p, start, protocol = PARAMS.baselines, PARAMS.large_deferred, protocols[READING]
+    margins = {"s": p.scale, "largest": p.largest_margin}
+    rows = [
+        ce_row(READING), focal_row(READING), mixup_row(READING, LARGE_MIXUP), ldam_row(READING, **margins),
+        oltr_row(READING, column, protocols), two_head(column), drs_row(READING, start),
+        ldam_drw_row(READING, protocol, **margins, beta=p.effective_number, start=start), lws_row(READING, protocols),
+        mislas_row(READING, column, protocols, LARGE_MIXUP), replace(two_head_full(column, start), mixup=LARGE_MIXUP),
+    ]
+    return [replace(row, keep_features=False) for row in rows]
+
+
 def second_stage(column: Column, protocols: Mapping[str, Protocol]) -> Method:
     """Ours-Full with its re-weighting in a second stage, as MiSLAS has its re-balancing: the heads alone, from the weights
     and clusters of both heads trained with mixup."""
@@ -298,6 +321,8 @@ def second_stage(column: Column, protocols: Mapping[str, Protocol]) -> Method:
 
 def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
     """Everything that is trained on a column: Tables 1, 2 and 4, or Table 5; on some the sweeps and the switches too."""
+    if column.name in LARGE:
+        return tuple(large_rows(column, protocols))
     protocol, name = protocols[READING], stands_for(column)
     full = two_head_full(column, deferred_from(column))
     others = baselines(column, protocols)
@@ -352,7 +377,8 @@ PAPER = Paper(
     name="two_head",
     title="Improving Class Balancing at Both Feature Extractor and Classifier Head",
     folder=HERE,
-    columns={name: tuple(p.columns.values()) for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
+    columns={"paper": (*PARAMS.paper.columns.values(), *PARAMS.large.columns.values()),
+             "quick": tuple(PARAMS.quick.columns.values())},
     protocols={name: p.protocols for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
     seeds={"paper": PARAMS.paper.seeds, "quick": PARAMS.quick.seeds},
     methods=methods,
@@ -370,6 +396,7 @@ PAPER = Paper(
         Figure("4", "Accuracy over the number of clusters and over the clustering", figure_4),
     ),
     stand_ins=PARAMS.stand_ins,
+    large=LARGE,
 )
 
 if __name__ == "__main__":

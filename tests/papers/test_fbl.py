@@ -11,14 +11,14 @@ from common.report.claims import evaluate, load_claims
 from common.report.compare import published
 from papers.fbl.replicate import HERE, PAPER, PARAMS
 
-COLUMNS = {c.name: c for c in PAPER.columns["paper"]}
+COLUMNS = {c.name: c for c in PAPER.columns["paper"] if c.name not in PAPER.large}
 READINGS = ("written", "released")
 HERE_TABLES = ("4.2", "4.4", "4.5", "4.6", "4.7a")
 
 
 def rows(column: str, profile: str = "paper") -> dict:
     columns = {c.name: c for c in PAPER.columns[profile]}
-    found = PAPER.methods(columns[column], PAPER.protocols[profile])
+    found = PAPER.rows(profile, columns[column])
     assert len({m.label for m in found}) == len(found)
     return {m.label: m for m in found}
 
@@ -62,6 +62,24 @@ def test_columns_are_called_what_they_are():
 
 def test_the_written_strength_is_the_released_one_at_ratio_100():
     assert PARAMS.strength["written"] == pytest.approx(PARAMS.strength["released"] / math.log(100), abs=1e-6)
+
+
+@pytest.mark.parametrize(("column", "strength", "ends"), [  # 150 / ln 256, 150 / ln 500, 150 / ln 996
+    ("imagenet-lt-resnet50", 27.0506, (200, 190)), ("inaturalist2018-resnet50", 24.1367, (180, 190)),
+    ("places-lt-resnet152", 21.7273, (90, 190))])
+def test_the_strength_on_a_large_set_is_the_codes_in_both_readings(column, strength, ends):
+    found = rows(column)
+    for reading, function, wanted, end in zip(READINGS, ("fbl", "fbl_as_released"), (strength, 150), ends, strict=True):
+        said = found[f"fbl@{reading}"].describe()
+        assert said["loss"] == {"function": function, "strength": pytest.approx(wanted, abs=1e-4),
+                                "curriculum": {"function": "fbl_parabolic_increase", "T": float(end)}}
+        assert (said["head"]["kind"], said["mixup"]) == ("linear", 0)
+        second = found[f"disalign@{reading}"].protocol
+        assert (second.epochs, second.batch_size, second.weight_decay, second.learning_rate(0)) == (10, 256, 0.0005, 0.1)
+        if column != "places-lt-resnet152":
+            first = PAPER.large[column][reading].decay_epochs[0]
+            assert found[f"ldam-drw@{reading}"].describe()["weights"]["start"] == first
+            assert found[f"la@{reading}"].loss.keywords == {"tau": 1.0}
 
 
 CURVES = {  # row of Table 4.4: curriculum, its T in the two readings
@@ -156,7 +174,7 @@ def test_the_figures_show_the_classes_of_the_paper_in_both_readings():
 
 def test_the_published_pipeline_has_a_stage_for_each_column_and_its_parameters():
     stages = yaml.safe_load((HERE / "dvc.yaml").read_text())["stages"]["train"]
-    assert stages["foreach"] == {c.name: c.dataset for c in PAPER.columns["paper"]}
+    assert stages["foreach"] == {name: c.dataset for name, c in COLUMNS.items()}
     for key in stages["do"]["params"][0]["papers/fbl/params.yaml"]:
         value = PARAMS
         for part in key.replace("${key}", "cifar10-lt-100").split("."):
@@ -166,5 +184,5 @@ def test_the_published_pipeline_has_a_stage_for_each_column_and_its_parameters()
 def test_the_readme_has_one_generated_block_and_names_every_row():
     text = (HERE / "README.md").read_text()
     assert [len(re.findall(rf"<!-- {w} generated: results -->", text)) for w in ("begin", "end")] == [1, 1]
-    for name in {m.name for c in COLUMNS for m in rows(c).values()}:
+    for name in {m.name for c in (*COLUMNS, *PAPER.large) for m in rows(c).values()}:
         assert f"`{name}`" in text, name

@@ -13,14 +13,14 @@ from common.report.claims import evaluate
 from common.report.compare import cells, published
 from papers.gcl.replicate import HERE, PAPER, PARAMS, figure_5_3
 
-COLUMNS = {c.name: c for c in PAPER.columns["paper"]}
+COLUMNS = {c.name: c for c in PAPER.columns["paper"] if c.name not in PAPER.large}
 PROTOCOLS = PAPER.protocols["paper"]
 ABLATION, READINGS = "cifar10-lt-100", ("written", "released")
 
 
 def listed(column: str, profile: str = "paper"):
     at = next(c for c in PAPER.columns[profile] if c.name == column)
-    return PAPER.methods(at, PAPER.protocols[profile])
+    return PAPER.rows(profile, at)
 
 
 def method(name: str, reading: str, variant: str = "", column: str = ABLATION):
@@ -196,6 +196,37 @@ def test_what_the_printed_numbers_say_of_the_claims():
     assert {name for name, verdict in printed.items() if verdict == "not printed"} == {"better-on-tail-classes"}
 
 
+@pytest.mark.parametrize(("column", "epochs", "batch", "rate"), [  # Table 5.1, "Re-balancing Classifier"
+    ("imagenet-lt-resnet50", 10, 256, 0.01), ("inaturalist2018-resnet50", 30, 256, 0.01), ("places-lt-resnet152", 30, 512, 0.02)])
+def test_gcl_on_large_sets_has_both_stages_of_the_text(column, epochs, batch, rate):
+    row, small = method("gcl", "written", column=column), method("gcl", "written")
+    assert {key for key, value in row.describe().items() if value != small.describe()[key]} == {"starts_from"}
+    assert {key for key, value in row.starts_from.describe().items() if value != small.starts_from.describe()[key]} == {"mixup"}
+    second = row.protocol
+    assert (second.epochs, second.batch_size, second.schedule, second.moving_statistics) == (epochs, batch, "cosine", False)
+    assert [second.learning_rate(e) for e in (0, epochs // 2)] == pytest.approx([rate, rate / 2])
+    assert method("mixup-crt", "written", column=column).protocol == second
+    mislas = method("mislas", "written", column=column)
+    assert (mislas.protocol.epochs, mislas.protocol.batch_size, mislas.protocol.moving_statistics) == (10, 256, True)
+    assert mislas.loss.keywords == ({"head": 0.4, "tail": 0.1} if "places" in column else {"head": 0.3, "tail": 0.0})
+
+
+def test_the_released_stages_on_places_lt_are_the_scripts():
+    column = "places-lt-resnet152"
+    row, text = method("gcl", "released", column=column), method("gcl", "written", column=column)
+    form = {"function": "cloud_logarithm"}
+    assert row.starts_from.describe()["loss"] == {"function": "gcl", "s": 30.0, "cloud": 1.0, "sigma": 1 / 3, "size": form}
+    assert row.starts_from.describe() == text.starts_from.describe()  # but for the setting, which trains the last block alone
+    assert (row.starts_from.protocol.trains, text.starts_from.protocol.trains) == ("last", "all")
+    assert row.describe()["loss"] == {
+        "function": "gcl_blended_labels", "s": 15.0, "cloud": 1.0, "sigma": 1 / 3, "m": 0.1, "gamma": 1.0}
+    assert (row.sampler, row.head.keep, row.mixup, row.noise) == (class_balanced, True, 0.0, "normal")
+    for e in (0, 7, 29):  # lr * 0.1 * [0.1 * (1 + cos(pi e / 30))] with lr = 0.1, as the script computes it
+        assert row.protocol.learning_rate(e) == pytest.approx(0.1 * 0.1 * (0.1 * (1 + math.cos(math.pi * e / 30))))
+    assert (row.protocol.epochs, row.protocol.batch_size, row.protocol.weight_decay) == (30, 512, 0.0005)
+    assert [m.label for m in listed(column) if m.reading == "released"] == ["ce@released", "gcl@released"]
+
+
 def test_claims_on_large_sets_are_not_run():
     verdicts = {o.verdict for o in evaluate(PAPER, {}, "paper") if "5.3" in o.claim.tables or "5.7" in o.claim.tables}
     assert all(v.startswith("not run") for v in verdicts), verdicts
@@ -203,11 +234,11 @@ def test_claims_on_large_sets_are_not_run():
 
 def test_the_paper_pipeline_has_a_stage_for_each_column_and_its_parameters():
     stages = yaml.safe_load((Path(HERE) / "dvc.yaml").read_text())["stages"]["train"]
-    assert stages["foreach"] == {c.name: c.dataset for c in PAPER.columns["paper"]}
+    assert stages["foreach"] == {name: c.dataset for name, c in COLUMNS.items()}
     keys = stages["do"]["params"][0]["papers/gcl/params.yaml"]
     for key in keys:
         value = PARAMS
         for part in key.replace("${key}", ABLATION).split("."):
             value = value[part] if hasattr(value, "keys") else getattr(value, part)
     top = set(yaml.safe_load((Path(HERE) / "params.yaml").read_text()))
-    assert {k.split(".")[0] for k in keys} == top - {"quick"}
+    assert {k.split(".")[0] for k in keys} == top - {"quick", "large", "large_mixup", "released_places"}

@@ -136,6 +136,26 @@ def test_no_gradient_flows_through_the_focal_factor():
     torch.testing.assert_close(focal, (1 - (-loss).exp())[:, None] * plain)
 
 
+def test_blended_labels_are_half_the_own_and_half_another_label_on_the_same_image():
+    """Each image has half the loss of its own label, and half that of the one before it, under that one's noise."""
+    numbers = {"s": S, "cloud": CLOUD, "sigma": SIGMA, "m": M, "gamma": GAMMA}
+    singles = []
+    for seed in (0, 1):
+        outputs, labels, context = with_noise(seed)
+        found = gcl.gcl_blended_labels(outputs, labels, context, **numbers)
+        before = [len(labels) - 1, *range(len(labels) - 1)]
+        own = gcl.gcl_margin_focal(outputs, labels, context, **numbers)
+        other = gcl.gcl_margin_focal(outputs, labels[before], context._replace(noise=context.noise[before]), **numbers)
+        torch.testing.assert_close(found, 0.5 * own + 0.5 * other)
+        assert not torch.allclose(found, own)
+        singles.append((outputs, labels, context, found))
+    logits, features, noise, labels = (torch.stack(each) for each in (
+        [o.logits for o, *_ in singles], [o.features for o, *_ in singles], [c.noise for *_, c, _ in singles],
+        [y for _, y, *_ in singles]))
+    packed = gcl.gcl_blended_labels(Outputs(logits, features), labels, singles[0][2]._replace(noise=noise), **numbers)
+    torch.testing.assert_close(packed, torch.stack([found for *_, found in singles]))
+
+
 def test_equation_5_3_is_the_gradient_of_two_class_cross_entropy():
     for z_1, z_2 in ((0.0, 0.0), (3.0, -1.0), (-2.0, 1.5)):
         z = torch.tensor([[z_1, z_2]], dtype=torch.float64, requires_grad=True)

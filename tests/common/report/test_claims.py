@@ -8,11 +8,24 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_ind, ttest_rel
 
 from common.errors import UserError
 from common.method import Method, Paper
-from common.report.claims import Claim, Duel, Outcome, Side, decide, evaluate, holm, load_claims, p_claim, p_less, p_opposite
+from common.report.claims import (
+    Claim,
+    Duel,
+    Outcome,
+    Side,
+    decide,
+    evaluate,
+    holm,
+    load_claims,
+    p_claim,
+    p_less,
+    p_less_paired,
+    p_opposite,
+)
 from common.spec import Column
 from tests.records import some_loss, toy_paper, toy_records
 
@@ -278,6 +291,29 @@ def test_p_is_that_of_welch() -> None:
     expected = ttest_ind(a, b, equal_var=False, alternative="less").pvalue
     assert p_less(Side("a", a), Side("b", b)) == pytest.approx(expected)
     assert p_less(Side("b", b), Side("a", a)) == pytest.approx(1 - expected)
+
+
+def test_the_paired_p_is_that_of_scipy_over_the_seeds_of_both() -> None:
+    a, b = (20.0, 20.3, 20.1, 20.6), (20.4, 20.5, 20.9, 20.5)
+    expected = ttest_rel(a, b, alternative="less").pvalue
+    low, high = Side("a", a, seeds=(0, 1, 2, 3)), Side("b", b, seeds=(0, 1, 2, 3))
+    assert p_less_paired(low, high) == pytest.approx(expected)
+    assert p_less_paired(high, low) == pytest.approx(1 - expected)
+    shuffled = Side("b", (20.9, 99.0, 20.4, 20.5, 20.5), seeds=(2, 7, 0, 3, 1))  # seed 7 has no partner
+    assert p_less_paired(low, shuffled) == pytest.approx(expected)
+    assert p_less_paired(low, Side("b", b, seeds=(3, 4, 5, 6))) == 1.0  # one seed in common
+    assert p_less_paired(low, Side("b", tuple(x + 1 for x in a), seeds=(0, 1, 2, 3))) == 1.0  # the same difference in each
+
+
+def test_the_paired_p_is_shown_and_decides_nothing(tmp_path: Path) -> None:
+    """The runs of a seed go together: paired tests see a difference that Welch's does not."""
+    errors = {"own": (20.0, 22.0, 24.0, 26.0), "rival": (20.5, 22.6, 24.4, 26.5)}
+    outcome = outcomes(tmp_path, BETTER, errors)["own-beats-rival", "written"]
+    assert (outcome.verdict, outcome.p > 0.3) == ("undecided", True)
+    assert outcome.p_paired == pytest.approx(ttest_rel(errors["own"], errors["rival"], alternative="less").pvalue)
+    both = outcomes(tmp_path, BETTER + BEST, errors)["own-beats-rival", "written"]
+    assert both.p_paired == pytest.approx(2 * outcome.p_paired)  # Holm over two claims
+    assert outcomes(tmp_path, BETTER, {"own": (20.0,)})["own-beats-rival", "written"].p_paired is None
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [

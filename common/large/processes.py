@@ -1,0 +1,142 @@
+"""The processes of one run: torchrun's, or this one alone. Every collective call of the large path is here.
+
+All processes do the same in the same order; what one alone does (reading a state, writing) it hands to the others.
+"""
+
+import atexit
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from common.errors import UserError
+
+T = TypeVar("T")
+KNOCK = timedelta(seconds=2)
+PATIENCE = timedelta(hours=2)  # for what rank 0 does alone, as reading all training images once
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process and how many there are. rank 0 is the one that writes."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0  # number of this process on its machine
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+def join() -> Processes:
+    """The processes that torchrun started (over nccl for CUDA and gloo for CPUs), or this one alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # objects travel over the current device
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(backend, store=meeting_place(), rank=rank, world_size=world, timeout=PATIENCE)
+        atexit.register(leave)
+    return Processes(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def meeting_place() -> dist.Store:
+    """A store in which the processes find each other. torchrun's own outlives them: after a restart, a quick one would read
+    there the addresses of the dead. So rank 0 opens one that lives as long as itself, and the others try until they reach it."""
+    store, rank, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return store
+    host, key = os.environ["MASTER_ADDR"], "port of rank 0"
+    if rank == 0:
+        own = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+        store.set(key, str(own.port))
+        return own
+    while True:
+        with suppress(RuntimeError):  # that port was a dead one's
+            found = dist.TCPStore(host, int(store.get(key)), is_master=False, timeout=KNOCK)
+            found.set_timeout(PATIENCE)
+            return found
+        time.sleep(KNOCK.total_seconds() / 10)
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def together(processes: Processes, work: Callable[[], T]) -> T:
+    """`work()` on every process. Where it is a UserError anywhere, all end: one raises it, the others leave quietly."""
+    result, refusal = None, None
+    try:
+        result = work()
+    except UserError as error:
+        refusal = error
+    found = [refusal and str(refusal)]
+    if processes.world > 1:
+        found = [None] * processes.world
+        dist.all_gather_object(found, refusal and str(refusal))
+    speaker = next((rank for rank, said in enumerate(found) if said), None)
+    if speaker is None:
+        return result
+    leave()
+    if speaker == processes.rank:
+        raise refusal
+    raise SystemExit(2)
+
+
+def from_first(processes: Processes, work: Callable[[], T]) -> T:
+    """`work()` on rank 0 alone; its result, pickled, on all. A UserError there ends all."""
+    result = together(processes, lambda: work() if processes.first else None)
+    if processes.world == 1:
+        return result
+    held: list[Any] = [result]
+    dist.broadcast_object_list(held, device=torch.device("cpu"))
+    return held[0]
+
+
+def share_from_first(processes: Processes, tensors: Sequence[Tensor]) -> None:
+    """Every process gets rank 0's values, in place."""
+    for tensor in tensors if processes.world > 1 else ():
+        whole = tensor if tensor.is_contiguous() else tensor.contiguous()
+        dist.broadcast(whole, 0)
+        if whole is not tensor:
+            tensor.copy_(whole)
+
+
+def add_up(processes: Processes, tensors: Sequence[Tensor]) -> None:
+    """The sum over all processes, in place, on each."""
+    for tensor in tensors if processes.world > 1 else ():
+        dist.all_reduce(tensor)
+
+
+def shares(size: int, world: int) -> list[int]:
+    """Images of a global batch that each process has, as `common.large.sampling.spans` deals them."""
+    return [size * (rank + 1) // world - size * rank // world for rank in range(world)]
+
+
+def gather(processes: Processes, mine: Tensor, size: int) -> Tensor:
+    """The shares of all processes one after another along the first axis, `size` in all; without a gradient to the others."""
+    if processes.world == 1:
+        return mine
+    each = shares(size, processes.world)
+    padded = mine.new_zeros(max(each), *mine.shape[1:])
+    padded[:len(mine)] = mine.detach()
+    found = [torch.empty_like(padded) for _ in each]
+    dist.all_gather(found, padded)
+    found[processes.rank] = mine
+    return torch.cat([part[:n] for part, n in zip(found, each, strict=True)])
+
+
+def sum_gradients(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """A hook for DDP: gradients add up. (DDP by itself takes their mean, but the loss is already divided by the whole batch.)"""
+    return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])

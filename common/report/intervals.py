@@ -1,0 +1,73 @@
+"""Intervals behind the report: of a mean and of the mean of further runs (Student t), and of whatever is computed from the
+means of several methods (a bootstrap over seeds)."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from common.report.compare import spread
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LEVEL = 0.95
+DRAWS = 2000
+SEED = 0  # of the bootstrap, so that a report of the same records is the same report
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+def confidence_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
+    """Student's interval for the mean of the population that these runs come from; None below two runs."""
+    return _around_mean(values, 0.0, level)
+
+
+def prediction_interval(values: Sequence[float], further: int = 1, level: float = LEVEL) -> Interval | None:
+    """Where the mean of `further` more runs like these will fall; None below two runs.
+
+    mean ± t(n - 1) sd sqrt(1/n + 1/further), the level being exact for normal values (Hahn and Meeker, Statistical
+    Intervals, 1991, section 4.8). A printed number outside of it is not what so many runs of ours would have printed.
+    """
+    if further < 1:
+        raise ValueError(f"further = {further}: a mean needs at least one run")
+    return _around_mean(values, 1 / further, level)
+
+
+def _around_mean(values: Sequence[float], more: float, level: float) -> Interval | None:
+    from scipy.stats import t
+
+    mean, sd = spread(tuple(values))
+    if sd is None:
+        return None
+    half = float(t.ppf((1 + level) / 2, len(values) - 1)) * sd * math.sqrt(1 / len(values) + more)
+    return Interval(mean - half, mean + half)
+
+
+def resampled_means(runs: Sequence[Sequence[float]], draws: int = DRAWS) -> "np.ndarray":
+    """Means of bootstrap samples over seeds [draws, methods], each method on its own, from a fixed generator.
+
+    Runs of one seed share their batches, but hardly anything of that is left after training, so methods are drawn
+    independently. A bootstrap mean of n values varies by (n - 1) / n of what it should, two thirds with three seeds, so its
+    distance from the mean is stretched by sqrt(n / (n - 1)). A single run has no spread: its column is constant.
+    """
+    import numpy as np
+
+    generator = np.random.default_rng(SEED)
+    columns = []
+    for values in map(np.asarray, runs):
+        n = len(values)
+        drawn = values[generator.integers(n, size=(draws, n))].mean(axis=1)
+        columns.append(values.mean() + (drawn - values.mean()) * math.sqrt(n / max(n - 1, 1)))
+    return np.stack(columns, axis=1)
+
+
+def central(samples: "np.ndarray", level: float = LEVEL) -> Interval:
+    """The samples [n] without equally many, (1 - level) / 2 of them, on either side: from the smallest left to the largest."""
+    import numpy as np
+
+    ordered = np.sort(samples)
+    out = int((1 - level) / 2 * len(ordered) + 1e-9)
+    return Interval(float(ordered[out]), float(ordered[-1 - out]))

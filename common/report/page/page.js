@@ -1,0 +1,221 @@
+"use strict";
+// Opens a cell's runs, sorts and filters tables, remembers the theme. All text goes in as text, never as HTML.
+(() => {
+  const root = document.documentElement;
+  root.classList.add("scripted");
+
+  // ---- building elements
+  const SVG = "http://www.w3.org/2000/svg";
+  const make = (namespace) => (tag, attributes = {}, ...children) => {
+    const element = namespace ? document.createElementNS(namespace, tag) : document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children.filter((child) => child !== null && child !== undefined));
+    return element;
+  };
+  const html = make(null);
+  const svg = make(SVG);
+  const fixed = (value, digits = 2) => (value === null || value === undefined ? "not recorded" : Number(value).toFixed(digits));
+
+  // ---- the runs, read when the first cell is opened
+  let stored = null;
+  function data() {
+    if (!stored) {
+      stored = JSON.parse(document.getElementById("run-data").textContent);
+      stored.runs = stored.runs.map((row) => Object.fromEntries(row.map((value, i) => [stored.fields[i], value])));
+    }
+    return stored;
+  }
+
+  function unpack(text, top) {
+    const { digits } = data(), steps = digits.length ** 2 - 1, values = [];
+    for (let i = 0; i < text.length; i += 2) {
+      const step = digits.indexOf(text[i]) * digits.length + digits.indexOf(text[i + 1]);
+      values.push(step === steps ? null : (step / (steps - 1)) * top);
+    }
+    return values;
+  }
+
+  // ---- charts
+  const WIDTH = 330, HEIGHT = 150, LEFT = 34, BASE = 126;
+
+  function scale(low, high, from, to) {
+    return (value) => from + ((value - low) / (high - low || 1)) * (to - from);
+  }
+
+  function tidy(low, high) {
+    const step = 10 ** Math.floor(Math.log10(high - low || 1)) / 2;
+    return [Math.floor(low / step) * step, Math.ceil(high / step) * step];
+  }
+
+  function axes(low, high, first, last, unit) {
+    const y = scale(low, high, BASE, 8), parts = [];
+    for (const value of [low, (low + high) / 2, high]) {
+      parts.push(svg("line", { class: "axis", x1: LEFT, x2: WIDTH, y1: y(value), y2: y(value) }));
+      parts.push(svg("text", { x: LEFT - 4, y: y(value) + 3, "text-anchor": "end" }, String(+value.toFixed(2))));
+    }
+    parts.push(svg("text", { x: LEFT, y: HEIGHT - 8 }, `${unit} ${first}`));
+    parts.push(svg("text", { x: WIDTH, y: HEIGHT - 8, "text-anchor": "end" }, String(last)));
+    return parts;
+  }
+
+  function chart(title, description, parts) {
+    const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}. ${description}` }, ...parts);
+    return html("figure", { class: "chart" }, html("figcaption", {}, title), drawing);
+  }
+
+  function lines(title, runs, series) {
+    const all = runs.flatMap(series).filter((value) => value !== null);
+    if (!all.length) return html("p", { class: "soft" }, `${title}: not recorded.`);
+    const [low, high] = tidy(Math.min(...all), Math.max(...all));
+    const last = Math.max(...runs.map((run) => run.epochs));
+    const x = scale(1, last, LEFT, WIDTH), y = scale(low, high, BASE, 8);
+    const paths = runs.map((run, i) => {
+      const values = series(run), step = (run.epochs - 1) / Math.max(1, values.length - 1);
+      let pen = "M";
+      const path = values.map((value, k) => {
+        if (value === null) { pen = "M"; return ""; }
+        const point = `${pen}${x(1 + k * step).toFixed(1)} ${y(value).toFixed(1)}`;
+        pen = "L";
+        return point;
+      }).join("");
+      return svg("path", { class: `run${i % 5}`, d: path });
+    });
+    return chart(title, `From ${fixed(all[0])} to ${fixed(all.at(-1))}.`, [...axes(low, high, 1, last, "epoch"), ...paths]);
+  }
+
+  function bars(runs) {
+    const done = runs.filter((run) => run.classes.length);
+    if (!done.length) return html("p", { class: "soft" }, "Accuracy per class: no run finished.");
+    const each = done.map((run) => unpack(run.classes, 100));
+    const means = each[0].map((_, k) => each.reduce((sum, one) => sum + one[k], 0) / each.length);
+    const x = scale(0, means.length, LEFT, WIDTH), y = scale(0, 100, BASE, 8), wide = (WIDTH - LEFT) / means.length;
+    const images = data().counts[done[0].counts];
+    const marks = means.map((mean, k) => svg("rect", { class: "mark", x: x(k) + wide * 0.1, width: wide * 0.8, y: y(mean), height: BASE - y(mean) },
+      svg("title", {}, `class ${k}: ${fixed(mean)} %, ${images[k]} training images`)));
+    const words = `class 0 has ${images[0]} training images, class ${means.length - 1} has ${images[means.length - 1]}`;
+    return chart(`Accuracy per class in percent; ${words}`, means.map((mean, k) => `class ${k}: ${fixed(mean, 1)}`).join(", "),
+      [...axes(0, 100, 0, means.length - 1, "class"), ...marks]);
+  }
+
+  // ---- the facts of the runs of a cell
+  function facts(runs) {
+    const { places, commits } = data();
+    const ended = (run) => (run.status === "done" ? "finished" : `diverged${run.ended === null ? "" : ` in epoch ${run.ended + 1}`}`);
+    const rows = [
+      ["run", ended], ["accuracy, last epoch", (run) => fixed(run.last)],
+      ["accuracy, best test epoch", (run) => (run.best === null ? "not recorded" : `${fixed(run.best)} (epoch ${run.epoch + 1})`)],
+      ["many / medium / few", (run) => run.groups.map((value) => (value === null ? "none" : fixed(value))).join(" / ")],
+      ["expected calibration error", (run) => fixed(run.ece)],
+      ["device", (run) => places[run.place].device ?? "not recorded"],
+      ["precision, torch", (run) => `${places[run.place].precision}, ${places[run.place].torch}`],
+      ["device-minutes, its share of the pack", (run) => `${run.seconds === null ? "not recorded" : fixed(run.seconds / 60, 1)} (pack of ${run.side ?? "?"})`],
+      ["commit", (run) => commits[run.commit] ?? "not recorded"], ["finished on", (run) => run.finished ?? "not recorded"],
+      ["key of the record", (run) => run.key],
+    ];
+    const head = html("tr", {}, html("td", {}), ...runs.map((run) => html("th", { scope: "col" }, `seed ${run.seed}`)));
+    const body = rows.map(([name, of]) => html("tr", {}, html("th", { scope: "row" }, name),
+      ...runs.map((run) => html("td", name.startsWith("key") ? { class: "key" } : {}, of(run)))));
+    const table = html("table", {}, html("thead", {}, head), html("tbody", {}, ...body));
+    return html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Facts of each run" }, table);
+  }
+
+  function command(runs) {
+    const start = data().commands[runs[0].again];
+    const seeds = 1 + Math.max(...runs.map((run) => run.seed));
+    if (!start) return [html("p", {}, "No paper here plans this run any more, so there is no command that makes it again.")];
+    const text = html("pre", {}, start + seeds);
+    const copy = html("button", { type: "button", class: "plain" }, "Copy");
+    copy.addEventListener("click", async () => {
+      try { await navigator.clipboard.writeText(text.textContent); copy.textContent = "Copied"; }
+      catch { getSelection().selectAllChildren(text); copy.textContent = "Selected"; }
+    });
+    return [text, copy];
+  }
+
+  function spec(run) {
+    const { columns, protocols, methods } = data();
+    const all = { column: columns[run.column], protocol: protocols[run.protocol], method: methods[run.method] };
+    return html("details", {}, html("summary", {}, "Spec, all that decides the numbers beside the seed"), html("pre", {}, JSON.stringify(all, null, 2)));
+  }
+
+  function openRuns(button) {
+    const dialog = document.getElementById("opened"), body = document.getElementById("opened-body");
+    const runs = button.dataset.runs.split(",").map((place) => data().runs[Number(place)]);
+    document.getElementById("opened-title").textContent = button.dataset.about;
+    const note = button.dataset.note ? html("p", {}, button.dataset.note) : null;
+    const charts = html("div", { class: "charts" }, lines("Test accuracy in percent, a line a seed", runs, (run) => unpack(run.test, 100)),
+      lines("Training loss, a line a seed", runs, (run) => unpack(run.loss, run.top)), bars(runs));
+    body.replaceChildren(...[note, charts, facts(runs), html("h3", {}, "Made again by"), ...command(runs), spec(runs[0])].filter(Boolean));
+    dialog.showModal();
+    dialog.scrollTop = 0;
+  }
+
+  // ---- sorting: a missing value is last either way
+  function sortBy(button) {
+    const th = button.closest("th"), table = th.closest("table"), place = [...th.parentNode.children].indexOf(th);
+    const first = th.dataset.first ?? "ascending";
+    const order = th.ariaSort === first ? (first === "ascending" ? "descending" : "ascending") : first;
+    for (const other of th.parentNode.children) other.removeAttribute("aria-sort");
+    th.setAttribute("aria-sort", order);
+    const value = (row) => (row.children[place].dataset.v ?? row.children[place].textContent.trim()).replace(/^–$/, "");
+    const sign = order === "ascending" ? 1 : -1, body = table.tBodies[0];
+    const compare = (a, b) => {
+      const [x, y] = [value(a), value(b)];
+      if (x === "" || y === "") return (x === "") - (y === "");
+      return sign * (Number.isFinite(+x) && Number.isFinite(+y) ? x - y : x.localeCompare(y));
+    };
+    body.append(...[...body.rows].sort(compare));
+  }
+
+  // ---- filtering the leaderboards by method
+  function filter() {
+    const wanted = document.getElementById("method-filter").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0, all = 0;
+    for (const board of document.querySelectorAll(".board")) {
+      let here = 0;
+      for (const row of board.querySelectorAll("tbody tr")) {
+        row.hidden = !wanted.every((word) => row.dataset.method.toLowerCase().includes(word));
+        here += !row.hidden;
+        all += 1;
+      }
+      shown += here;
+      board.hidden = here === 0;
+      if (wanted.length && here) board.open = true;
+    }
+    document.getElementById("filter-count").textContent = `${shown} of ${all} rows`;
+  }
+
+  // ---- theme
+  const theme = document.getElementById("theme");
+  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
+  const nameTheme = () => { theme.textContent = isDark() ? "Light" : "Dark"; };
+  try { root.dataset.theme = localStorage.getItem("theme") ?? ""; } catch { /* a page from a mail may have no storage */ }
+  if (!root.dataset.theme) delete root.dataset.theme;
+  nameTheme();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", nameTheme);
+  theme.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* as above */ }
+    nameTheme();
+  });
+
+  // ---- events
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (!button) { if (event.target.id === "opened") event.target.close(); return; }
+    if (button.dataset.runs) openRuns(button);
+    else if (button.closest("thead th")) sortBy(button);
+  });
+  document.getElementById("close").addEventListener("click", () => document.getElementById("opened").close());
+  document.getElementById("method-filter")?.addEventListener("input", filter);
+
+  // What is folded away is printed too.
+  const folded = new Set();
+  matchMedia("print").addEventListener("change", (event) => {
+    for (const part of event.matches ? document.querySelectorAll("details:not([open])") : folded) {
+      part.open = event.matches;
+      if (event.matches) folded.add(part);
+    }
+    if (!event.matches) folded.clear();
+  });
+})();

@@ -1,0 +1,133 @@
+"""`report/index.html`: the whole report as one self-contained page, from records alone.
+
+The page loads nothing. Its content security policy allows its own script and no other, and all that comes from records,
+claims and published.csv is escaped by the templates.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.method import Paper
+from common.report import claims, compare
+from common.report.compare import Records, arms, measure
+from common.report.large import large_markdown
+from common.report.page.comparisons import comparison_views
+from common.report.page.pictures import pictures
+from common.report.page.runs import run_data
+from common.report.page.views import Places, paper_view, whole
+from common.report.text import mean_text
+from common.report.variants import variants_markdown
+from common.store import write_atomically
+
+HERE = Path(__file__).parent
+LIMIT = 5_000_000  # bytes: what a mail takes
+POINTS = (60, 30, 12)  # epochs of a curve, fewer where the page would be too large
+DIFFERENCES = "Differences between paper, released code and this code"
+HABITS = (
+    "The headline of a run is the accuracy of its last epoch on the untouched test set. The best test epoch is chosen on the "
+    "test images themselves, as most published long-tailed numbers are; it is shown for orientation and has no verdict.",
+    "written is the paper's text taken literally, released what its authors' code does. Both are trained and counted.",
+    "sd is the standard deviation over seeds (n - 1), and the number in brackets that of the seeds. A note under a cell says "
+    "that its runs differ in device, precision or torch.",
+)
+
+
+def build_page(papers: Sequence[Paper], records: Records, figures: Path, said: Mapping[str, Sequence[str]], target: Path) -> str:
+    """Write the page to `target`; returns one line on it: its size, and which figures found no room.
+
+    records: key -> record, of all papers and both profiles. figures: the folder with <paper>/figure-<n>.svg and .png.
+    said: paper name -> the lines of `save_figures`, which say why a figure is missing.
+    """
+    places = Places(records)
+    shown = [paper_view(paper, records, places) for paper in papers]
+    content = {
+        "papers": shown, "whole": whole(shown, records), **comparison_views(papers, records, places),
+        "differences": {paper.name: differences(paper) for paper in papers},
+        "variants": {paper.name: markdown(variants_markdown(paper, records).partition("\n")[2]) for paper in papers},
+        "large": {paper.name: markdown(large_markdown(paper, records).partition("\n")[2]) for paper in papers},
+        "quick": [found for paper in papers if (found := quick_view(paper, records))],
+        "rules": (compare.RULE, claims.RULE, *HABITS),
+    }
+    room, data = fit(lambda points: _json(run_data(papers, records, list(places.keys), points)),
+                     LIMIT - len(_render(content, pictures(papers, figures, said, 0), "{}")))
+    chosen = pictures(papers, figures, said, room)
+    page = _render(content, chosen, data)
+    write_atomically(target, page)
+    return _summary(target, page, chosen)
+
+
+def fit(write: Callable[[int], str], room: int) -> tuple[int, str]:
+    """The run data with as many points a curve as find room, and the bytes that are left for figures."""
+    for points in POINTS:
+        data = write(points)
+        if len(data) <= room:
+            break
+    return max(0, room - len(data)), data
+
+
+def _json(value: Any) -> str:
+    """JSON that can stand inside a script element: no `<`, `>`, `&` or `'` in it."""
+    from jinja2.utils import htmlsafe_json_dumps
+
+    return htmlsafe_json_dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _render(content: Mapping[str, Any], chosen: Mapping[str, Any], data: str) -> bytes:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    own = {"style": Markup((HERE / "style.css").read_text(encoding="utf-8")), "script": Markup(script)}  # files of this package
+    page = environment.get_template("page.html.j2").render(**content, **own, pictures=chosen, runs=Markup(data),
+                                                           script_digest=f"sha256-{digest}")
+    return page.encode()
+
+
+def _summary(target: Path, page: bytes, chosen: Mapping[str, Sequence[Any]]) -> str:
+    left_out = [f"{name} {p.number}" for name, several in chosen.items() for p in several if p.instead.startswith("too large")]
+    more = f"; no room for the figures {', '.join(left_out)}" if left_out else ""
+    more += f"; above the limit of {LIMIT / 1e6:.0f} MB" if len(page) > LIMIT else ""
+    return f"{target}: {len(page) / 1e6:.2f} MB{more}"
+
+
+def differences(paper: Paper) -> Any:
+    """The section of the paper's README.md on what is written, released and done here, as HTML; or that there is none."""
+    path = paper.folder / "README.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    found = re.search(rf"^## {DIFFERENCES}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return markdown(found[1] if found else f"papers/{paper.name}/README.md has no section “{DIFFERENCES}”.")
+
+
+def markdown(text: str) -> Any:
+    """Markdown as HTML, safe to show: HTML in it is escaped, and links stay as their text (the page stands alone)."""
+    from markdown_it import MarkdownIt
+    from markupsafe import Markup
+
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "autolink"])
+    for name in ("link_open", "link_close"):
+        reader.add_render_rule(name, lambda *_: "")
+    box = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
+    reader.add_render_rule("table_open", lambda *_: f"{box}<table>")
+    reader.add_render_rule("table_close", lambda *_: "</table></div>")
+    return Markup(reader.render(text))
+
+
+def quick_view(paper: Paper, records: Records) -> tuple[str, list[str], list[tuple[str, list[str]]]] | None:
+    """Title, quick columns, and a row for each method that has a quick run: mean ± sd (seeds), or why there is none."""
+    columns = paper.columns["quick"]
+    found: dict[str, dict[str, str]] = {}
+    for column in columns:
+        for arm in arms(paper, records, "quick", column):
+            text = mean_text(tuple(measure(r, "top1_accuracy") for r in arm.done)) if arm.done else (
+                "diverged" if arm.diverged else "no run yet")
+            found.setdefault(arm.method.label, {})[column.name] = text
+    rows = [(label, [texts.get(column.name, "not in this column") for column in columns]) for label, texts in found.items()
+            if set(texts.values()) != {"no run yet"}]
+    return (paper.title, [column.name for column in columns], rows) if rows else None

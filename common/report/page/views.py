@@ -1,0 +1,280 @@
+"""What the page's templates show of each paper: its counts, its tables cell by cell, and its claims.
+
+Everything here is plain text; the templates escape it.
+"""
+
+import html
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from common.method import Paper, Table
+from common.report.claims import Claim, Outcome, evaluate
+from common.report.compare import Cell, Records, arms, cells, minutes
+from common.report.intervals import prediction_interval
+from common.report.readme import headline
+from common.report.tables import METRICS, Grid, GridRow, behind, claim_test, grid, pieces
+from common.report.text import mean_text, number, signed
+
+CELL_WORDS = ("reproduced", "near", "higher", "lower", "diverged", "no run yet", "not run", "not decidable")
+CLAIM_WORDS = ("holds", "undecided", "fails", "not run", "not decidable")
+SIGNS = {"reproduced": "=", "near": "≈", "higher": "▲", "lower": "▼", "diverged": "✗",
+         "holds": "✓", "undecided": "?", "fails": "✗"}
+
+
+class Count(NamedTuple):
+    """How often a verdict occurs; tone is the class that colours it."""
+
+    word: str
+    number: int
+    tone: str
+
+    @property
+    def sign(self) -> str:
+        return SIGNS.get(self.word, "·")
+
+
+@dataclass(frozen=True)
+class CellView:
+    """One cell as text: as printed, our last and best epoch, verdict, delta, remarks.
+
+    runs: places of its records in the page's run data, finished ones first. about: the heading of the drill-down.
+    beside: the comparison in words, with the prediction interval of our runs. is_run: whether it has a finished run.
+    """
+
+    printed: str
+    setting: str
+    ours: str
+    best: str
+    delta: str
+    verdict: str
+    tone: str
+    notes: tuple[str, ...]
+    runs: tuple[int, ...]
+    about: str
+    beside: str
+    is_run: bool
+
+    @property
+    def sign(self) -> str:
+        return SIGNS.get(self.verdict, "·")
+
+
+class RowView(NamedTuple):
+    """A row in one reading. span: how many rows, this one first, share the label; 0 below the first of them."""
+
+    label: str
+    span: int
+    reading: str
+    cells: tuple[CellView | None, ...]
+
+
+class PieceView(NamedTuple):
+    """A table, or the part of it that is about one column."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[RowView, ...]
+
+
+@dataclass(frozen=True)
+class TableView:
+    number: str
+    caption: str
+    metric: str
+    pieces: tuple[PieceView, ...]
+    remarks: tuple[tuple[str, str], ...]  # rows, and what was noted on reading their numbers
+    behind: str
+
+
+class ClaimView(NamedTuple):
+    claim: Claim
+    test: str
+    outcomes: tuple["OutcomeView", ...]
+
+
+class OutcomeView(NamedTuple):
+    reading: str
+    printed: str
+    verdict: str
+    tone: str
+    sign: str
+    numbers: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PaperView:
+    """One paper: counts for the front, tables, claims. head: place, and per reading the headline's cell."""
+
+    name: str
+    title: str
+    head: str
+    heads: tuple[tuple[str, CellView], ...]
+    cells: tuple[Count, ...]
+    claims: tuple[Count, ...]
+    runs: int
+    minutes: float
+    tables: tuple[TableView, ...]
+    tested: tuple[ClaimView, ...]
+    keys: tuple[str, ...]
+
+
+def counts(words: Iterable[str], order: Sequence[str]) -> tuple[Count, ...]:
+    """How often each word occurs, in this order; words that do not occur are left out."""
+    found = Counter(words)
+    return tuple(Count(word, found[word], tone_of(word)) for word in order if found[word])
+
+
+def tone_of(word: str) -> str:
+    """The class that colours a verdict of a cell or a claim."""
+    tones = {"higher": "off", "lower": "off", "diverged": "off", "holds": "reproduced", "fails": "off", "undecided": "near"}
+    return tones.get(word, word if word in ("reproduced", "near") else "none")
+
+
+def cell_word(cell: Cell) -> str:
+    return cell.verdict or cell.state.partition(":")[0]
+
+
+class Places:
+    """Key -> place in the page's run data, given out in the order in which cells ask for them."""
+
+    def __init__(self, records: Records):
+        self.records = records
+        self.keys: dict[str, int] = {}
+
+    def of(self, keys: Iterable[str]) -> tuple[int, ...]:
+        return tuple(self.keys.setdefault(key, len(self.keys)) for key in keys if key in self.records)
+
+
+def paper_view(paper: Paper, records: Records, places: Places) -> PaperView:
+    """Everything of a paper under the published protocol."""
+    found = cells(paper, records, "paper")
+    lost = _diverged(paper, records, {cell.column for cell in found if cell.diverged})
+
+    def view(cell: Cell, reading: str = "", says_variant: bool = False) -> CellView:
+        keys = (*cell.keys, *lost.get((cell.column, cell.method, cell.variant, cell.reading), ()))
+        return cell_view(cell, reading, says_variant, places.of(keys))
+
+    outcomes = evaluate(paper, records, "paper") if (paper.folder / "claims.yaml").exists() else []
+    head = headline(paper, found)
+    place = [getattr(head, name) for name in HEAD_PLACE] if head else []
+    heads = tuple((cell.reading, view(cell)) for cell in found if [getattr(cell, name) for name in HEAD_PLACE] == place)
+    used = dict.fromkeys(key for cell in found for key in cell.keys)
+    return PaperView(
+        name=paper.name, title=paper.title,
+        head=f"Table {head.table}, {head.row}, {head.column}, {METRICS.get(head.metric, head.metric)}" if head else "",
+        heads=heads,
+        cells=counts(map(cell_word, found), CELL_WORDS),
+        claims=counts((outcome.verdict.partition(" (")[0] for outcome in outcomes), CLAIM_WORDS),
+        runs=len(used), minutes=minutes(records[key] for key in used),
+        tables=tuple(table_view(table, [c for c in found if c.table == table.number], records, view) for table in paper.tables),
+        tested=claim_views(outcomes), keys=tuple(used))
+
+
+HEAD_PLACE = ("table", "method", "variant", "column", "metric", "group")
+
+
+def _diverged(paper: Paper, records: Records, names: Collection[str]) -> dict[tuple[str, str, str, str], tuple[str, ...]]:
+    """Column, method, variant, reading -> keys of the runs that diverged, which a cell only counts; of the columns in `names`."""
+    columns = {column.name: column for column in paper.columns["paper"] if column.name in names}
+    return {(name, arm.method.name, arm.method.variant, arm.method.reading): tuple(r["key"] for r in arm.diverged)
+            for name, column in columns.items() for arm in arms(paper, records, "paper", column) if arm.diverged}
+
+
+def cell_view(cell: Cell, reading: str, says_variant: bool, runs: tuple[int, ...]) -> CellView:
+    """reading: of the row, where it may be another than the cell's. says_variant: whether the row's cells differ in setting."""
+    notes = [f"{cell.diverged} diverged"] if cell.diverged and cell.n else []
+    notes += [f"as {cell.reading}"] if cell.reading and reading and cell.reading != reading else []
+    notes += cell.flags
+    parts = [f"Table {cell.table}", cell.row, cell.variant, cell.reading, cell.column, cell.group]
+    return CellView(
+        printed=cell.shown, setting=cell.variant if says_variant else "", ours=mean_text(cell.values) if cell.n else cell.state,
+        best=mean_text(cell.best) if cell.best else "last epoch only" if cell.n else cell.state,
+        delta="" if cell.delta is None else signed(cell.delta), verdict=cell.verdict or "",
+        tone=tone_of(cell_word(cell)), notes=tuple(notes), runs=runs,
+        about=" · ".join(part for part in parts if part), beside=_beside(cell),
+        is_run=cell.n > 0)
+
+
+def _beside(cell: Cell) -> str:
+    """The cell in words, with where one further run of ours would lie, and whether the printed number does."""
+    ours = mean_text(cell.values) if cell.n else cell.state
+    found = f"Printed {cell.shown}, ours {ours}" + (f": {signed(cell.delta)}, {cell.verdict}." if cell.verdict else ".")
+    interval = prediction_interval(cell.values)
+    if interval is None or cell.quick:
+        return found
+    inside = "inside" if interval.low <= cell.published <= interval.high else "outside"
+    low, high = max(0.0, interval.low), min(100.0, interval.high)  # Student's t does not know that these are percent
+    return (f"{found} One further run would lie in {number(low)} to {number(high)} (95 % prediction interval); "
+            f"the printed number is {inside}.")
+
+
+def table_view(table: Table, chosen: list[Cell], records: Records, view: Any) -> TableView:
+    """A table as the paper lays it out; view(cell, reading, says_variant) -> CellView."""
+    found = pieces(chosen)
+    shown = tuple(_piece(grid(piece), "" if len(found) == 1 else piece[0].column, view) for piece in found)
+    metrics = dict.fromkeys(METRICS.get(cell.metric, cell.metric) for cell in chosen)
+    facts = html.unescape(behind(chosen, records))  # it is made for Markdown
+    return TableView(table.number, table.caption, " / ".join(metrics), shown, _remarks(chosen), facts)
+
+
+def _piece(laid: Grid, title: str, view: Any) -> PieceView:
+    header = tuple(laid.header(place, "" if title else place.column) for place in laid.columns)
+    rows = []
+    for _, same in groupby(_numbered(laid.rows), key=lambda pair: pair[0]):
+        several = [row for _, row in same]
+        for i, row in enumerate(several):
+            shown = tuple(None if cell is None else view(cell, row.reading, row.says_variant) for cell in row.cells)
+            rows.append(RowView(row.label, 0 if i else len(several), row.reading, shown))
+    return PieceView(title, header, tuple(rows))
+
+
+def _numbered(rows: Sequence[GridRow]) -> Iterable[tuple[int, GridRow]]:
+    """Each row with the number of its group: the readings of one row of the paper."""
+    group, seen = 0, ("", set())
+    for row in rows:
+        if row.label != seen[0] or row.reading in seen[1]:
+            group, seen = group + 1, (row.label, set())
+        seen[1].add(row.reading)
+        yield group, row
+
+
+def _remarks(chosen: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
+    found: dict[str, dict[str, None]] = {}
+    for cell in chosen:
+        if cell.remark:
+            found.setdefault(cell.remark, {})[cell.row] = None
+    return tuple((", ".join(rows), remark) for remark, rows in found.items())
+
+
+def claim_views(outcomes: Sequence[Outcome]) -> tuple[ClaimView, ...]:
+    """The claims in the order of claims.yaml, each with its outcome in every reading."""
+    by_claim: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_claim.setdefault(outcome.claim.id, []).append(outcome)
+    return tuple(ClaimView(found[0].claim, claim_test(found[0].claim), tuple(map(_outcome_view, found)))
+                 for found in by_claim.values())
+
+
+def _outcome_view(outcome: Outcome) -> OutcomeView:
+    word = outcome.verdict.partition(" (")[0]
+    numbers = [] if outcome.gap is None else [("smallest lead", f"{signed(outcome.gap)} in {outcome.where}")]
+    if outcome.p is not None:
+        found = (("p", outcome.p), ("p of the opposite", outcome.p_against), ("p, paired", outcome.p_paired))
+        numbers += [(name, f"{p:.3g}") for name, p in found if p is not None]
+    return OutcomeView(outcome.reading, outcome.printed, outcome.verdict, tone_of(word), SIGNS.get(word, "·"), tuple(numbers),
+                       outcome.notes)
+
+
+def whole(papers: Sequence[PaperView], records: Records) -> Mapping[str, Any]:
+    """The sums over all papers, each run counted once."""
+    keys = dict.fromkeys(key for paper in papers for key in paper.keys)
+
+    def total(name: str, order: Sequence[str]) -> tuple[Count, ...]:
+        return counts((count.word for paper in papers for count in getattr(paper, name) for _ in range(count.number)), order)
+
+    return {"cells": total("cells", CELL_WORDS), "claims": total("claims", CLAIM_WORDS), "runs": len(keys),
+            "minutes": minutes(records[key] for key in keys)}

@@ -1,0 +1,32 @@
+import os
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from common.large.prepare import prepare_large
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory) -> Path:
+    """A folder with the prepared miniature."""
+    folder = tmp_path_factory.mktemp("miniature")
+    prepare_large("miniature", folder, None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def both(miniature, tmp_path_factory) -> Path:
+    """The folder in which two processes left what `pair.py` says."""
+    from tests.common.large import pair
+    from tests.common.large.toys import torchrun
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pair"  # pytest-xdist: once for all workers
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            folder.mkdir()
+            done = torchrun([pair.__file__, miniature, folder])
+            assert done.returncode == 0, done.stderr[-4000:]
+            (folder / "done").touch()
+    return folder

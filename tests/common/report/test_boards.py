@@ -1,0 +1,180 @@
+"""Leaderboards: who stands in which, and every number of a row by hand."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import rankdata, t
+
+from common.method import Method, Paper, plan
+from common.report.boards import Board, Standing, boards, protocol_words, ranks_of
+from common.spec import Column, LargeProtocol, Protocol
+from tests.records import make_record, some_loss, toy_paper, toy_records
+
+PROTOCOL = Protocol(4, 32, 0.1, 0.9, 0.0002, 1, (2, 3), 0.1, False)
+HEAD = replace(PROTOCOL, epochs=2, decay_epochs=(), trains="head")
+ONE = Column("cifar10", "lt", 100, "resnet32")
+
+
+def loss(kind: str) -> partial:
+    return partial(some_loss, kind=kind)
+
+
+def paper_of(folder: Path, rows: tuple[Method, ...], name: str = "toy", own: tuple[str, ...] = ()) -> Paper:
+    """A paper that trains these rows on one column."""
+    settings = {"written": PROTOCOL, "released": PROTOCOL}
+    base = toy_paper(folder / name)
+    return replace(base, name=name, columns={"paper": (ONE,), "quick": ()}, methods=lambda column, known: rows, own=own,
+                   protocols={"paper": settings, "quick": settings})
+
+
+def records_of(paper: Paper, accuracies: dict[str, tuple], **changes) -> dict:
+    """Records of the planned runs and of those that they start from, by label and seed."""
+    found = {}
+    for item in plan(paper, "paper", seeds=max(map(len, accuracies.values()))):
+        for one in (item, item.start):
+            values = accuracies.get(one.method.label, ()) if one else ()
+            if one and one.run.seed < len(values):
+                record = make_record(one, values[one.run.seed], **changes)
+                found[record["key"]] = record
+    return found
+
+
+def row(board: Board, label: str) -> Standing:
+    [found] = [row for row in board.rows if row.label == label]
+    return found
+
+
+def test_a_row_by_hand(tmp_path: Path) -> None:
+    a, b = Method("a", "written", loss("a")), Method("b", "written", loss("b"))
+    paper = paper_of(tmp_path, (a, b), own=("a",))
+    records = records_of(paper, {"a@written": (70.0, 71.0, 72.0), "b@written": (60.0,)})
+    for seconds, record in zip((10.0, 20.0, 60.0), records.values(), strict=False):
+        record["made"] = {**record["made"], "seconds": seconds}
+        record["groups"] = {"many": seconds, "medium": None, "few": 2 * seconds}
+        record["calibration"] = {"ece": seconds / 10, "bins": []}
+    [board] = boards([paper], records, "paper")
+    first = board.rows[0]
+    assert (first.label, first.own, first.state, first.n, first.diverged) == ("a@written", ("toy",), "mean", 3, 0)
+    assert (first.mean, first.sd, first.best) == (71.0, 1.0, 71.25)
+    half = t.ppf(0.975, 2) / 3**0.5
+    assert first.interval == pytest.approx((71 - half, 71 + half))
+    assert (first.many, first.medium, first.few, first.ece, first.seconds) == (30.0, None, 60.0, 3.0, 30.0)
+    assert first.devices == "test device"
+    assert first.keys == tuple(paper.run("paper", ONE, a, seed).key for seed in range(3))
+    assert (first.rank, first.ranks) == (1, (1, 1))
+    second = board.rows[1]
+    assert (second.rank, second.ranks, second.interval, second.sd) == (2, None, None, None)
+
+
+def test_one_protocol_a_board_and_one_column(tmp_path: Path) -> None:
+    """Three papers: the same protocol under two names, another protocol, another column."""
+    rows = tuple(Method(name, "written", loss(name)) for name in "ab")
+    other = replace(PROTOCOL, batch_size=64)
+    first = paper_of(tmp_path, rows)
+    second = paper_of(tmp_path, (Method("c", "released", loss("c")), Method("d", "written", loss("d"), protocol=other),
+                                 Method("e", "written", loss("e"), protocol=other)), "second")
+    third = replace(first, name="third", columns={"paper": (replace(ONE, ratio=10),), "quick": ()})
+    found = boards([first, second, third], {}, "paper")
+    labels = [(b.column.name, b.protocol.batch_size, [r.label for r in b.rows]) for b in found]
+    assert labels == [("cifar10-lt-100", 32, ["a@written", "b@written", "c@released"]),
+                      ("cifar10-lt-100", 64, ["d@written", "e@written"]), ("cifar10-lt-10", 32, ["a@written", "b@written"])]
+    assert boards([paper_of(tmp_path, rows[:1])], {}, "paper") == ()  # nobody to compare with
+    assert boards([first], {}, "quick") == ()
+
+
+def test_a_run_of_several_papers_is_one_row(tmp_path: Path) -> None:
+    """The grid of the first holds the plain row of the second, under another name and reading."""
+    first = paper_of(tmp_path, (Method("a", "written", loss("a"), variant="x=1"), Method("b", "written", loss("b"))))
+    second = paper_of(tmp_path, (Method("z", "released", loss("a")),), "second", own=("z",))
+    [board] = boards([first, second], records_of(first, {"a[x=1]@written": (70.0, 71.0), "b@written": (60.0, 61.0)}), "paper")
+    assert [(r.label, r.variant, r.rank, r.n) for r in board.rows] == [("z@released", "", 1, 2), ("b@written", "", 2, 2)]
+    assert board.rows[0].sources == (("toy", "a[x=1]@written"), ("second", "z@released"))
+    assert board.rows[0].own == ("second",)
+
+
+def test_two_stages_stand_under_the_stage_that_trains_everything(tmp_path: Path) -> None:
+    """A decoupled or only tested head belongs to the first stage, a rotation pretext to the second, and is no row itself."""
+    base = Method("base", "written", loss("base"))
+    split = Method("split", "written", loss("split"), starts_from=replace(base, protocol=PROTOCOL), protocol=HEAD)
+    tested = replace(split, name="tested", loss=loss("tested"), protocol=replace(PROTOCOL, epochs=0))
+    pretext = Method("turn", "written", loss("turn"), task="rotation", protocol=replace(PROTOCOL, epochs=9))
+    turned = Method("turned", "written", loss("turned"), starts_from=pretext, protocol=PROTOCOL)
+    paper = paper_of(tmp_path, (base, split, tested, turned, replace(pretext, name="self", protocol=None)))
+    [board] = boards([paper], {}, "paper")
+    assert board.protocol == PROTOCOL
+    assert [r.label for r in board.rows] == ["base@written", "split@written", "tested@written", "turned@written"]
+
+
+def test_cost_counts_the_stages_before(tmp_path: Path) -> None:
+    base = Method("base", "written", loss("base"))
+    split = Method("split", "written", loss("split"), starts_from=replace(base, protocol=PROTOCOL), protocol=HEAD)
+    paper = paper_of(tmp_path, (base, split))
+    records = records_of(paper, {"base@written": (70.0, 71.0), "split@written": (75.0, 76.0)}, made={"seconds": 30.0})
+    assert row(boards([paper], records, "paper")[0], "split@written").seconds == 60.0
+    del records[paper.run("paper", ONE, base, 1).key]
+    [board] = boards([paper], records, "paper")
+    assert row(board, "split@written").seconds is None
+    assert (row(board, "base@written").seconds, row(board, "base@written").n) == (30.0, 1)
+
+
+def test_nothing_is_left_out_without_a_word(tmp_path: Path) -> None:
+    names = ("done", "lost", "none", "some")
+    rows = (*(Method(name, "written", loss(name)) for name in names), Method("done", "written", loss("v"), variant="x=1"))
+    paper = paper_of(tmp_path, rows)
+    records = records_of(paper, {"done@written": (70.0, 71.0), "lost@written": (None, None), "some@written": (75.0, None),
+                                 "done[x=1]@written": (90.0, 90.5)})
+    [board] = boards([paper], records, "paper")
+    assert [(r.label, r.state, r.n, r.diverged, r.rank) for r in board.rows] == [
+        ("some@written", "mean", 1, 1, 1), ("done@written", "mean", 2, 0, 2), ("done[x=1]@written", "mean", 2, 0, None),
+        ("lost@written", "diverged", 0, 2, None), ("none@written", "no run yet", 0, 0, None)]
+
+
+def test_ranks_and_their_intervals(tmp_path: Path) -> None:
+    """Two methods that cannot be told apart share ranks 1 and 2; the third is always last."""
+    paper = paper_of(tmp_path, tuple(Method(name, "written", loss(name)) for name in "abc"))
+    values = {"a@written": (70.0, 72.0, 71.0), "b@written": (70.1, 72.1, 71.0), "c@written": (60.0, 60.5, 61.0)}
+    [board] = boards([paper], records_of(paper, values), "paper")
+    assert [(r.label, r.rank, r.ranks) for r in board.rows] == [
+        ("b@written", 1, (1, 2)), ("a@written", 2, (1, 2)), ("c@written", 3, (3, 3))]
+    assert boards([paper], records_of(paper, values), "paper") == (board,)
+    equal = {"a@written": (70.0, 70.0), "b@written": (70.0, 70.0), "c@written": (60.0, 60.5)}
+    assert [r.rank for r in boards([paper], records_of(paper, equal), "paper")[0].rows] == [1, 1, 3]
+
+
+def test_ranks_are_those_of_scipy() -> None:
+    means = np.random.default_rng(0).integers(0, 6, size=(50, 7)).astype(float)
+    assert np.array_equal(ranks_of(means), rankdata(-means, method="min", axis=1))
+
+
+def test_flags_say_that_machines_differ(tmp_path: Path) -> None:
+    paper = paper_of(tmp_path, (Method("a", "written", loss("a")), Method("b", "written", loss("b"))))
+    records = records_of(paper, {"a@written": (70.0,)}) | records_of(paper, {"b@written": (70.0,)}, made={"device": "H200"})
+    assert boards([paper], records, "paper")[0].flags == ("mixed devices: H200, test device",)
+
+
+def test_protocol_words_tell_every_setting_apart() -> None:
+    base = Protocol(200, 128, 0.1, 0.9, 0.0002, 5, (160, 180), 0.01, False)
+    assert protocol_words(base) == ("200 epochs, batch 128, sgd 0.1, momentum 0.9, weight decay 0.0002, 5 warm-up epochs, "
+                                    "× 0.01 at 160, 180")
+    changes = {"epochs": 100, "batch_size": 64, "rate": 0.05, "momentum": 0.8, "weight_decay": 0.0005, "warmup_epochs": 0,
+               "decay_epochs": (120, 160), "decay_factor": 0.1, "drop_last": True, "schedule": "cosine", "trains": "head",
+               "moving_statistics": True, "optimiser": "nesterov"}
+    assert set(changes) == set(vars(base))
+    words = [protocol_words(base), *(protocol_words(replace(base, **{name: value})) for name, value in changes.items())]
+    large = LargeProtocol(**vars(base))
+    more = {"trains": "last", "batch_norm": "synchronised", "pretrained": True, "crop": "resize-crop", "jitter": 0.4}
+    assert set(vars(large)) == set(vars(base)) | set(more)
+    words += [protocol_words(replace(large, **{name: value})) for name, value in more.items()]
+    assert len(set(words)) == len(words)
+    assert words[-5:] == [words[0] + f", {text}" for text in ("last block and head only", "batch norm synchronised", "pretrained",
+                                                              "crop resize-crop", "jitter 0.4")]
+
+
+def test_the_toy_paper_has_a_board_a_column(tmp_path: Path) -> None:
+    paper = toy_paper(tmp_path / "toy")
+    found = boards([paper], toy_records(paper, {"own": (20.0, 20.1, 20.2), "rival": (22.0, 22.1, 22.2)}), "paper")
+    assert [(b.column.name, [r.label for r in b.rows if r.rank]) for b in found] == [
+        (name, ["own@written", "own@released", "rival@written"]) for name in ("cifar10-lt-100", "cifar10-step-100")]
