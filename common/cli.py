@@ -154,7 +154,9 @@ def train_large_runs(planned: Sequence[Planned], options: argparse.Namespace) ->
     from common.train.loop import Workspace
 
     console.quiet = int(os.environ.get("RANK", "0")) > 0
-    chosen = LargeOptions(options.device, options.precision, options.compile, options.per_device, options.workers)
+    share = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    workers = options.workers or max(1, min(8, share))
+    chosen = LargeOptions(options.device, options.precision, options.compile, options.per_device, workers)
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     done = train_large(planned, DATA, Workspace(WORK, options.save_every or LARGE_SAVE, deadline), chosen, pack_observer())
     if not done:

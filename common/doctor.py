@@ -7,8 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from common.data.large_sets import LARGE
 from common.data.sets import load
 from common.errors import UserError
+from common.large.lists import load_large, summarise
 
 NEEDED = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "rich", "PyYAML",
           "safetensors")
@@ -58,9 +60,12 @@ def _device() -> tuple[bool | None, str]:
 
 def _dataset(name: str, data: Path) -> tuple[bool | None, str]:
     if not (data / f"{name}.npz").exists():
-        how = f"make data-{name}" + ("" if name == "digits" else " FROM=FOLDER (or without FROM to download)")
+        ways = {"digits": "", "miniature": "", **dict.fromkeys(set(LARGE) - {"miniature"}, " FROM=FOLDER")}
+        how = f"make data-{name}" + ways.get(name, " FROM=FOLDER (or without FROM to download)")
         return None, f"data/{name}.npz is not here: {how}"
     try:
+        if name in LARGE:
+            return True, f"data/{name}.npz: {summarise(load_large(name, data))}"
         images = load(name, data)
         return True, f"data/{name}.npz: {len(images.y_train):,} training and {len(images.y_test):,} test images"
     except UserError as error:

@@ -69,8 +69,8 @@ def _add_training(command: argparse.ArgumentParser) -> None:
                          help="pause after T minutes (exit code 3); the same command goes on")
     command.add_argument("--per-device", type=_positive, metavar="N", help="large sets: at most N images at once on a device; a "
                          "larger share of a batch is taken in several passes")
-    command.add_argument("--workers", type=_positive, default=8, metavar="N", help="large sets: processes that decode images, "
-                         "for each device (default: 8)")
+    command.add_argument("--workers", type=_positive, metavar="N", help="large sets: processes that decode images, for each "
+                         "device (default: its share of the cores, at most 8)")
     command.add_argument("--save-every", type=_duration, metavar="S",
                          help="seconds between resume states (default: 30; 600 for large sets)")
 

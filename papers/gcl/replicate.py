@@ -212,12 +212,13 @@ class Params:
     switches: Switches
     baselines: Baselines
     large: LargeColumns
+    large_quick: LargeColumns
     large_mixup: float
     released_places: Places
 
 
 PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
-LARGE = with_second_settings(PARAMS.large)
+LARGE = with_second_settings(PARAMS.large) | with_second_settings(PARAMS.large_quick)
 
 
 def setting(reading: Reading) -> Setting:
@@ -319,9 +320,8 @@ def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method
         replace(own, starts_from=replace(own.starts_from, mixup=alpha)),
         cosface_row("written"), arcface_row("written"), lade_row("written", column),
     ]
-    printed = {"imagenet-lt": [row.name for row in rows], "places-lt": (*LARGE_BOTH, "oltr"),
-               "inaturalist2018": (*LARGE_BOTH, "ldam-drw", "la")}[column.dataset]
-    found = [row for row in rows if row.name in printed]
+    printed = {"places-lt": (*LARGE_BOTH, "oltr"), "inaturalist2018": (*LARGE_BOTH, "ldam-drw", "la")}.get(column.dataset)
+    found = [row for row in rows if printed is None or row.name in printed]
     if "released" in protocols:
         found += [ce_row("released"), released_places(protocols)]
     return [replace(row, keep_features=False) for row in found]
@@ -382,7 +382,7 @@ PAPER = Paper(
     title="Long-Tailed Visual Recognition via Gaussian Clouded Logit Adjustment",
     folder=HERE,
     columns={"paper": (*PARAMS.paper.columns.values(), *PARAMS.large.columns.values()),
-             "quick": tuple(PARAMS.quick.columns.values())},
+             "quick": (*PARAMS.quick.columns.values(), *PARAMS.large_quick.columns.values())},
     protocols={name: p.protocols for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
     seeds={"paper": PARAMS.paper.seeds, "quick": PARAMS.quick.seeds},
     methods=methods,

@@ -121,7 +121,7 @@ def markdown(text: str) -> Any:
 
 def quick_view(paper: Paper, records: Records) -> tuple[str, list[str], list[tuple[str, list[str]]]] | None:
     """Title, quick columns, and a row for each method that has a quick run: mean ± sd (seeds), or why there is none."""
-    columns = paper.columns["quick"]
+    columns = [column for column in paper.columns["quick"] if column.name not in paper.large]
     found: dict[str, dict[str, str]] = {}
     for column in columns:
         for arm in arms(paper, records, "quick", column):
