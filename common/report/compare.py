@@ -294,10 +294,13 @@ def measure(record: Record, metric: str, group: str = "", epoch: str = "last") -
 
 
 def flags(records: Iterable[Record]) -> tuple[str, ...]:
-    """What makes the runs of one cell unlike each other: numbers from unlike machines are shown, but not silently."""
+    """What makes the runs of one cell unlike each other: numbers from unlike machines are shown, but not silently. Nor are those
+    of a large set whose training list was drawn here, in the place of the official one."""
     chosen = list(records)
-    kinds = {"precision": "precision", "devices": "device", "torch": "torch", "compilation": "compiled"}
-    return tuple(f"mixed {name}: {values}" for name, field in kinds.items() if ", " in (values := made(chosen, field)))
+    kinds = {"precision": "precision", "devices": "device", "torch": "torch", "compilation": "compiled", "lists": "lists"}
+    found = [f"mixed {name}: {values}" for name, field in kinds.items() if ", " in (values := made(chosen, field))]
+    drawn = sum(record["made"].get("official") is False for record in chosen)
+    return (*found, *([f"not the official split: {drawn} of {len(chosen)} runs"] if drawn else []))
 
 
 def made(records: Iterable[Record], field: str) -> str:

@@ -13,10 +13,11 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from common.cli import parser
+from common.cli import COMMANDS
 from common.errors import UserError
 from common.export import export_runs, find_checkpoint, model_card
 from common.method import Paper, Planned, plan
+from common.options import parser
 from common.store import save_record
 from tests.records import make_record, toy_paper
 
@@ -86,7 +87,7 @@ def test_the_command_of_the_card_makes_that_run(paper: Paper) -> None:
     [command] = [line for line in card.splitlines() if line.startswith("python -m ")]
     words = shlex.split(command)
     assert words[:4] == ["python", "-m", "papers.toy.replicate", "train"]
-    options = parser([paper]).parse_args(words[3:])
+    options = parser([paper], COMMANDS).parse_args(words[3:])
     again = plan(paper, options.profile, columns=tuple(options.column), methods=tuple(options.method), seeds=options.seeds)
     assert item.run.key in {one.run.key for one in again}
 

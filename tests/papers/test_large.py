@@ -162,7 +162,7 @@ def test_the_pipeline_has_a_frozen_stage_for_each_large_column(name):
 
 def test_dvc_reads_them():
     pytest.importorskip("dvc")
-    for name, paper in BY_NAME.items():
+    for name in BY_NAME:
         words = (sys.executable, "-m", "dvc", "stage", "list", "--name-only", f"papers/{name}/dvc.yaml")
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120,
                               env={"DVC_NO_ANALYTICS": "1", "PATH": "/usr/bin:/bin", "HOME": str(Path.home())})

@@ -109,6 +109,14 @@ def test_records_of_unlike_machines_are_flagged(paper: Paper) -> None:
     assert minutes(records.values()) == 2.0
 
 
+def test_runs_on_a_list_that_was_drawn_here_are_flagged(paper: Paper) -> None:
+    records = toy_records(paper, {"ce": (30.0, 29.8)}, columns=("cifar10-lt-100",))
+    planned = next(p for p in plan(paper, "paper") if p.run.key in records and p.run.seed == 1)
+    records[planned.run.key] = make_record(planned, 70.0, made={"official": False, "lists": "abc"})
+    assert find(cells(paper, records, "paper"), "ce", "cifar10-lt-100").flags == (
+        "mixed lists: abc, not recorded", "not the official split: 1 of 2 runs")
+
+
 def test_majority_classes() -> None:
     assert majority([500] * 5 + [5] * 5) == [True] * 5 + [False] * 5
     assert majority([5, 500]) == [False, True]
