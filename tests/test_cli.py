@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("plan", "train", "status", "table", "figures", "report", "reproduce", "campaign", "merge", "pack-records",
-            "prepare", "doctor")
+            "export", "prepare", "doctor")
 
 
 def run(*arguments: str, cwd: Path = ROOT, module: str = "papers.mm.replicate") -> subprocess.CompletedProcess:
@@ -190,3 +190,26 @@ def test_every_command_in_the_readmes_exists():
                         assert option.split("=")[0] in help_text, f"{page}: {line}"
                 if words and words[0].endswith(".py"):
                     assert (ROOT / words[0]).exists(), line
+
+
+def test_a_large_column_is_prepared_and_trained_by_the_same_command(small):
+    """One process on the drawn miniature; without its data one sentence, and small and large columns do not mix."""
+    gcl = ("train", "--column", "miniature", "--method", "ce@written", "--seeds", "1")
+    done = run(*gcl, cwd=small, module="papers.gcl.replicate")
+    assert done.returncode == 2
+    assert "miniature" in done.stderr
+    assert "prepare miniature" in done.stderr
+    done = run("prepare", "miniature", cwd=small)
+    assert done.returncode == 0, done.stderr
+    assert "868 train and 150 test images of 30 classes" in done.stdout
+    done = run(*gcl, cwd=small, module="papers.gcl.replicate")
+    assert done.returncode == 0, done.stderr
+    record, = (small / "papers/gcl/results/quick/miniature-resnet10w8").glob("*.json")
+    found = json.loads(record.read_text())
+    assert len(found["curves"]["train_loss"]) == 4
+    assert found["confusion"] == []
+    assert found["made"]["official"] is True
+    assert "nothing to train" in run(*gcl, cwd=small, module="papers.gcl.replicate").stdout
+    mixed = run("train", "--column", "miniature", "--column", "digits-lt-20", cwd=small, module="papers.gcl.replicate")
+    assert mixed.returncode == 2
+    assert "miniature is trained by itself" in mixed.stderr
