@@ -53,7 +53,7 @@ from common.losses import softmax_cross_entropy
 from common.method import Method, Planned, make_run
 from common.models.sizes import NETWORKS
 from common.report.readme import fill
-from common.report.tables import markdown_table
+from common.report.text import markdown_table
 from common.spec import Column, LargeProtocol
 from common.store import write_atomically
 from common.train.pack import Device

@@ -49,7 +49,7 @@ from common.losses import ldam, softmax_cross_entropy
 from common.method import COSINE, Method, Planned, make_run
 from common.models.sizes import BACKBONES
 from common.report.readme import fill
-from common.report.tables import markdown_table
+from common.report.text import markdown_table
 from common.spec import Column, Protocol
 from common.store import write_atomically
 from common.train.loop import evaluation_stride

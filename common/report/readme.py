@@ -9,7 +9,8 @@ from common.errors import UserError
 from common.method import Paper, Table
 from common.report import claims as claim_tests
 from common.report.compare import Cell, Records, cells, minutes
-from common.report.tables import METRICS, behind, cell_text, table_body
+from common.report.layout import METRICS, cell_text
+from common.report.tables import behind, table_body
 from common.report.text import escape, markdown_table, mean_text
 from common.store import write_atomically
 

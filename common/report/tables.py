@@ -1,12 +1,12 @@
-"""The tables of a paper with our numbers in every cell: Markdown to read, CSV to compute with, rich for the terminal."""
+"""The tables of a paper with our numbers in every cell: Markdown to read, CSV to compute with, LaTeX to print, rich for the
+terminal."""
 
 import html
 import io
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from common.errors import UserError
 from common.method import Paper, Table
@@ -15,6 +15,8 @@ from common.report.claims import Claim, Outcome, class_words
 from common.report.compare import RULE, Cell, Records, cells, made, minutes, spread
 from common.report.groups import WHOLE
 from common.report.large import large_markdown
+from common.report.latex import table_latex
+from common.report.layout import METRICS, NOT_PRINTED, Grid, GridRow, cell_text, column_words, grid, pieces
 from common.report.text import escape, markdown_table, mean_text, plain, signed
 from common.report.variants import variants_markdown
 from common.spec import Profile
@@ -24,43 +26,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
 
-NOT_PRINTED = "not printed"
-METRICS = {"top1_error": "Top-1 error", "top1_accuracy": "Top-1 accuracy", "top5_accuracy": "Top-5 accuracy",
-           "per_class_accuracy": "Accuracy per class", "top1_error_change_abs": "Change of the top-1 error"}
 PER_BLOCK = 4  # published columns side by side in a terminal of 100 characters
-
-
-class Place(NamedTuple):
-    """A column of a laid out table: our column, the published one in whose place it is shown, group of classes, metric."""
-
-    column: str
-    stands_for: str
-    group: str
-    metric: str
-
-
-@dataclass(frozen=True)
-class GridRow:
-    """A row of the table in one reading; cells is as long as the grid has columns, None where the paper prints nothing."""
-
-    label: str
-    reading: str
-    cells: tuple[Cell | None, ...]
-    says_variant: bool  # whether the cells differ in their setting, so that each must say its own
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The table as the paper lays it out, quick stand-ins last."""
-
-    columns: tuple[Place, ...]
-    rows: tuple[GridRow, ...]
-
-    def header(self, place: Place, name: str) -> str:
-        """What stands above a column: `name`, and what else tells it from the others."""
-        says_metric = len({other.metric for other in self.columns}) > 1
-        parts = [name, place.group, METRICS.get(place.metric, place.metric) if says_metric else ""]
-        return ", ".join(part for part in parts if part) or "all classes"
 
 
 def table_cells(paper: Paper, table: Table, records: Records, profile: Profile) -> list[Cell]:
@@ -72,71 +38,11 @@ def table_cells(paper: Paper, table: Table, records: Records, profile: Profile) 
     return chosen
 
 
-def pieces(chosen: list[Cell], key: Callable[[Cell], object] = lambda cell: (cell.column, cell.stands_for)) -> list[list[Cell]]:
-    """The cells of a table as they are laid out: all in one piece, or, where it prints groups of classes, one piece a column."""
-    if all(cell.group in WHOLE for cell in chosen):
-        return [chosen]
-    found: dict[object, list[Cell]] = {}
-    for cell in sorted(chosen, key=lambda cell: cell.quick):
-        found.setdefault(key(cell), []).append(cell)
-    return list(found.values())
-
-
-def grid(chosen: list[Cell]) -> Grid:
-    """Lay cells out as the paper does. Rows of one name in one place (an ablation's settings) are told apart by their order."""
-    columns = sorted(dict.fromkeys(map(_place, chosen)), key=lambda place: place.column != place.stands_for)
-    variants: dict[tuple, list[str]] = {}
-    places: dict[tuple, dict[tuple[str, Place], Cell]] = {}
-    for cell in chosen:
-        settings = variants.setdefault((cell.row, cell.method, cell.stands_for, cell.group, cell.metric), [])
-        if cell.variant not in settings:
-            settings.append(cell.variant)
-        row = (cell.row, cell.method, settings.index(cell.variant))
-        places.setdefault(row, {})[cell.reading, _place(cell)] = cell
-    order = {name: i for i, (name, _) in enumerate(dict.fromkeys(key[:2] for key in places))}
-    rows = []
-    for row, by_place in sorted(places.items(), key=lambda item: (order.get(item[0][0], 0), item[0][2])):
-        settings = {cell.variant for cell in by_place.values()}
-        readings = sorted({reading for reading, _ in by_place} - {""}, key=lambda reading: reading != "written") or [""]
-        label = row[0] + (f" [{settings.copy().pop()}]" if len(settings) == 1 and "" not in settings else "")
-        for reading in readings:
-            found = tuple(by_place.get((reading, place)) or _other_reading(by_place, place) for place in columns)
-            rows.append(GridRow(label, reading, found, len(settings) > 1))
-    return Grid(tuple(columns), tuple(rows))
-
-
-def _place(cell: Cell) -> Place:
-    return Place(cell.column, cell.stands_for, cell.group, cell.metric)
-
-
-def _other_reading(by_place: Mapping[tuple[str, Place], Cell], place: Place) -> Cell | None:
-    """What stands in for a reading that a column does not have: the cell that says why, or the only reading there is."""
-    return next((cell for (_, other), cell in by_place.items() if other == place), None)
-
-
-def cell_text(cell: Cell | None, row: GridRow, best: bool = False) -> str:
-    """One cell of the Markdown table; `best` gives the best-epoch numbers, which carry no delta and no verdict."""
-    if cell is None:
-        return NOT_PRINTED
-    numbers = cell.best if best else cell.values
-    parts = [mean_text(numbers) if numbers else "last epoch only" if cell.n else cell.state]
-    parts += [signed(cell.delta), cell.verdict] if cell.delta is not None and not best else []
-    parts += [f"{cell.diverged} diverged"] if cell.diverged and cell.n else []
-    parts += [f"as {cell.reading}"] if cell.reading and row.reading and cell.reading != row.reading else []
-    text = ", ".join(parts) + (" †" if cell.flags else "")
-    setting = f"{cell.variant}: " if row.says_variant else ""
-    return f"{setting}quick {text}" if cell.quick else f"{setting}{cell.shown} → {text}"
-
-
 def grid_markdown(laid: Grid, text: Callable[[Cell | None, GridRow], str], named: bool = True) -> str:
     """The grid as a Markdown table; `named`: each column of it names ours, which else stands above the table."""
-    header = [laid.header(place, _column_words(place) if named else "") for place in laid.columns]
+    header = [laid.header(place, column_words(place) if named else "") for place in laid.columns]
     rows = ([row.label, row.reading or "-", *(text(cell, row) for cell in row.cells)] for row in laid.rows)
     return markdown_table(["method", "reading", *header], rows)
-
-
-def _column_words(place: Place | Cell) -> str:
-    return place.column if place.column == place.stands_for else f"quick: {place.column} (in place of {place.stands_for})"
 
 
 def table_body(chosen: list[Cell], text: Callable[[Cell | None, GridRow], str]) -> str:
@@ -144,7 +50,7 @@ def table_body(chosen: list[Cell], text: Callable[[Cell | None, GridRow], str]) 
     found = pieces(chosen)
     if len(found) == 1:
         return grid_markdown(grid(chosen), text)
-    tables = (f"**{escape(_column_words(piece[0]))}**\n\n{grid_markdown(grid(piece), text, named=False)}" for piece in found)
+    tables = (f"**{escape(column_words(piece[0]))}**\n\n{grid_markdown(grid(piece), text, named=False)}" for piece in found)
     return "\n".join(tables)
 
 
@@ -225,7 +131,7 @@ def csv_bytes(frame: "DataFrame") -> bytes:
 
 
 def write_tables(paper: Paper, records: Records, profile: Profile, folder: Path) -> list[Path]:
-    """table-<n>.md and .csv for every table of the paper, and claims.md and .csv if it states claims. Returns the files."""
+    """table-<n>.md, .csv and .tex for every table of the paper, and claims.md and .csv if it states claims. Returns the files."""
     contents: dict[str, bytes] = {}
     for table in paper.tables:
         chosen = table_cells(paper, table, records, profile)
@@ -239,6 +145,8 @@ def write_tables(paper: Paper, records: Records, profile: Profile, folder: Path)
         contents["large.md"] = text.encode()
     if text := variants_markdown(paper, records):
         contents["variants.md"] = text.encode()
+    for table in paper.tables:
+        contents[f"table-{table.number}.tex"] = table_latex(table, table_cells(paper, table, records, profile)).encode()
     for name, content in contents.items():
         write_atomically(folder / name, content)
     return [folder / name for name in contents]

@@ -9,10 +9,10 @@ from common.report import boards, order, same_cell
 from common.report.boards import Board, Standing
 from common.report.compare import Records
 from common.report.intervals import Interval
+from common.report.layout import METRICS
 from common.report.order import Order
 from common.report.page.views import Places
 from common.report.same_cell import Ours, Print, SameCell
-from common.report.tables import METRICS
 from common.report.text import number, signed
 
 NOTHING = "–"

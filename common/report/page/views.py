@@ -14,8 +14,9 @@ from common.method import Paper, Table
 from common.report.claims import Claim, Outcome, evaluate
 from common.report.compare import Cell, Records, arms, cells, minutes
 from common.report.intervals import prediction_interval
+from common.report.layout import METRICS, Grid, GridRow, grid, pieces
 from common.report.readme import headline
-from common.report.tables import METRICS, Grid, GridRow, behind, claim_test, grid, pieces
+from common.report.tables import behind, claim_test
 from common.report.text import mean_text, number, signed
 
 CELL_WORDS = ("reproduced", "near", "higher", "lower", "diverged", "no run yet", "not run", "not decidable")

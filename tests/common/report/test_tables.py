@@ -41,7 +41,8 @@ def printed(paper: Paper, records: dict, profile: str) -> str:
 
 def test_main_table_shows_published_ours_delta_and_verdict(paper: Paper, tmp_path: Path) -> None:
     files = write_tables(paper, toy_records(paper, ERRORS), "paper", tmp_path / "tables")
-    assert [f.name for f in files] == ["table-1.md", "table-1.csv", "table-2.md", "table-2.csv", "claims.md", "claims.csv"]
+    assert [f.name for f in files] == ["table-1.md", "table-1.csv", "table-2.md", "table-2.csv", "claims.md", "claims.csv",
+                                       "table-1.tex", "table-2.tex"]
     page = files[0].read_text()
     rows = table_rows(page)
     assert rows[0] == ["method", "reading", "cifar10-lt-100", "cifar10-step-100", "imagenet"]
