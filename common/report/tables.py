@@ -133,8 +133,8 @@ def csv_bytes(frame: "DataFrame") -> bytes:
 def write_tables(paper: Paper, records: Records, profile: Profile, folder: Path) -> list[Path]:
     """table-<n>.md, .csv and .tex for every table of the paper, and claims.md and .csv if it states claims. Returns the files."""
     contents: dict[str, bytes] = {}
-    for table in paper.tables:
-        chosen = table_cells(paper, table, records, profile)
+    found = [(table, table_cells(paper, table, records, profile)) for table in paper.tables]
+    for table, chosen in found:
         contents[f"table-{table.number}.md"] = table_markdown(table, chosen, records).encode()
         contents[f"table-{table.number}.csv"] = csv_bytes(table_frame(chosen, records))
     if (paper.folder / "claims.yaml").exists():
@@ -145,8 +145,7 @@ def write_tables(paper: Paper, records: Records, profile: Profile, folder: Path)
         contents["large.md"] = text.encode()
     if text := variants_markdown(paper, records):
         contents["variants.md"] = text.encode()
-    for table in paper.tables:
-        contents[f"table-{table.number}.tex"] = table_latex(table, table_cells(paper, table, records, profile)).encode()
+    contents |= {f"table-{table.number}.tex": table_latex(table, chosen).encode() for table, chosen in found}
     for name, content in contents.items():
         write_atomically(folder / name, content)
     return [folder / name for name in contents]

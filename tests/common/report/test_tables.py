@@ -198,8 +198,11 @@ def test_odd_names_and_fields_break_no_table(tmp_path: Path) -> None:
             assert "\x1b" not in page
             for part in page.split("## "):
                 assert len({len(row) for row in table_rows(part)}) <= 1
-        else:
+        elif file.suffix == ".csv":
             assert len(pandas.read_csv(file)) >= 2
+        else:
+            assert "\x1b" not in page
+            assert r"x\textbar{}y\textless{}script\textgreater{}" in page or file.name != "table-1.tex"
     assert "x&#124;y&lt;script&gt;" in (tmp_path / "tables" / "table-1.md").read_text()
     assert "\x1b" not in printed(paper, records, "paper")
     assert "[bold]" in escape("[bold]")
