@@ -13,7 +13,7 @@ STAMP  := $(VENV)/.installed
 
 help: ## this list
 	@echo "make reproduce-<paper> [PROFILE=quick|paper]   train, tables, figures (papers: $(PAPERS))"
-	@echo "make data-<name> [FROM=folder]                 prepare cifar10, cifar100, mnist, tiny-imagenet or digits"
+	@echo "make data-<name> [FROM=folder]                 prepare cifar10, cifar100, mnist, tiny-imagenet or digits; imagenet, imagenet-lt, inaturalist2018, places-lt or miniature"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 47
 	@echo "Variables: PROFILE, FROM, MINUTES, PYTHON=$(PYTHON), VENV=$(VENV), ARGS (more options for reproduce, for example ARGS='--device cpu')"
 

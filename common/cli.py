@@ -28,7 +28,7 @@ from common.errors import UserError
 from common.large.prepare import prepare_large
 from common.method import Paper, Planned, missing_runs, plan
 from common.options import parser
-from common.selection import plan_all, resolve_profile, with_data
+from common.selection import has_data, plan_all, resolve_profile, with_data
 from common.spec import Column, Profile
 from common.store import load_records, merge, pack_records, record_files, write_atomically
 from common.worth import cost_at, needs
@@ -40,7 +40,9 @@ MOST_SEEDS = 100  # of a run that can be merged
 SAVE, LARGE_SAVE = 30.0, 600.0  # seconds between resume states; of a large run one has some 300 MB
 CPU_STEP = 2e10  # multiplications of a step beyond which a CPU gains nothing from more runs side by side
 
-console = Console(highlight=False, soft_wrap=True)
+RANK, WORLD = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))  # torchrun's
+
+console = Console(highlight=False, soft_wrap=True, quiet=RANK > 0)
 
 
 def main(*papers: Paper) -> None:
@@ -49,7 +51,8 @@ def main(*papers: Paper) -> None:
     try:
         sys.exit(options.command(papers, options) or 0)
     except UserError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
+        if RANK == 0 or error.alone:
+            Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(2)
     except KeyboardInterrupt:
         Console(stderr=True).print("\nInterrupted; the same command goes on from the last saved epoch.")
@@ -111,7 +114,7 @@ def side_by_side(missing: Sequence[Planned]) -> list[list[Planned]]:
 def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
     _, planned = planned_runs(papers, options)
     code = train_runs(papers, planned, options)
-    if options.summary and code == 0:
+    if options.summary and code == 0 and RANK == 0:
         for item in planned:  # an output of DVC, which merged records come without
             item.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_summary(options.summary, planned, load_records(papers_root(papers), [m.run.key for m in planned]))
@@ -119,10 +122,17 @@ def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
 
 
 def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: argparse.Namespace) -> int:
-    """Train what is missing, columns of small sets first. Returns 0, or 3 when the minutes ran out first."""
+    """Train what is missing. Returns 0, or 3 when the minutes ran out first."""
     from common.train.loop import Workspace
     from common.train.work import choose_device, train
 
+    if large := [m for m in planned if m.run.column.dataset in LARGE]:
+        if len(large) < len(planned):
+            raise UserError(f"{large[0].run.column.dataset} is trained by itself, under torchrun; name its columns alone.")
+        return train_large_runs(large, options)
+    if WORLD > 1:
+        raise UserError("torchrun is for ImageNet, ImageNet-LT, iNaturalist 2018 and Places-LT; several GPUs train the "
+                        "small sets by `make campaign`.")
     root = papers_root(papers)
     if missing_runs(planned, record_files(root)):
         planned = planned if options.column else with_data(planned, DATA, console)
@@ -130,13 +140,6 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: arg
     if not missing:
         console.print(f"All {len(planned)} runs have their records: nothing to train.")
         return 0
-    if large := [m for m in planned if m.run.column.dataset in LARGE]:
-        if len(large) < len(planned):
-            raise UserError(f"{large[0].run.column.dataset} is trained by itself, under torchrun; name its columns alone.")
-        return train_large_runs(large, options)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("torchrun is for ImageNet, ImageNet-LT, iNaturalist 2018 and Places-LT; several GPUs train the "
-                        "small sets by `make campaign`.")
     device = choose_device(options.device, options.precision, options.compile)
     limit = options.pack or (LARGEST_PACK if device.cuda else cpu_limit(missing[0]))
     console.print(f"Training {len(missing)} runs on {device.name} in {device.precision}, at most {limit} side by side.")
@@ -153,7 +156,8 @@ def train_large_runs(planned: Sequence[Planned], options: argparse.Namespace) ->
     from common.large.train import LargeOptions, train_large
     from common.train.loop import Workspace
 
-    console.quiet = int(os.environ.get("RANK", "0")) > 0
+    if not missing_runs(planned, record_files(planned[0].root)):
+        console.print(f"All {len(planned)} runs have their records: nothing to train.")
     share = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     workers = options.workers or max(1, min(8, share))
     chosen = LargeOptions(options.device, options.precision, options.compile, options.per_device, workers)
@@ -161,7 +165,8 @@ def train_large_runs(planned: Sequence[Planned], options: argparse.Namespace) ->
     done = train_large(planned, DATA, Workspace(WORK, options.save_every or LARGE_SAVE, deadline), chosen, pack_observer())
     if not done:
         console.print("The minutes are over; the same command goes on from here.")
-    return 0 if done else 3
+        options.summary = None
+    return 0 if done or WORLD > 1 else 3  # to torchrun, 3 would be a process to start again
 
 
 def cpu_limit(item: Planned) -> int:
@@ -258,7 +263,7 @@ def prepare_all(names: Sequence[str]) -> None:
     refusals = []
     for name in names:
         try:
-            prepare(name, DATA, None)
+            prepare_large(name, DATA) if name in LARGE else prepare(name, DATA, None)
         except UserError as refusal:
             refusals.append(refusal)
             console.print(f"[yellow]{escape(str(refusal))}[/]")
@@ -269,6 +274,8 @@ def prepare_all(names: Sequence[str]) -> None:
 def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     begun, seconds = time.monotonic(), 60 * options.minutes if options.minutes else float("inf")
     profile = profile_of(papers, options)
+    if profile == "quick" and not has_data("digits", DATA):
+        prepare("digits", DATA, None)
     chosen = select(papers, profile, options.only, options.columns, options.seeds, DATA, console)
     engine, places, where, prober, cuda = find_places(papers, options)
     ground = Ground(papers_root(papers), DATA, WORK, ROOT / "benchmarks" / "results",
@@ -307,14 +314,21 @@ def find_places(papers: Sequence[Paper], options: argparse.Namespace):
     return engine, len(devices), place_of(devices[0]), partial(probe_here, devices[0], DATA), devices[0].cuda
 
 
+def chain_of(item: Planned) -> list[Planned]:
+    """A run and those that it starts from."""
+    return [item, *(chain_of(item.start) if item.start else ())]
+
+
 def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     def places(seeds: int) -> dict[str, Path]:
         """Key -> folder of every run and of the runs that they start from; of a run that papers share, the first one's."""
         found: dict[str, Path] = {}
-        for item in (m for p in papers for profile in p.columns for m in plan(p, profile, seeds=min(seeds, MOST_SEEDS))):
-            for run in (item, item.start):
-                if run:
-                    found.setdefault(run.run.key, run.folder)
+        for paper in papers:
+            for profile, columns in paper.columns.items():
+                names = tuple(column.name for column in columns)  # the large ones too, which are planned where they are named
+                for item in plan(paper, profile, columns=names, seeds=min(seeds, MOST_SEEDS)):
+                    for run in chain_of(item):
+                        found.setdefault(run.run.key, run.folder)
         return found
 
     counts = merge(options.source, places, papers_root(papers))
@@ -325,7 +339,7 @@ def command_pack_records(papers: Sequence[Paper], options: argparse.Namespace) -
     keys = None
     if options.profile or options.column or options.method or options.seeds:
         _, planned = planned_runs(papers, options)
-        keys = {m.run.key for item in planned for m in (item, item.start) if m}
+        keys = {m.run.key for item in planned for m in chain_of(item)}
     console.print(f"{pack_records(papers_root(papers), options.target, keys)} records in {options.target}.")
 
 

@@ -11,6 +11,7 @@ from common.data.large_sets import LARGE
 from common.data.sets import load
 from common.errors import UserError
 from common.large.lists import load_large, summarise
+from common.selection import how_to_get
 
 NEEDED = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "rich", "PyYAML",
           "safetensors")
@@ -60,9 +61,7 @@ def _device() -> tuple[bool | None, str]:
 
 def _dataset(name: str, data: Path) -> tuple[bool | None, str]:
     if not (data / f"{name}.npz").exists():
-        ways = {"digits": "", "miniature": "", **dict.fromkeys(set(LARGE) - {"miniature"}, " FROM=FOLDER")}
-        how = f"make data-{name}" + ways.get(name, " FROM=FOLDER (or without FROM to download)")
-        return None, f"data/{name}.npz is not here: {how}"
+        return None, f"data/{name}.npz is not here: {how_to_get(name)}"
     try:
         if name in LARGE:
             return True, f"data/{name}.npz: {summarise(load_large(name, data))}"

@@ -228,6 +228,7 @@ class Paper:
     own, main: the names of the paper's own methods, and the numbers of the tables that its claim rests on: with
     cross-entropy, they are trained first.
     stand_ins: for a column of the quick profile, the published column in whose place it is shown.
+    notes: of a column, what every number of ours there must be read with.
     large: of each column that is trained under torchrun, its own `protocols`; such a column is planned only where it is named.
     """
 
@@ -243,6 +244,7 @@ class Paper:
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     stand_ins: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
     large: Mapping[str, Mapping[str, Protocol]] = field(default_factory=dict)
 
     def results(self, profile: Profile) -> Path:

@@ -66,7 +66,7 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--no-compile", dest="compile", action="store_false", default=None, help="do not compile on CUDA")
     command.add_argument("--pack", type=_positive, metavar="M", help="at most M runs side by side (results do not change)")
     command.add_argument("--minutes", type=_duration, metavar="T",
-                         help="pause after T minutes (exit code 3); the same command goes on")
+                         help="pause after T minutes (exit code 3, under torchrun 0); the same command goes on")
     command.add_argument("--per-device", type=_positive, metavar="N", help="large sets: at most N images at once on a device; a "
                          "larger share of a batch is taken in several passes")
     command.add_argument("--workers", type=_positive, metavar="N", help="large sets: processes that decode images, for each "

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from common.data.large_sets import LARGE
 from common.data.sets import SETS
 from common.errors import UserError
 from common.method import Paper, Planned, merged, plan
@@ -14,6 +15,13 @@ from common.spec import Profile
 def has_data(dataset: str, data: Path) -> bool:
     """Whether `prepare` has made the dataset."""
     return (data / f"{dataset}.npz").exists()
+
+
+def how_to_get(dataset: str) -> str:
+    """The command that makes the dataset."""
+    if dataset in ("digits", "miniature"):
+        return f"make data-{dataset}"
+    return f"make data-{dataset} FROM=FOLDER" + ("" if dataset in LARGE else " (or without FROM to download)")
 
 
 def resolve_profile(papers: Sequence[Paper], asked: Profile | None, columns: Sequence[str], data: Path, console: Console
@@ -54,8 +62,8 @@ def with_data(runs: Sequence[Planned], data: Path, console: Console) -> list[Pla
     absent = sorted({n for n in {m.run.column.dataset for m in runs} if not has_data(n, data)})
     here = [m for m in runs if m.run.column.dataset not in absent]
     if runs and not here:
-        raise UserError(f"data/{absent[0]}.npz is not here: make data-{absent[0]} FROM=FOLDER (or without FROM to download).")
+        raise UserError(f"data/{absent[0]}.npz is not here: {how_to_get(absent[0])}.")
     for name in absent:
         left = sum(m.run.column.dataset == name for m in runs)
-        console.print(f"[yellow]Left out[/]: {left} runs, as data/{name}.npz is not here (make data-{name} FROM=FOLDER).")
+        console.print(f"[yellow]Left out[/]: {left} runs, as data/{name}.npz is not here: {how_to_get(name)}.")
     return here

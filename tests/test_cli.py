@@ -210,6 +210,11 @@ def test_a_large_column_is_prepared_and_trained_by_the_same_command(small):
     assert found["confusion"] == []
     assert found["made"]["official"] is True
     assert "nothing to train" in run(*gcl, cwd=small, module="papers.gcl.replicate").stdout
+    packed = run("pack-records", "records.tar", "--column", "miniature", cwd=small, module="papers.gcl.replicate")
+    assert "1 records in records.tar" in packed.stdout, packed.stderr
+    record.unlink()
+    assert "Merged 1 new records" in run("merge", "records.tar", cwd=small, module="papers").stdout
+    assert json.loads(record.read_text())["digest"] == found["digest"]
     mixed = run("train", "--column", "miniature", "--column", "digits-lt-20", cwd=small, module="papers.gcl.replicate")
     assert mixed.returncode == 2
     assert "miniature is trained by itself" in mixed.stderr

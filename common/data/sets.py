@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.data.large_sets import LARGE
 from common.errors import UserError
 
 
@@ -116,7 +117,7 @@ class Raw(NamedTuple):
 def find_set(name: str) -> ImageSet:
     """The entry of SETS; an unknown name is a UserError that lists the known ones."""
     if name not in SETS:
-        raise UserError(f"Unknown dataset {name!r}; known: {', '.join(SETS)}.")
+        raise UserError(f"Unknown dataset {name!r}; known: {', '.join((*SETS, *LARGE))}.")
     return SETS[name]
 
 

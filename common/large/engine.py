@@ -6,6 +6,7 @@ mixup, moving centres), it does as one process would. The gradient of the featur
 them, and DDP adds up those of the backbone.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from common.train.pack import Device, Pack
 
 WORKERS = 8  # processes that decode images, for each training process
 TEST_BATCH = 256
+VERSIONS = 32  # of the compiled backbone: two streams, with and without a gradient, by the sizes of passes
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,13 @@ class LargeRun(Pack):
         """Compile the backbone where the device wants it, and let the processes add up its gradients. All of them call it, once,
         before the first batch."""
         if self.device.compile:
-            torch.compiler.reset()  # a process keeps 8 versions of a function and then runs it uncompiled: make room
+            torch.compiler.reset()  # a process keeps some versions of a function and then runs it uncompiled: make room
+            torch._dynamo.config.recompile_limit = VERSIONS
             self.net.compile(dynamic=False)
         if self.processes.world > 1 and self.protocol.trains != "head":
-            self._forward = DistributedDataParallel(self._forward, broadcast_buffers=False)
+            with warnings.catch_warnings():  # torch 2.15 deprecates the argument, which older ones need
+                warnings.simplefilter("ignore", FutureWarning)
+                self._forward = DistributedDataParallel(self._forward, broadcast_buffers=False)
             self._forward.register_comm_hook(None, sum_gradients)
 
     def begin_epoch(self, epoch: int) -> None:

@@ -114,6 +114,8 @@ def _test_list(facts: LargeSet, root: Path) -> Listed:
 
 
 def _no_list(facts: LargeSet, split: Split, part: str, root: Path) -> UserError:
+    if facts.name == "miniature":
+        return UserError(f"{root} holds no miniature; leave --from out, and its images are drawn.")
     instead = f", and no folder {part}/ of classes in {root}" if facts.folders else ""
     where = ", ".join(map(str, _places(root)))
     return UserError(f"{facts.name}: there is no {split.file or 'list'} (.gz or not) in {where}{instead}; put the list of "

@@ -3,7 +3,6 @@
 All processes do the same in the same order; what one alone does (reading a state, writing) it hands to the others.
 """
 
-import atexit
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -40,13 +39,13 @@ def join() -> Processes:
     """The processes that torchrun started (over nccl for CUDA and gloo for CPUs), or this one alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes()
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # objects travel over the current device
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local < torch.cuda.device_count():  # a process too many is told so when it chooses its device
+        torch.cuda.set_device(local)
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         dist.init_process_group(backend, store=meeting_place(), rank=rank, world_size=world, timeout=PATIENCE)
-        atexit.register(leave)
     return Processes(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
 
@@ -70,6 +69,7 @@ def meeting_place() -> dist.Store:
 
 
 def leave() -> None:
+    """End the group, where all processes come to: one that fails must not, as the end over nccl waits for its peers."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -90,6 +90,7 @@ def together(processes: Processes, work: Callable[[], T]) -> T:
         return result
     leave()
     if speaker == processes.rank:
+        refusal.alone = True
         raise refusal
     raise SystemExit(2)
 

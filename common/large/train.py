@@ -22,7 +22,7 @@ from safetensors.torch import save
 from common.errors import UserError
 from common.large.engine import WORKERS, LargeRun
 from common.large.lists import load_large
-from common.large.processes import Processes, from_first, join, share_from_first, together
+from common.large.processes import Processes, from_first, join, leave, share_from_first, together
 from common.large.record import LargeCurves, LargeTally, large_surroundings, make_large_record
 from common.method import Planned, missing_runs
 from common.store import record_files, save_record, write_atomically
@@ -66,6 +66,15 @@ def train_large(planned: Sequence[Planned], data: Path, work: Workspace, options
     What a user did wrong is a UserError on one process; the others then end quietly with exit code 2.
     """
     processes = join()
+    done = train_missing(processes, planned, data, work, options, observer)
+    from_first(processes, lambda: None)  # nobody leaves before rank 0 has written
+    leave()
+    return done
+
+
+def train_missing(processes: Processes, planned: Sequence[Planned], data: Path, work: Workspace, options: LargeOptions,
+                  observer: Observer) -> bool:
+    """The runs of all processes, one after another. Returns False if the deadline came first."""
     device = together(processes, lambda: local_device(options, processes))
     missing = from_first(processes, lambda: [m.run.key for m in missing_runs(planned, record_files(planned[0].root))])
     found = {m.run.key: m for item in planned for m in (*starts_of(item), item)}
@@ -123,7 +132,8 @@ def train_run(run: LargeRun, work: Workspace, observe: Observe) -> bool:
         tally = end_epoch(run, curves, 0)
     finish(run, curves, tally, spent(), place.images)
     if run.processes.first:
-        file.unlink(missing_ok=True)
+        for left in (file, *file.parent.glob(f".{file.name}.*")):  # and what a process that was killed while writing left
+            left.unlink(missing_ok=True)
     return True
 
 

@@ -4,21 +4,24 @@ A method of two stages belongs to the protocol of the stage that trains the whol
 classifier is part of the method. A run that several papers print is one row.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import fmean
 from typing import NamedTuple
 
+from common.estimate import Speed, known_speeds, not_run
 from common.method import Paper, Planned
-from common.report.compare import NO_RUN, Arm, Record, Records, arms, flags, made, spread
-from common.report.intervals import Interval, central, confidence_interval, resampled_means
+from common.report.compare import NO_RUN, Arm, Record, Records, arms, flags, made, published, spread, standing_columns
+from common.report.intervals import Interval, central, confidence_interval, resampled_means, within_percent
 from common.spec import Column, Profile, Protocol
 
 RULE = (
     "Ranked by mean last-epoch accuracy on the test set; 95 % confidence interval of that mean (Student t), 95 % interval of the "
-    "rank (bootstrap over seeds; a method with a single run has none). Points of grids and switches stand below without a rank: "
-    "the best of many, chosen on the test set, would always win. Calibration is the expected calibration error of the last "
-    "epoch. Cost is device-seconds a run, earlier stages included, and to be compared within one device only."
+    "rank (bootstrap over seeds; a method with a single run has none). Ranked are papers' own methods and the rows of their main "
+    "tables (of all their tables, in a column that no main table prints). Other rows, points of grids and switches stand below "
+    "without a rank: the best of many, chosen on the test set, would always win. Calibration is the expected calibration error "
+    "of the last epoch. Cost is device-seconds a run, earlier stages included, to be compared within one device only: the runs "
+    "of a pack are trained side by side and bear equal shares of its time, so methods of one pack cost the same."
 )
 
 
@@ -27,10 +30,11 @@ class Standing:
     """A method in a board; numbers are means over its finished runs, accuracies in percent, None where there are none.
 
     label, name, reading, variant: as the first paper calls it, a plain row before a point of a grid. sources: (paper, label)
-    for every paper that the runs serve; own: the papers whose own method it is.
-    state: "mean", "no run yet" or "diverged". interval: 95 % confidence interval of the mean.
-    rank: 1 is the best, equal means share a rank; None for variants and where no run is. ranks: its 95 % interval over seeds.
-    seconds: device-seconds a run, earlier stages included; None where the record of one is missing.
+    for every paper that the runs serve; own: the papers whose own method it is. is_main: whether it may have a rank (`RULE`).
+    state: "mean", "no run yet", "diverged" or "not run: ...". interval: 95 % confidence interval of the mean, within 0 to 100.
+    rank: 1 is the best, equal means share a rank; None for ablations and variants, and where no run is. ranks: its 95 %
+    interval over seeds.
+    seconds: device-seconds a run, its share of its pack, earlier stages included; None where the record of one is missing.
     """
 
     label: str
@@ -39,6 +43,7 @@ class Standing:
     variant: str
     sources: tuple[tuple[str, str], ...]
     own: tuple[str, ...]
+    is_main: bool
     state: str
     n: int
     diverged: int
@@ -59,7 +64,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Board:
-    """All methods of one column and protocol: ranked ones first, then variants by their means, then those without runs.
+    """All methods of one column and protocol: ranked ones first, then the others by their means, then those without runs.
 
     flags: what makes its runs unlike each other (devices, precisions).
     """
@@ -75,13 +80,19 @@ class Board:
 
 
 class Entrant(NamedTuple):
-    """A method as it is trained in a column, whatever the papers call it. costs: device-seconds of each finished run."""
+    """A method as it is trained in a column, whatever the papers call it.
+
+    is_main: whether a paper calls it its own or prints it in a main table. waiting: what stands where it has no run.
+    costs: device-seconds of each finished run.
+    """
 
     column: Column
     protocol: Protocol
     arm: Arm
     sources: tuple[tuple[str, str], ...]
     own: tuple[str, ...]
+    is_main: bool
+    waiting: str
     costs: tuple[float | None, ...]
 
 
@@ -106,22 +117,47 @@ def entrants(papers: Iterable[Paper], records: Records, profile: Profile) -> lis
     """Everything that the papers plan in a profile and that classifies, each key once."""
     found: dict[str, Entrant] = {}
     for paper in papers:
+        printed, speeds = main_rows(paper, profile), known_speeds(paper, records)
         for column in paper.columns[profile]:
             for arm in arms(paper, records, profile, column):
-                method = arm.method
-                if method.task != "classes":
+                if arm.method.task != "classes":
                     continue
-                first = Planned(paper.run(profile, column, method, 0), method, paper.folder)
-                source, own = ((paper.name, method.label),), (paper.name,) * (method.name in paper.own)
-                if known := found.get(first.run.key):
-                    keep = known.arm if not known.arm.method.variant or method.variant else arm
-                    own = tuple(dict.fromkeys(known.own + own))
-                    found[first.run.key] = known._replace(arm=keep, sources=known.sources + source, own=own)
-                else:
-                    costs = tuple(_cost(replace(first, run=replace(first.run, seed=record["spec"]["seed"])), records)
-                                  for record in arm.done)
-                    found[first.run.key] = Entrant(column, whole_stage(first).run.protocol, arm, source, own, costs)
+                key, one = _entrant(paper, profile, column, arm, printed, speeds, records)
+                found[key] = _joined(found[key], one) if key in found else one
     return list(found.values())
+
+
+def _entrant(paper: Paper, profile: Profile, column: Column, arm: Arm, printed: Container[tuple[str, str]],
+             speeds: Sequence[Speed], records: Records) -> tuple[str, Entrant]:
+    """The key of the method's first run, and the method as this paper alone knows it."""
+    method = arm.method
+    first = Planned(paper.run(profile, column, method, 0), method, paper.folder)
+    is_own = method.name in paper.own
+    is_main = not method.variant and (is_own or (column.name, method.name) in printed)
+    waiting = not_run(paper, column, method, speeds) if column.name in paper.large else NO_RUN
+    seeds = [record["spec"]["seed"] for record in arm.done]
+    costs = tuple(_cost(replace(first, run=replace(first.run, seed=seed)), records) for seed in seeds)
+    return first.run.key, Entrant(column, whole_stage(first).run.protocol, arm, ((paper.name, method.label),),
+                                  (paper.name,) * is_own, is_main, waiting, costs)
+
+
+def _joined(known: Entrant, other: Entrant) -> Entrant:
+    """One method that two papers train: named by the first that has it as a plain row."""
+    keep = known.arm if not known.arm.method.variant or other.arm.method.variant else other.arm
+    return known._replace(arm=keep, sources=known.sources + other.sources, own=tuple(dict.fromkeys(known.own + other.own)),
+                          is_main=known.is_main or other.is_main)
+
+
+def main_rows(paper: Paper, profile: Profile) -> set[tuple[str, str]]:
+    """(column, method) of what the main tables print; of all tables in a column that no main table prints."""
+    standing, in_main, in_any = standing_columns(paper, profile), set(), set()
+    for row in published(paper).itertuples():
+        for column in standing.get(row.column, ()):
+            in_any.add((column.name, row.method))
+            if row.table in paper.main:
+                in_main.add((column.name, row.method))
+    columns = {name for name, _ in in_main}
+    return in_main | {place for place in in_any if place[0] not in columns}
 
 
 def whole_stage(item: Planned) -> Planned:
@@ -143,11 +179,11 @@ def _cost(item: Planned, records: Records) -> float | None:
 
 def _board(found: Sequence[Entrant]) -> Board:
     rows = [standing(entrant) for entrant in found]
-    plain = [(row, entrant) for row, entrant in zip(rows, found, strict=True) if row.n and not row.variant]
-    ranked = _with_ranks([row for row, _ in plain], [_last(entrant.arm) for _, entrant in plain])
-    variants = sorted((row for row in rows if row.n and row.variant), key=lambda row: -row.mean)
+    main = [(row, entrant) for row, entrant in zip(rows, found, strict=True) if row.n and row.is_main]
+    ranked = _with_ranks([row for row, _ in main], [_last(entrant.arm) for _, entrant in main])
+    others = sorted((row for row in rows if row.n and not row.is_main), key=lambda row: -row.mean)
     used = [record for entrant in found for record in entrant.arm.done]
-    return Board(found[0].column, found[0].protocol, (*ranked, *variants, *(row for row in rows if not row.n)), flags(used))
+    return Board(found[0].column, found[0].protocol, (*ranked, *others, *(row for row in rows if not row.n)), flags(used))
 
 
 def standing(entrant: Entrant) -> Standing:
@@ -157,8 +193,9 @@ def standing(entrant: Entrant) -> Standing:
     mean, sd = spread(values)
     groups = {name: _mean(done, lambda record, name=name: record["groups"][name]) for name in ("many", "medium", "few")}
     return Standing(
-        method.label, method.name, method.reading, method.variant, entrant.sources, entrant.own,
-        "mean" if done else "diverged" if lost else NO_RUN, len(done), len(lost), mean, sd, confidence_interval(values),
+        method.label, method.name, method.reading, method.variant, entrant.sources, entrant.own, entrant.is_main,
+        "mean" if done else "diverged" if lost else entrant.waiting, len(done), len(lost), mean, sd,
+        within_percent(confidence_interval(values)),
         **groups, ece=_mean(done, lambda record: record["calibration"]["ece"]),
         best=_mean(done, lambda record: record["accuracy"]["best"]),
         seconds=fmean(entrant.costs) if entrant.costs and None not in entrant.costs else None,
@@ -200,7 +237,8 @@ def protocol_words(protocol: Protocol) -> str:
     """All that a protocol fixes, on one line; unequal protocols read differently."""
     words = [f"{protocol.epochs} epochs", f"batch {protocol.batch_size}{', last one dropped' if protocol.drop_last else ''}",
              f"{protocol.optimiser} {protocol.rate:g}, momentum {protocol.momentum:g}", f"weight decay {protocol.weight_decay:g}"]
-    words += [f"{protocol.warmup_epochs} warm-up epochs"] if protocol.warmup_epochs else []
+    warm = protocol.warmup_epochs
+    words += [f"{warm} warm-up epoch{'s' if warm > 1 else ''}"] if warm else []
     if protocol.schedule == "cosine":
         words.append("cosine")
     elif protocol.decay_epochs:

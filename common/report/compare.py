@@ -23,8 +23,9 @@ Records = Mapping[str, Record]
 
 CLOSE, NEAR = 0.5, 1.5  # points
 RULE = (
-    f"Verdict of a cell, with delta = ours - published: reproduced where |delta| <= max({CLOSE} points, 2 sd of our runs); "
-    f"near up to {NEAR} points; else higher or lower (our number is higher or lower than the published one)."
+    f"Verdict of a cell, with delta = ours - published: reproduced where |delta| <= max({CLOSE} points, 2 sd of our runs), but "
+    f"at most {NEAR} points; near up to {NEAR} points; undecided where delta is larger, yet within 2 sd, so that more runs are "
+    "needed; else higher or lower (our number is higher or lower than the published one)."
 )
 NO_RUN = "no run yet"
 FIELDS = ("paper", "table", "dataset", "imbalance_type", "imbalance_ratio", "backbone", "method", "method_ref", "metric", "unit",
@@ -101,10 +102,10 @@ def cell_verdict(delta: float, sd: float | None, n: int) -> str | None:
     if n == 0:
         return None
     size, tolerance = abs(delta), 1e-9  # what two decimals print as 0.50 is not to fail on the last bit
-    if size <= max(CLOSE, 2 * (sd or 0.0)) + tolerance:
-        return "reproduced"
     if size <= NEAR + tolerance:
-        return "near"
+        return "reproduced" if size <= max(CLOSE, 2 * (sd or 0.0)) + tolerance else "near"
+    if size <= 2 * (sd or 0.0) + tolerance:
+        return "undecided"
     return "higher" if delta > 0 else "lower"
 
 
@@ -236,8 +237,12 @@ def cells(paper: Paper, records: Records, profile: Profile) -> list[Cell]:
                 found.append(_cell(row, name, None, state="not run: no such method here"))
             for arm in matching:
                 waiting = not_run(paper, large[name], arm.method, speeds) if name in large else NO_RUN
-                found.append(_cell(row, name, arm, waiting))
+                found.append(_noted(_cell(row, name, arm, waiting), paper.notes.get(name)))
     return found
+
+
+def _noted(cell: Cell, note: str | None) -> Cell:
+    return replace(cell, flags=(*cell.flags, note)) if note and cell.n else cell
 
 
 def _why_not(row: Any, paper: Paper) -> str:
@@ -297,7 +302,8 @@ def flags(records: Iterable[Record]) -> tuple[str, ...]:
     """What makes the runs of one cell unlike each other: numbers from unlike machines are shown, but not silently. Nor are those
     of a large set whose training list was drawn here, in the place of the official one."""
     chosen = list(records)
-    kinds = {"precision": "precision", "devices": "device", "torch": "torch", "compilation": "compiled", "lists": "lists"}
+    kinds = {"precision": "precision", "devices": "device", "torch": "torch", "compilation": "compiled", "lists": "lists",
+             "numbers of processes": "processes"}
     found = [f"mixed {name}: {values}" for name, field in kinds.items() if ", " in (values := made(chosen, field))]
     drawn = sum(record["made"].get("official") is False for record in chosen)
     return (*found, *([f"not the official split: {drawn} of {len(chosen)} runs"] if drawn else []))

@@ -36,6 +36,11 @@ def prediction_interval(values: Sequence[float], further: int = 1, level: float 
     return _around_mean(values, 1 / further, level)
 
 
+def within_percent(interval: Interval | None) -> Interval | None:
+    """Without what lies below 0 or above 100: Student's t does not know that these are percent."""
+    return interval and Interval(max(0.0, interval.low), min(100.0, interval.high))
+
+
 def _around_mean(values: Sequence[float], more: float, level: float) -> Interval | None:
     from scipy.stats import t
 

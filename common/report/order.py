@@ -27,10 +27,11 @@ RULE = (
 
 @dataclass(frozen=True)
 class Place:
-    """A method in both orders: its row of the table, the printed and our number in the printed metric, runs behind ours,
-    and its rank in either (1 is the best)."""
+    """A method in both orders: its row of the table, the printed number (as text too) and ours in the printed metric, runs
+    behind ours, and its rank in either (1 is the best)."""
 
     label: str
+    printed: str
     published: float
     ours: float
     runs: int
@@ -100,8 +101,8 @@ def _order(paper: Paper, column: Sequence[Cell], reading: str) -> Order:
     there = [cell for cell in chosen if cell.n]
     tau, interval, why = _compare(there, column[0], len(chosen))
     ranks = zip(_ranks(there, [cell.published for cell in there]), _ranks(there, [cell.mean for cell in there]), strict=True)
-    places = tuple(Place(_label(cell), cell.published, cell.mean, cell.n, printed, ours, cell.keys)
-                   for cell, (printed, ours) in zip(there, ranks, strict=True))
+    places = tuple(Place(_label(cell), cell.printed, cell.published, cell.mean, cell.n, theirs, ours, cell.keys)
+                   for cell, (theirs, ours) in zip(there, ranks, strict=True))
     pairs = [(a, b) for i, a in enumerate(there) for b in there[:i]]
     agree = sum((a.published - b.published) * (a.mean - b.mean) > 0 for a, b in pairs)
     single = [cell for cell in there if cell.reading != reading]

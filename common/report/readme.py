@@ -44,11 +44,16 @@ def _front_row(paper: Paper, records: Records) -> list[str]:
     return [
         paper.title,
         f"Table {head.table}, {head.row}, {head.column}, {METRICS.get(head.metric, head.metric)}" if head else "nothing printed",
-        _by_reading((cell, f"{cell.shown} → {mean_text(cell.values) if cell.n else cell.state}") for cell in heads),
+        _by_reading((cell, _ours(cell)) for cell in heads),
         "; ".join((f"{cell.reading}: " if several else "") + (cell.verdict or "none yet") for cell in heads) or "none yet",
         tally(_cell_word(cell) for cell in found), claims_tally(paper, records),
         str(len(used)), f"{minutes(used):.0f}", f"make reproduce-{paper.name}",
     ]
+
+
+def _ours(cell: Cell) -> str:
+    """`21.37 → 21.70 ± 0.15 (3)`, and what it must be read with."""
+    return f"{cell.shown} → {mean_text(cell.values) if cell.n else cell.state}" + "".join(f" ({flag})" for flag in cell.flags)
 
 
 def _by_reading(texts: Iterable[tuple[Cell, str]]) -> str:

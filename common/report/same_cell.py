@@ -12,9 +12,9 @@ from typing import Any
 
 from common.method import Paper
 from common.report.boards import Entrant, entrants, protocol_words
-from common.report.compare import NO_RUN, Records, measure, published, spread, standing_columns
+from common.report.compare import Records, measure, published, spread, standing_columns
 from common.report.groups import WHOLE, is_group
-from common.report.intervals import Interval, prediction_interval
+from common.report.intervals import Interval, prediction_interval, within_percent
 
 METRICS = ("top1_accuracy", "top1_error")
 RULE = (
@@ -42,8 +42,8 @@ class Print:
 class Ours:
     """Our runs of the cell under one protocol, accuracies in percent. sources: (paper, label) of those that plan them.
 
-    state: "mean", "no run yet", "diverged", or that the records have no such classes; only "mean" has numbers.
-    interval: where the accuracy of one more run would fall.
+    state: "mean", "no run yet", "diverged", "not run: ...", or that the records have no such classes; only "mean" has numbers.
+    interval: where the accuracy of one more run would fall, within 0 to 100.
     """
 
     setting: str
@@ -127,12 +127,13 @@ def agree(one: Decimal, other: Decimal) -> bool:
 def _ours(run: Entrant, group: str) -> Ours:
     done = run.arm.done
     values = tuple(measure(record, "top1_accuracy", group) for record in done)
-    state = "mean" if done else "diverged" if run.arm.diverged else NO_RUN
+    state = "mean" if done else "diverged" if run.arm.diverged else run.waiting
     if None in values:
         values, state = (), f"no {group} classes"
     mean, sd = spread(values)
     keys = tuple(record["key"] for record in done)
-    return Ours(protocol_words(run.protocol), run.sources, state, len(values), mean, sd, prediction_interval(values), keys)
+    further = within_percent(prediction_interval(values))
+    return Ours(protocol_words(run.protocol), run.sources, state, len(values), mean, sd, further, keys)
 
 
 def _why_not(dataset: str, papers: Iterable[Paper], is_planned: bool) -> str:

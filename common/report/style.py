@@ -5,6 +5,7 @@ Matplotlib is imported when a figure is drawn, and only as an object: no window,
 
 import hashlib
 import io
+import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -85,6 +86,13 @@ def legend_below(figure: "SubFigure", columns: int, **more: object) -> None:
     figure.legend(found.values(), found, loc="outside lower center", ncols=min(columns, len(found)), **more)
 
 
+def _numbered(svg: bytes) -> bytes:
+    """The ids of clip paths, which matplotlib hashes from numbers that differ in their last bits, by the order of their first
+    appearance."""
+    found: dict[bytes, bytes] = {}
+    return re.sub(rb"\bp[0-9a-f]{10}\b", lambda m: found.setdefault(m[0], b"clip%d" % len(found)), svg)
+
+
 def save(figure: "Figure", data: "DataFrame", folder: Path, name: str) -> list[Path]:
     """Write <name>.svg, .png and .csv: the same bytes for the same figure, without dates."""
     contents = {}
@@ -93,6 +101,7 @@ def save(figure: "Figure", data: "DataFrame", folder: Path, name: str) -> list[P
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, metadata=metadata)
             contents[f"{name}.{kind}"] = buffer.getvalue()
+    contents[f"{name}.svg"] = _numbered(contents[f"{name}.svg"])
     contents[f"{name}.csv"] = csv_bytes(data)
     for file, content in contents.items():
         write_atomically(folder / file, content)

@@ -153,7 +153,8 @@ def write_tables(paper: Paper, records: Records, profile: Profile, folder: Path)
 
 def claim_test(claim: Claim) -> str:
     """What was tested, in one line."""
-    tests = {"better": f"{claim.method} below {', '.join(claim.than)}", "best": f"{claim.method} below every other row",
+    tests = {"better": f"{claim.method} has a lower error than {', '.join(claim.than)}",
+             "best": f"{claim.method} has a lower error than every other row",
              "setting": f"{claim.method}: best {claim.parameter} above {claim.above}"}
     columns = claim.columns[0] if len(claim.columns) == 1 else f"each of {len(claim.columns)} columns"
     tables = f"table{'s' if len(claim.tables) > 1 else ''} {' and '.join(claim.tables)}"

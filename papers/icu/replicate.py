@@ -281,6 +281,7 @@ PAPER = Paper(
     ),
     figures=(Figure("2", "Two-dimensional features of MNIST under four losses, training and test images", figure_2),),
     stand_ins=PARAMS.stand_ins,
+    notes={"mnist-6layercnn2d": "a network narrower than its source's; epochs and schedule chosen here"},
     large=LARGE,
 )
 

@@ -313,7 +313,7 @@ def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method
 def second_stage(column: Column, protocols: Mapping[str, Protocol]) -> Method:
     """Ours-Full with its re-weighting in a second stage, as MiSLAS has its re-balancing: the heads alone, from the weights
     and clusters of both heads trained with mixup."""
-    first = replace(two_head(column), mixup=DEFAULT.mixup, protocol=protocols[READING])
+    first = replace(two_head(column), mixup=DEFAULT.mixup, protocol=protocols[READING], variant=f"mixup={DEFAULT.mixup:g}")
     return replace(first, name="two-head-full", variant="reweight=stage2", mixup=0.0, head=replace(first.head, keep=True),
                    weights=partial(effective_number_weights, beta=DEFAULT.beta), starts_from=first,
                    protocol=protocols[f"{READING}-mislas"])

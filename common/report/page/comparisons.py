@@ -11,7 +11,7 @@ from common.report.compare import Records
 from common.report.intervals import Interval
 from common.report.layout import METRICS
 from common.report.order import Order
-from common.report.page.views import Places
+from common.report.page.views import Places, short, whose
 from common.report.same_cell import Ours, Print, SameCell
 from common.report.text import number, signed
 
@@ -70,7 +70,10 @@ class PrintView(NamedTuple):
 
 
 class OursView(NamedTuple):
+    """Our runs under one setting. whose: the papers that plan them, and as which reading."""
+
     text: str
+    whose: str
     setting: str
     more: str
     runs: tuple[int, ...]
@@ -93,7 +96,8 @@ def comparison_views(papers: Sequence[Paper], records: Records, places: Places) 
     cells = same_cell.same_cells(papers, records)
     shown = [same_view(cell, places) for cell in cells]
     return {
-        "boards": [board_view(board, places) for board in by_size(found)],
+        "boards": [board_view(board, places) for board in by_size(found) if _trained(board)],
+        "untrained": [(board.column.name, board.setting, len(board.rows)) for board in found if not _trained(board)],
         "orders": [order_view(one) for one in tested if one.tau is not None],
         "order_answer": order_answer(tested),
         "no_orders": [(_where(one), one.reading, one.why) for one in tested if one.tau is None],
@@ -129,19 +133,16 @@ def _standing_view(row: Standing, board: Board, places: Places) -> StandingView:
     values |= {"rank": Value(rank, "" if row.rank is None else str(row.rank)), "n": Value(str(row.n)),
                "interval": Value(*_interval_texts(row.interval))}
     lacks = row.state if row.n == 0 else f"{row.diverged} diverged" if row.diverged else ""
-    own = f"{' and '.join(map(_short, row.own))}'s own" if row.own else ""
+    own = f"{' and '.join(map(short, row.own))}'s own" if row.own else ""
+    other = "" if row.is_main or row.variant else "in no main table"
     name, _, reading = row.label.rpartition("@")
-    return StandingView(row.label, name, reading, tuple(text for text in (own, lacks) if text),
+    return StandingView(row.label, name, reading, tuple(text for text in (own, other, lacks) if text),
                         ", ".join(_source(*pair, row.label) for pair in row.sources), places.of(row.keys),
                         f"{row.label} · {board.column.name}", values)
 
 
-def _short(paper: str) -> str:
-    return paper.upper().replace("_", "-")
-
-
 def _source(paper: str, label: str, here: str) -> str:
-    return _short(paper) + ("" if label == here else f" ({label})")
+    return short(paper) + ("" if label == here else f" ({label})")
 
 
 def _value(value: float | None) -> Value:
@@ -167,22 +168,31 @@ def order_view(one: Order) -> OrderView:
         tuple(50 * (1 + t) for t in (low, one.tau, high)),
         Value(f"{one.agree} of {one.pairs}", f"{one.agree / one.pairs if one.pairs else 0:.6g}"), Value(str(one.n)),
         tuple(text for text in (one.note, f"left out: {', '.join(one.left_out)}" if one.left_out else "") if text),
-        tuple((at.label, at.published_rank, at.our_rank, number(at.published), number(at.ours)) for at in ranks))
+        tuple((at.label, at.published_rank, at.our_rank, at.printed, number(at.ours)) for at in ranks))
 
 
 def _where(one: Order) -> str:
     metric = METRICS.get(one.metric, one.metric) if one.metric != "top1_accuracy" else ""
-    return ", ".join(part for part in (f"{_short(one.paper)} Table {one.table}", one.column, one.group, metric) if part)
+    return ", ".join(part for part in (f"{short(one.paper)} Table {one.table}", one.column, one.group, metric) if part)
 
 
 def order_answer(tested: Sequence[Order]) -> str:
     """The one sentence that "Numbers or order?" comes down to."""
-    taus = [one.tau for one in tested if one.tau is not None]
-    if not taus:
+    columns: dict[tuple[str, ...], list[Order]] = {}
+    for one in tested:
+        if one.tau is not None:
+            columns.setdefault((one.paper, one.table, one.column, one.metric, one.group), []).append(one)
+    if not columns:
         return "No column has three methods with runs yet, so no order can be compared."
-    sure = sum(one.interval is not None and one.interval[0] > 0 for one in tested)
-    return (f"In {len(taus)} columns and readings at least three methods have runs. The median rank correlation of printed and "
-            f"our order is {signed(statistics.median(taus))}; in {sure} of them its interval lies above zero.")
+    several, both = len(columns), sum(len(same) > 1 for same in columns.values())
+    median = statistics.median(statistics.median(one.tau for one in same) for same in columns.values())
+    sure = sum(all(one.interval is not None and one.interval.low > 0 for one in same) for same in columns.values())
+    if several == 1:
+        return (f"In 1 column{' (in both readings)' if both else ''} at least three methods have runs. The rank correlation of "
+                f"printed and our order is {signed(median)}; its interval {'lies' if sure else 'does not lie'} above zero.")
+    return (f"In {several} columns ({both} in both readings) at least three methods have runs. The median rank correlation of "
+            f"printed and our order is {signed(median)}, a column with both readings counted once; in {sure} of them the "
+            "interval lies above zero in every reading.")
 
 
 # ---------------------------------------------------------------- the same cell
@@ -197,10 +207,11 @@ def same_view(cell: SameCell, places: Places) -> SameView:
 
 def _print_view(one: Print) -> PrintView:
     printed = f"{number(one.accuracy)} (error {one.printed})" if one.is_error else one.printed
-    return PrintView(f"{_short(one.paper)} Table {one.table}", printed, one.reference)
+    return PrintView(f"{short(one.paper)} Table {one.table}", printed, one.reference)
 
 
 def _ours_view(one: Ours, about: str, places: Places) -> OursView:
     text = one.state if one.mean is None else f"{number(one.mean)}{'' if one.sd is None else f' ± {number(one.sd)}'} ({one.n})"
     more = f"one more run: {_interval_texts(one.interval)[0]}" if one.interval else ""
-    return OursView(text, one.setting, more, places.of(one.keys), about)
+    lines = whose(one.sources)
+    return OursView(text, lines, one.setting, more, places.of(one.keys), f"{about} · {lines}")

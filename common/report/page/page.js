@@ -167,7 +167,9 @@
     body.append(...[...body.rows].sort(compare));
   }
 
-  // ---- filtering the leaderboards by method
+  // ---- filtering the leaderboards by method: what it opens is closed again where nothing of it is wanted any more
+  const opened = new Set();
+  const count = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, " ");
   function filter() {
     const wanted = document.getElementById("method-filter").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0, all = 0;
@@ -180,9 +182,15 @@
       }
       shown += here;
       board.hidden = here === 0;
-      if (wanted.length && here) board.open = true;
+      if (wanted.length && here) {
+        if (!board.open) opened.add(board);
+        board.open = true;
+      } else if (opened.delete(board)) {
+        board.open = false;
+      }
     }
-    document.getElementById("filter-count").textContent = `${shown} of ${all} rows`;
+    document.getElementById("filter-none").hidden = shown > 0;
+    document.getElementById("filter-count").textContent = `${count(shown)} of ${count(all)} rows`;
   }
 
   // ---- theme
@@ -208,14 +216,4 @@
   });
   document.getElementById("close").addEventListener("click", () => document.getElementById("opened").close());
   document.getElementById("method-filter")?.addEventListener("input", filter);
-
-  // What is folded away is printed too.
-  const folded = new Set();
-  matchMedia("print").addEventListener("change", (event) => {
-    for (const part of event.matches ? document.querySelectorAll("details:not([open])") : folded) {
-      part.open = event.matches;
-      if (event.matches) folded.add(part);
-    }
-    if (!event.matches) folded.clear();
-  });
 })();

@@ -9,9 +9,10 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from common.method import Paper, plan
+from common.method import Paper, Planned, plan
 from common.report.compare import Record, Records
-from common.spec import canonical_json
+from common.report.large import COMMAND
+from common.spec import Profile, canonical_json
 
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 STEPS = len(DIGITS) ** 2 - 1  # the last pair of digits stands for a value that is missing
@@ -58,16 +59,31 @@ class Shared:
 
 
 def commands(papers: Sequence[Paper], records: Records) -> dict[str, str]:
-    """Key -> the command that trains the run again, up to its number of seeds; the first paper's that plans it."""
+    """Key -> the command that trains the run again, up to its number of seeds; the first paper's that plans it.
+
+    What only other runs start from is trained with the first of them.
+    """
     seeds = 1 + max((record["spec"]["seed"] for record in records.values()), default=0)
     found: dict[str, str] = {}
+    starts: dict[str, str] = {}
     for profile in ("paper", "quick"):
         for paper in papers:
-            for item in plan(paper, profile, seeds=seeds):
-                column, label = shlex.quote(item.run.column.name), shlex.quote(item.method.label)
-                found.setdefault(item.run.key, f".venv/bin/python -m papers.{paper.name}.replicate train --profile {profile} "
-                                               f"--column {column} --method {label} --seeds ")
-    return found
+            if names := tuple(column.name for column in paper.columns[profile]):
+                for item in plan(paper, profile, columns=names, seeds=seeds):
+                    line, start = _command(paper, profile, item), item.start
+                    found.setdefault(item.run.key, line)
+                    while start:
+                        starts.setdefault(start.run.key, line)
+                        start = start.start
+    return starts | found
+
+
+def _command(paper: Paper, profile: Profile, item: Planned) -> str:
+    """Up to its number of seeds. A column of a large set is trained under torchrun, and in the paper's profile only."""
+    column = item.run.column.name
+    begin = COMMAND.format(paper=paper.name) if column in paper.large else (
+        f".venv/bin/python -m papers.{paper.name}.replicate train --profile {profile}")
+    return f"{begin} --column {shlex.quote(column)} --method {shlex.quote(item.method.label)} --seeds "
 
 
 def run_data(papers: Sequence[Paper], records: Records, keys: Sequence[str], points: int) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 from common.method import Paper, Table
 from common.report.claims import Claim, Outcome, evaluate
 from common.report.compare import Cell, Records, arms, cells, minutes
-from common.report.intervals import prediction_interval
+from common.report.intervals import prediction_interval, within_percent
 from common.report.layout import METRICS, Grid, GridRow, grid, pieces
 from common.report.readme import headline
 from common.report.tables import behind, claim_test
 from common.report.text import mean_text, number, signed
 
-CELL_WORDS = ("reproduced", "near", "higher", "lower", "diverged", "no run yet", "not run", "not decidable")
+CELL_WORDS = ("reproduced", "near", "undecided", "higher", "lower", "diverged", "no run yet", "not run", "not decidable")
 CLAIM_WORDS = ("holds", "undecided", "fails", "not run", "not decidable")
 SIGNS = {"reproduced": "=", "near": "≈", "higher": "▲", "lower": "▼", "diverged": "✗",
          "holds": "✓", "undecided": "?", "fails": "✗"}
@@ -135,6 +135,25 @@ def tone_of(word: str) -> str:
     return tones.get(word, word if word in ("reproduced", "near") else "none")
 
 
+def short(paper: str) -> str:
+    """A paper's name as the page writes it."""
+    return paper.upper().replace("_", "-")
+
+
+def whose(sources: Iterable[tuple[str, str]]) -> str:
+    """(paper, label) of runs in words: papers by reading, and a setting where the label has one.
+
+    >>> whose([("one", "ce@written"), ("two_b", "ce@written"), ("three", "own[beta=1]@released")])
+    'ONE and TWO-B, written; THREE [beta=1], released'
+    """
+    found: dict[str, dict[str, None]] = {}
+    for paper, label in sources:
+        name, _, reading = label.rpartition("@")
+        variant = name.partition("[")[1] + name.partition("[")[2]
+        found.setdefault(reading, {})[short(paper) + (f" {variant}" if variant else "")] = None
+    return "; ".join(f"{' and '.join(names)}, {reading}" for reading, names in found.items())
+
+
 def cell_word(cell: Cell) -> str:
     return cell.verdict or cell.state.partition(":")[0]
 
@@ -208,7 +227,7 @@ def _beside(cell: Cell) -> str:
     if interval is None or cell.quick:
         return found
     inside = "inside" if interval.low <= cell.published <= interval.high else "outside"
-    low, high = max(0.0, interval.low), min(100.0, interval.high)  # Student's t does not know that these are percent
+    low, high = within_percent(interval)
     return (f"{found} One further run would lie in {number(low)} to {number(high)} (95 % prediction interval); "
             f"the printed number is {inside}.")
 

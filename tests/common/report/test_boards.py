@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import rankdata, t
 
 from common.method import Method, Paper, plan
-from common.report.boards import Board, Standing, boards, protocol_words, ranks_of
+from common.report.boards import Board, Standing, boards, main_rows, protocol_words, ranks_of
 from common.spec import Column, LargeProtocol, Protocol
 from tests.records import make_record, some_loss, toy_paper, toy_records
 
@@ -23,9 +23,10 @@ def loss(kind: str) -> partial:
 
 
 def paper_of(folder: Path, rows: tuple[Method, ...], name: str = "toy", own: tuple[str, ...] = ()) -> Paper:
-    """A paper that trains these rows on one column."""
+    """A paper that trains these rows on one column, and prints the plain ones in its Table 1."""
     settings = {"written": PROTOCOL, "released": PROTOCOL}
-    base = toy_paper(folder / name)
+    printed = dict.fromkeys(row.name for row in rows if not row.variant)
+    base = toy_paper(folder / name, published=tuple(f"1,cifar10,lt,100,{one},[4],20.00," for one in printed))
     return replace(base, name=name, columns={"paper": (ONE,), "quick": ()}, methods=lambda column, known: rows, own=own,
                    protocols={"paper": settings, "quick": settings})
 
@@ -95,6 +96,36 @@ def test_a_run_of_several_papers_is_one_row(tmp_path: Path) -> None:
     assert board.rows[0].own == ("second",)
 
 
+def test_ranked_are_own_methods_and_rows_of_main_tables(tmp_path: Path) -> None:
+    """d is the best of all and stands in Table 2 only, as does a, which the paper calls its own; c is printed nowhere."""
+    rows = tuple(Method(name, "written", loss(name)) for name in "abcd")
+    lines = "2,cifar10,lt,100,a,ours,20.00,", "1,cifar10,lt,100,b,[4],20.00,", "2,cifar10,lt,100,d,[4],20.00,"
+    paper = replace(paper_of(tmp_path, rows, own=("a",)), main=("1",))
+    toy_paper(paper.folder, published=lines)
+    values = {"a@written": (70.0, 71.0), "b@written": (75.0, 76.0), "c@written": (80.0, 81.0), "d@written": (90.0, 91.0)}
+    records = records_of(paper, values)
+
+    def ranks(*papers: Paper) -> list[tuple[str, bool, int | None]]:
+        return [(r.name, r.is_main, r.rank) for r in boards(papers, records, "paper")[0].rows]
+
+    assert ranks(paper) == [("b", True, 1), ("a", True, 2), ("d", False, None), ("c", False, None)]
+    # another column's main table does not count, and where no main table prints the column, every table does
+    assert main_rows(replace(paper, main=("9",)), "paper") == {("cifar10-lt-100", name) for name in "abd"}
+    # a second paper's main table prints c; both train it alike, so it is ranked
+    second = replace(paper_of(tmp_path, rows[2:3], "second"), main=("1",))
+    assert ranks(paper, second) == ranks(second, paper) == [("c", True, 1), ("b", True, 2), ("a", True, 3), ("d", False, None)]
+
+
+def test_a_large_column_says_what_a_run_needs() -> None:
+    from papers.catalog import PAPERS
+
+    waiting = {row.state.partition(";")[0] for board in boards(PAPERS, {}, "paper") for row in board.rows
+               if board.column.dataset == "imagenet-lt"}
+    assert waiting == {"not run: needs imagenet-lt"}
+    assert {row.state for board in boards(PAPERS, {}, "paper") for row in board.rows
+            if board.column.dataset == "cifar10"} == {"no run yet"}
+
+
 def test_two_stages_stand_under_the_stage_that_trains_everything(tmp_path: Path) -> None:
     """A decoupled or only tested head belongs to the first stage, a rotation pretext to the second, and is no row itself."""
     base = Method("base", "written", loss("base"))
@@ -144,6 +175,12 @@ def test_ranks_and_their_intervals(tmp_path: Path) -> None:
     assert [r.rank for r in boards([paper], records_of(paper, equal), "paper")[0].rows] == [1, 1, 3]
 
 
+def test_an_interval_of_a_mean_ends_at_100(tmp_path: Path) -> None:
+    paper = paper_of(tmp_path, (Method("a", "written", loss("a")), Method("b", "written", loss("b"))))
+    found = boards([paper], records_of(paper, {"a@written": (99.0, 100.0)}), "paper")[0].rows[0].interval
+    assert (found.low, found.high) == (pytest.approx(99.5 - t.ppf(0.975, 1) * 0.5), 100.0)
+
+
 def test_ranks_are_those_of_scipy() -> None:
     means = np.random.default_rng(0).integers(0, 6, size=(50, 7)).astype(float)
     assert np.array_equal(ranks_of(means), rankdata(-means, method="min", axis=1))
@@ -159,6 +196,7 @@ def test_protocol_words_tell_every_setting_apart() -> None:
     base = Protocol(200, 128, 0.1, 0.9, 0.0002, 5, (160, 180), 0.01, False)
     assert protocol_words(base) == ("200 epochs, batch 128, sgd 0.1, momentum 0.9, weight decay 0.0002, 5 warm-up epochs, "
                                     "× 0.01 at 160, 180")
+    assert "1 warm-up epoch, " in protocol_words(replace(base, warmup_epochs=1))
     changes = {"epochs": 100, "batch_size": 64, "rate": 0.05, "momentum": 0.8, "weight_decay": 0.0005, "warmup_epochs": 0,
                "decay_epochs": (120, 160), "decay_factor": 0.1, "drop_last": True, "schedule": "cosine", "trains": "head",
                "moving_statistics": True, "optimiser": "nesterov"}

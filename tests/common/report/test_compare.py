@@ -38,7 +38,8 @@ def test_helper_records_pass_the_store(paper: Paper) -> None:
 @pytest.mark.parametrize(("delta", "sd", "n", "verdict"), [
     (0.5, None, 1, "reproduced"), (-0.5, 0.1, 3, "reproduced"), (0.51, 0.1, 3, "near"), (0.9, 0.45, 3, "reproduced"),
     (30.14 - 29.64, None, 1, "reproduced"), (1.5, 0.2, 3, "near"), (1.51, 0.2, 3, "higher"), (-1.51, 0.2, 3, "lower"),
-    (2.0, 1.0, 3, "reproduced"), (-9.0, None, 1, "lower"), (0.0, None, 0, None),
+    (2.0, 1.0, 3, "undecided"), (-2.67, 1.84, 3, "undecided"), (1.4, 1.0, 3, "reproduced"),
+    (-9.0, None, 1, "lower"), (0.0, None, 0, None),
 ])
 def test_cell_verdict(delta: float, sd: float | None, n: int, verdict: str | None) -> None:
     assert cell_verdict(delta, sd, n) == verdict

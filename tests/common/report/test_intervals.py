@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from common.report.intervals import Interval, central, confidence_interval, prediction_interval, resampled_means
+from common.report.intervals import Interval, central, confidence_interval, prediction_interval, resampled_means, within_percent
 
 
 def test_by_hand() -> None:
@@ -27,6 +27,12 @@ def test_what_is_not_there() -> None:
     assert prediction_interval((70.0, 70.0)) == Interval(70.0, 70.0)
     with pytest.raises(ValueError, match="further = 0"):
         prediction_interval((1.0, 2.0), 0)
+
+
+def test_percent_end_at_0_and_100() -> None:
+    assert within_percent(Interval(-3.0, 40.0)) == Interval(0.0, 40.0)
+    assert within_percent(Interval(99.0, 100.4)) == Interval(99.0, 100.0)
+    assert within_percent(None) is None
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])

@@ -32,6 +32,7 @@ def test_a_column_by_hand(paper: Paper) -> None:
     assert [(p.label, p.published, p.ours, p.runs, p.published_rank, p.our_rank) for p in order.places] == [
         ("ERM", 29.60, pytest.approx(30.1), 2, 3, 3), ("Rival", 22.10, pytest.approx(20.1), 2, 2, 1),
         ("OWN", 22.00, pytest.approx(21.1), 2, 1, 2)]
+    assert [p.printed for p in order.places] == ["29.60", "22.10", "22.00"]  # with the decimals of the paper
     assert all(len(place.keys) == place.runs for place in order.places)
     assert order.left_out == ("Ghost: not run: no such method here",)
 

@@ -12,20 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from common.method import Figure, Paper
-from common.report import boards, claims, compare
-from common.report.intervals import Interval
-from common.report.order import Order
-from common.report.page.comparisons import board_view, by_size, order_answer, order_view, same_view
+from common.method import Figure, Paper, plan
+from common.report import claims, compare
 from common.report.page.page import LIMIT, POINTS, build_page, differences, fit, markdown
 from common.report.page.pictures import pictures
-from common.report.page.runs import DIGITS, pack, run_data, thin
-from common.report.page.views import Places, counts, paper_view, tone_of
-from common.report.same_cell import Ours, Print, SameCell
+from common.report.page.runs import DIGITS, commands, pack, run_data, thin
+from common.report.page.views import CELL_WORDS, Places, counts, paper_view, tone_of
 from tests.common.report.test_claims import BETTER
 from tests.common.report.test_tables import ERRORS
 from tests.page_records import full_page
-from tests.records import PUBLISHED, make_record, plan, toy_paper, toy_records
+from tests.records import PUBLISHED, make_record, toy_paper, toy_records
 
 README = """# Title
 ## Differences between paper, released code and this code
@@ -155,7 +151,7 @@ def test_a_claim_shows_quote_test_and_p_values(paper: Paper, page: Reader) -> No
     [(_, claim)] = page.all("article", class_="claim")
     written, released = claims.evaluate(paper, toy_records(paper, ERRORS), "paper")
     assert written.claim.quote in claim
-    assert "Test: own below" in claim
+    assert "Test: own has a lower error than rival in each of 2 columns of table 1" in claim
     lead = f"smallest lead+{written.gap:.2f} in {written.where}p{written.p:.3g}p of the opposite"
     assert f"written✓ holds printed{written.printed} {lead}" in claim
     assert f"p, paired{written.p_paired:.3g}" in claim
@@ -216,6 +212,29 @@ def test_the_command_makes_the_run_again(paper: Paper) -> None:
     said = subprocess.run(["sh", "-c", line.replace(".venv/bin/python", "printf '%s\\n'")], capture_output=True, text=True).stdout
     assert said.split("\n")[:-1] == ["-m", "papers.toy.replicate", "train", "--profile", "paper", "--column", "cifar10-lt-100",
                                      "--method", "own[beta=1.0;delta=2.0]@written", "--seeds", "3"]
+
+
+def test_every_run_of_the_papers_has_a_command() -> None:
+    """Large columns under torchrun, and stages that no table prints with a run that starts from them."""
+    from papers.catalog import PAPERS
+
+    found, starts = commands(PAPERS, {}), 0
+    for paper in PAPERS:
+        names = tuple(column.name for column in paper.columns["paper"])
+        for item in plan(paper, "paper", columns=names, seeds=1):
+            line, start = found[item.run.key], item.start
+            assert line.startswith("torchrun" if item.run.column.name in paper.large else ".venv/bin/python")
+            assert line.endswith(" --seeds ")
+            while start:
+                starts += start.method.task != "classes"
+                assert start.run.key in found
+                start = start.start
+    assert starts
+    gcl = next(paper for paper in PAPERS if paper.name == "gcl")
+    [item] = plan(gcl, "paper", columns=("imagenet-lt-resnet50",), methods=("gcl@written",), seeds=1)
+    assert found[item.run.key] == (
+        "torchrun --standalone --nproc-per-node=gpu --max-restarts=3 -m papers.gcl.replicate train "
+        "--column imagenet-lt-resnet50 --method gcl@written --seeds ")
 
 
 def unpack(text: str, top: float) -> list[float | None]:
@@ -355,62 +374,23 @@ def test_the_page_of_three_thousand_records_can_be_sent_in_a_mail() -> None:
     assert all(len(run["test"]) >= 2 * min(run["epochs"], POINTS[-1]) for run in data["runs"])
 
 
-# ---------------------------------------------------------------- across papers
-
-
-def test_a_leaderboard_row_in_text(paper: Paper) -> None:
-    """ce on cifar10-lt-100: 70.3, 70.1 and 69.9; t(0.975, 2) = 4.3027, so the half width is 4.3027 x 0.2 / sqrt(3) = 0.4968."""
-    records = toy_records(paper, ERRORS)
-    views = [board_view(board, Places(records)) for board in boards.boards([paper], records, "paper")]
-    [row] = [row for view in views if view.column == "cifar10-lt-100" for row in view.rows if row.label == "ce@written"]
-    shown = {name: value.text for name, value in row.values.items()}
-    assert (shown["mean"], shown["sd"], shown["n"], shown["interval"]) == ("70.10", "0.20", "3", "69.60 to 70.60")
-    assert (shown["best"], shown["many"], shown["medium"], shown["seconds"]) == ("70.35", "70.10", "–", "30.00")
-    assert (row.name, row.reading, row.words, row.runs) == ("ce", "written", (), (6, 7, 8))  # the third by rank
-    [own] = [row for view in views if view.column == "cifar10-lt-100" for row in view.rows if row.label == "own@written"]
-    assert own.words == ("TOY's own",)
-
-
-def test_the_column_of_the_largest_board_comes_first(paper: Paper) -> None:
-    step = toy_records(paper, ERRORS, columns=("cifar10-step-100",))
-    found = boards.boards([paper], step, "paper")
-    assert [board.column.name for board in found] == ["cifar10-lt-100", "cifar10-step-100"]
-    assert [board.column.name for board in by_size(found)] == ["cifar10-step-100", "cifar10-lt-100"]
-
-
-def test_order_is_summed_up_and_drawn_to_scale() -> None:
-    one = Order("toy_paper", "1", "cifar10-lt-100", "top1_error", "", "written", 0.5, Interval(-0.2, 1.0), "", "", 6, 4, (),
-                ("X: no run yet",))
-    two = replace(one, tau=0.9, interval=Interval(0.4, 1.0))
-    without = replace(one, tau=None, interval=None, why="only one method has runs")
-    view = order_view(one)
-    assert view.strip == pytest.approx((40.0, 75.0, 100.0))  # of -1 to 1 as 0 to 100
-    assert (view.where, view.tau.text, view.pairs.text) == ("TOY-PAPER Table 1, cifar10-lt-100, Top-1 error", "+0.50", "4 of 6")
-    assert view.notes == ("left out: X: no run yet",)
-    assert order_answer([one, two, without]) == (
-        "In 2 columns and readings at least three methods have runs. The median rank correlation of printed and our order is "
-        "+0.70; in 1 of them its interval lies above zero.")
-
-
-def test_the_same_cell_shows_errors_as_accuracies(paper: Paper) -> None:
-    prints = (Print("toy", "1", "ERM", "29.60", 70.4, True, "[4]"), Print("two", "3", "CE", "70.1", 70.1, False, ""))
-    ours = (Ours("200 epochs", (), "mean", 3, 70.25, 0.2, Interval(69.3, 71.2), ()),
-            Ours("90 epochs", (), "no run yet", 0, None, None, None, ()))
-    cell = SameCell("cifar10", "lt", "100", "resnet-32", "cifar10-lt-100", "ce", "", prints, 0.3, True, ours, "")
-    view = same_view(cell, Places({}))
-    assert [(one.where, one.printed) for one in view.prints] == [("TOY Table 1", "70.40 (error 29.60)"), ("TWO Table 3", "70.1")]
-    interval = "one more run: 69.30 to 71.20"
-    assert [(one.text, one.more) for one in view.ours] == [("70.25 ± 0.20 (3)", interval), ("no run yet", "")]
-    assert view.spread == "0.30"
-
-
 # ---------------------------------------------------------------- counting
+
+
+def test_numbers_of_four_digits_are_written_alike() -> None:
+    text = " ".join(text for _, text in read(full_page()[0]).all("section", id="front"))
+    assert re.search(r"print \d \d{3} numbers", text)
+    assert not re.findall(r"\b\d{4,} (?:numbers|of|runs|device|no run|[a-z]+ed)", text)
 
 
 def test_counts_come_in_a_fixed_order_and_every_verdict_has_a_sign() -> None:
     found = counts(["near", "higher", "reproduced", "near"], ("reproduced", "near", "higher", "lower"))
     expected = [("reproduced", 1, "="), ("near", 2, "≈"), ("higher", 1, "▲")]
     assert [(count.word, count.number, count.sign) for count in found] == expected
+    possible = {compare.cell_verdict(delta / 4, sd, 3) for delta in range(-20, 21) for sd in (0.1, 1.0, 3.0)}
+    assert possible <= set(CELL_WORDS)
+    assert all(count.sign != "·" for count in counts(possible, CELL_WORDS))
+    assert [(count.sign, count.tone) for count in counts(["undecided"], CELL_WORDS)] == [("?", "near")]
     assert [tone_of(word) for word in ("holds", "fails", "undecided", "no run yet")] == ["reproduced", "off", "near", "none"]
 
 

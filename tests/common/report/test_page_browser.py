@@ -12,6 +12,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="the page's browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is on the PATH (Debian: apt-get install chromium)")
 WIDTHS = (360, 768, 1440)
+LAST_PAGES = 45  # of some 160: those behind the leaderboards, and the last of them
 
 # Text may run over its box only inside something that scrolls sideways, or where it is hidden on purpose.
 OVERFLOW = """() => {
@@ -116,13 +117,16 @@ def test_the_filter_keeps_the_rows_of_a_method_on_every_board(tab: "sync_api.Pag
     shown = tab.eval_on_selector_all(".board tbody tr", "rows => rows.filter(r => !r.hidden).map(r => r.dataset.method)")
     assert 0 < len(shown) < rows
     assert all("ldam" in name and "drw" in name for name in shown)
-    assert tab.locator("#filter-count").inner_text() == f"{len(shown)} of {rows} rows"
+    assert tab.locator("#filter-count").inner_text() == f"{len(shown):,} of {rows:,} rows".replace(",", " ")
     assert tab.locator(".board:visible:not([open])").count() == 0
     tab.fill("#method-filter", "no such method")
     assert tab.locator(".board:visible").count() == 0
+    assert tab.get_by_text("No method matches.").is_visible()
     tab.fill("#method-filter", "")
     assert tab.locator(".board tbody tr:not([hidden])").count() == rows
-    tab.evaluate("() => document.querySelectorAll('.board').forEach((board, i) => { board.open = i === 0; })")
+    assert not tab.get_by_text("No method matches.").is_visible()
+    opened = tab.eval_on_selector_all(".board", "boards => boards.map(board => board.open)")
+    assert opened == [True] + [False] * (len(opened) - 1), "only what was open before"
 
 
 def test_a_cell_opens_its_runs(tab: "sync_api.Page") -> None:
@@ -187,8 +191,13 @@ def test_best_epoch_is_a_toggle(tab: "sync_api.Page") -> None:
     assert "ours at the best" not in before
     assert any(word in before for word in ("reproduced", "near", "higher", "lower"))
     assert not any(word in after for word in ("reproduced", "near", "higher", "lower")), "the best epoch has no verdict"
-    assert tab.locator(".board[open] th.best").first.is_visible()
+    board = tab.locator(".board[open]").first
+    assert board.locator("th.best").is_visible()
+    assert board.locator("thead th").nth(1).inner_text().startswith("rank (last epoch)")
+    assert tab.get_by_text("Of the best test epoch only the accuracy is shown").is_visible()
     tab.uncheck("#best")
+    assert board.locator("thead th").nth(1).inner_text().startswith("rank")
+    assert "last epoch" not in board.locator("thead th").nth(1).inner_text()
     assert cell.inner_text() == before
 
 
@@ -227,25 +236,33 @@ def test_it_prints_what_is_folded_and_hides_the_controls(browser: "sync_api.Brow
     folded = tab.locator(".board table").nth(1)
     assert not folded.is_visible()
     tab.emulate_media(media="print")
-    folded.wait_for(state="visible")
+    assert folded.is_visible()
     assert tab.locator("#mm-table-1 table").is_visible()
     assert tab.locator("#mm-differences table").first.is_visible()
     assert not tab.locator("#theme").is_visible()
     assert not tab.locator("nav.side").is_visible()
     assert tab.evaluate("() => getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
     tab.emulate_media(media="screen")
-    folded.wait_for(state="hidden")  # what was folded is folded again
+    assert not folded.is_visible()
     watched.close()
 
 
-def test_a_paper_prints_to_pdf(browser: "sync_api.Browser", address: str, tmp_path: Path) -> None:
+def test_the_whole_page_prints_to_its_last_section(browser: "sync_api.Browser", address: str, tmp_path: Path) -> None:
+    """From the page as it opens, with everything folded: the last leaderboard and all sections behind it are on paper."""
+    pypdf = pytest.importorskip("pypdf", reason="reading the printed page needs `pip install pypdf`")
     watched = Watched(browser, address)
-    others = "main > section:not(#front):not(#paper-mm)"
-    watched.tab.evaluate("others => document.querySelectorAll(others).forEach(part => part.remove())", others)
-    content = watched.tab.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
-    assert content.startswith(b"%PDF")
-    assert len(content) > 50_000
+    last = watched.tab.locator(".board").last
+    assert last.get_attribute("open") is None
+    title, rows = last.locator("summary").inner_text(), last.locator("tbody th button").all_text_contents()
+    watched.tab.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
     watched.close()
+    pages = pypdf.PdfReader(tmp_path / "report.pdf").pages
+    text = [page.extract_text() for page in pages[-LAST_PAGES:]]
+    for heading in ("Numbers or order?", "The same cell in several", "Rules of the verdicts", "A check that the code works"):
+        assert any(heading in page for page in text), heading
+    assert "Images are never redistributed" in text[-1]
+    [(start, where)] = [(page.index(title[:40]), i) for i, page in enumerate(text) if title[:40] in page][-1:]
+    assert all(name in "".join(text[where:where + 2])[start:] for name in rows)
 
 
 def test_it_reads_without_javascript(browser: "sync_api.Browser", address: str) -> None:

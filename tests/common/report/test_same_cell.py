@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from common.data.sets import SETS
 from common.method import Method, Paper
 from common.report.boards import protocol_words
 from common.report.intervals import prediction_interval
@@ -54,7 +55,8 @@ def test_a_cell_of_the_papers_as_printed() -> None:
 def test_every_shared_cell_has_runs_planned_or_says_why() -> None:
     for cell in same_cells(PAPERS, {}):
         assert bool(cell.ours) != bool(cell.why), cell
-        assert all(ours.state == "no run yet" for ours in cell.ours)
+        waiting = "no run yet" if cell.dataset in SETS else f"not run: needs {cell.dataset}; about "
+        assert all(ours.state.startswith(waiting) for ours in cell.ours), cell
 
 
 @pytest.mark.parametrize(("one", "other", "same"), [

@@ -103,7 +103,7 @@ def test_claims_page_shows_verdicts_quotes_and_remarks(paper: Paper, tmp_path: P
     write_tables(paper, toy_records(paper, ERRORS), "paper", tmp_path / "tables")
     page = (tmp_path / "tables" / "claims.md").read_text()
     rows = table_rows(page)
-    test, printed_numbers = "own below rival in each of 2 columns of table 1", "fails (1 of 2 columns)"
+    test, printed_numbers = "own has a lower error than rival in each of 2 columns of table 1", "fails (1 of 2 columns)"
     assert rows[2][:5] == ["own-beats-rival", test, "written", printed_numbers, "holds"]
     assert rows[3][:5] == ["own-beats-rival", test, "released", printed_numbers, "undecided (n too small)"]
     assert "- **own-beats-rival** (4.1): “own is better &#124; than rival”" in page
