@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs by its path, with nothing installed
 
-from benchmarks.packs import digits, drain, whole
+from benchmarks.packs import digits, drain, fill_readme, whole
 from common.data.large_sets import LARGE
 from common.errors import UserError
 from common.large.engine import LargeRun
@@ -52,7 +52,6 @@ from common.large.processes import Processes
 from common.losses import softmax_cross_entropy
 from common.method import Method, Planned, make_run
 from common.models.sizes import NETWORKS
-from common.report.readme import fill
 from common.report.text import markdown_table
 from common.spec import Column, LargeProtocol
 from common.store import write_atomically
@@ -61,7 +60,7 @@ from common.train.record import surroundings
 from common.train.work import choose_device
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, README = ROOT / "benchmarks" / "results" / "large", ROOT / "benchmarks" / "README.md"
+RESULTS = ROOT / "benchmarks" / "results" / "large"
 FILES, SIDES = 256, (500, 375)  # files that are read again and again; pixels, as most of ImageNet's
 METHOD = Method("ce", "written", softmax_cross_entropy)
 SYNTHETIC, JPEG = "synthetic", "JPEG"
@@ -235,17 +234,6 @@ def page(result: dict[str, Any]) -> str:
     return f"{head}\n\n{markdown_table(HEADER, map(table_row, result['rows']))}"
 
 
-def fill_readme() -> None:
-    """Put every stored result into the README."""
-    files = sorted(RESULTS.glob("*.json"))
-    try:
-        pages = [page(json.loads(file.read_text())) for file in files]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"A file in {RESULTS} is no result of this version ({error!r}); delete it, measure again.") from None
-    fill(README, "large", "\n\n".join(pages) or "No result is stored yet.")
-    print(f"{len(files)} result(s) in {README}.")
-
-
 def conditions(effort: Effort, device: Device, folder: Path) -> dict[str, Any]:
     """What the rows of a result have in common."""
     about = {name: value for name, value in surroundings(our_run(folder, effort, device)).items() if name != "runs_in_pack"}
@@ -287,7 +275,7 @@ def run(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--readme", action="store_true", help="measure nothing; put the stored results into the README")
     options = parser.parse_args(arguments)
     if options.readme:
-        return fill_readme()
+        return fill_readme(RESULTS, "large", page)
     if options.device not in (None, "cpu", "cuda"):
         raise UserError(f"--device {options.device!r} is not cpu or cuda.")
     device = choose_device(options.device, None, options.compile)

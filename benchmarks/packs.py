@@ -333,14 +333,14 @@ def page(result: dict[str, Any]) -> str:
     return f"{head}\n\n{markdown_table(HEADER, map(table_row, result['rows']))}"
 
 
-def fill_readme() -> None:
-    """Put every stored result into the README."""
-    files = sorted(RESULTS.glob("*.json"))
+def fill_readme(folder: Path, name: str, page: Callable[[dict[str, Any]], str]) -> None:
+    """Put every result stored in a folder into the README's block of that name."""
+    files = sorted(folder.glob("*.json"))
     try:
         pages = [page(json.loads(file.read_text())) for file in files]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"A file in {RESULTS} is no result of this version ({error!r}); delete it, measure again.") from None
-    fill(README, "packs", "\n\n".join(pages) or "No result is stored yet.")
+        raise UserError(f"A file in {folder} is no result of this version ({error!r}); delete it, measure again.") from None
+    fill(README, name, "\n\n".join(pages) or "No result is stored yet.")
     print(f"{len(files)} result(s) in {README}.")
 
 
@@ -414,7 +414,7 @@ def run(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--readme", action="store_true", help="measure nothing; put the stored results into the README")
     options = parser.parse_args(arguments)
     if options.readme:
-        return fill_readme()
+        return fill_readme(RESULTS, "packs", page)
     if options.device not in (None, "cpu", "cuda"):
         raise UserError(f"--device {options.device!r} is not cpu or cuda.")
     device = choose_device(options.device, None, None)

@@ -54,7 +54,7 @@ def select(papers: Sequence[Paper], profile: Profile, only: Sequence[str], colum
            data: Path, console: Console) -> Wanted:
     """The runs that --only, --columns and --seeds leave, on datasets that are here; unknown names are refused."""
     for name, known in [(n, [p.name for p in papers]) for n in only] + [
-            (n, [c.name for p in papers for c in p.columns[profile]]) for n in columns]:
+            (n, [c.name for p in papers for c in p.columns[profile] if c.name not in p.large]) for n in columns]:
         if name not in known:
             raise UserError(f"Nothing is called {name!r} in profile {profile!r}; there is: {', '.join(dict.fromkeys(known))}.")
     runs, worth = wanted([p for p in papers if not only or p.name in only], profile, columns, seeds)

@@ -314,11 +314,6 @@ def find_places(papers: Sequence[Paper], options: argparse.Namespace):
     return engine, len(devices), place_of(devices[0]), partial(probe_here, devices[0], DATA), devices[0].cuda
 
 
-def chain_of(item: Planned) -> list[Planned]:
-    """A run and those that it starts from."""
-    return [item, *(chain_of(item.start) if item.start else ())]
-
-
 def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     def places(seeds: int) -> dict[str, Path]:
         """Key -> folder of every run and of the runs that they start from; of a run that papers share, the first one's."""
@@ -327,7 +322,7 @@ def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> None:
             for profile, columns in paper.columns.items():
                 names = tuple(column.name for column in columns)  # the large ones too, which are planned where they are named
                 for item in plan(paper, profile, columns=names, seeds=min(seeds, MOST_SEEDS)):
-                    for run in chain_of(item):
+                    for run in item.chain:
                         found.setdefault(run.run.key, run.folder)
         return found
 
@@ -339,7 +334,7 @@ def command_pack_records(papers: Sequence[Paper], options: argparse.Namespace) -
     keys = None
     if options.profile or options.column or options.method or options.seeds:
         _, planned = planned_runs(papers, options)
-        keys = {m.run.key for item in planned for m in chain_of(item)}
+        keys = {m.run.key for item in planned for m in item.chain}
     console.print(f"{pack_records(papers_root(papers), options.target, keys)} records in {options.target}.")
 
 

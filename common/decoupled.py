@@ -1,7 +1,7 @@
 """The rows of other people's methods that only the tables of the large sets print, as `Method`s; the rest is in
 `common.baselines`, whose words hold here too.
 
-Most are second stages after cross-entropy in the setting of `protocols[reading]`, in a setting of their own: "<reading>-crt",
+Most are second stages after cross-entropy in the setting of `protocols[reading]`, in a setting of their own:
 "<reading>-lws", "<reading>-tau", "<reading>-disalign" and "<reading>-oltr" (which alone may train the backbone again).
 """
 
@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from common.baselines import ce_row, meta_rows
+from common.baselines import ce_row
 from common.data.sampling import class_balanced
 from common.losses import lade, meta_embedding, softmax_cross_entropy
 from common.method import Head, Method
@@ -66,19 +66,7 @@ def lade_row(reading: Reading, column: Column) -> Method:
     return Method("lade", reading, partial(lade, alpha=alpha, strength=strength))
 
 
-def meta_ce_row(reading: Reading, protocol: Protocol) -> Method:
-    """`meta_rows` with cross-entropy, the loss of its authors' script (Jamal et al., 2020)."""
-    meta_focal = meta_rows(reading, protocol)[-1]
-    return replace(meta_focal, name="meta-ce", loss=softmax_cross_entropy)
-
-
 # ---------------------------------------------------------------- the classifier alone (Kang et al., 2020)
-
-
-def crt_row(reading: Reading, protocols: Mapping[str, Protocol]) -> Method:
-    """cRT: a classifier drawn anew on class-balanced batches. In its code the batch statistics of the backbone follow them,
-    so the setting has `moving_statistics`."""
-    return _after_ce("crt", reading, protocols, "crt", Head("linear"), sampler=class_balanced)
 
 
 def lws_row(reading: Reading, protocols: Mapping[str, Protocol]) -> Method:

@@ -293,6 +293,11 @@ class Planned:
             return None
         return Planned(make_run(self.run.column, first.protocol or self.run.protocol, first, self.run.seed), first, self.folder)
 
+    @property
+    def chain(self) -> list["Planned"]:
+        """The run, and before it those that it starts from, the first stage first."""
+        return [*(self.start.chain if self.start else ()), self]
+
 
 def make_run(column: Column, protocol: Protocol, method: Method, seed: int) -> Run:
     sets, backbones = (LARGE, NETWORKS) if column.dataset in LARGE else (SETS, BACKBONES)

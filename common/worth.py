@@ -47,11 +47,9 @@ def wanted(papers: Sequence[Paper], profile: Profile, columns: Sequence[str] = (
         for item in plan(paper, profile, columns=mine, seeds=seeds):
             found = _worth(paper, item, printed)
             runs.append(item)
-            link: Planned | None = item
-            while link:
+            for link in item.chain:
                 before = worth.get(link.run.key, Worth(found.tier, 0))
                 worth[link.run.key] = Worth(min(before.tier, found.tier), before.numbers + found.numbers)
-                link = link.start
     return list(merged(runs).values()), worth
 
 

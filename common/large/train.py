@@ -77,7 +77,7 @@ def train_missing(processes: Processes, planned: Sequence[Planned], data: Path, 
     """The runs of all processes, one after another. Returns False if the deadline came first."""
     device = together(processes, lambda: local_device(options, processes))
     missing = from_first(processes, lambda: [m.run.key for m in missing_runs(planned, record_files(planned[0].root))])
-    found = {m.run.key: m for item in planned for m in (*starts_of(item), item)}
+    found = {m.run.key: m for item in planned for m in item.chain}
     for member in map(found.__getitem__, missing):
         run = together(processes, partial(begin, member, data, device, processes, options))
         with observer([member]) if processes.first else nullcontext(lambda progress: None) as observe:
@@ -91,11 +91,6 @@ def begin(member: Planned, data: Path, device: Device, processes: Processes, opt
     """The run as it is before its first batch. What is missing is a UserError, before any process waits for another."""
     images = load_large(member.run.column.dataset, data)
     return LargeRun(member, images, device, processes, data, options.per_device, options.workers)
-
-
-def starts_of(item: Planned) -> list[Planned]:
-    """The runs that a run starts from, the first one first."""
-    return [*starts_of(item.start), item.start] if item.start else []
 
 
 def local_device(options: LargeOptions, processes: Processes) -> Device:

@@ -162,19 +162,15 @@ def main_rows(paper: Paper, profile: Profile) -> set[tuple[str, str]]:
 
 def whole_stage(item: Planned) -> Planned:
     """The latest stage of a run that trains the whole network."""
-    while (item.run.protocol.trains != "all" or not item.run.protocol.epochs) and item.start:
-        item = item.start
-    return item
+    whole = [stage for stage in item.chain if stage.run.protocol.trains == "all" and stage.run.protocol.epochs]
+    return whole[-1] if whole else item.chain[0]
 
 
 def _cost(item: Planned, records: Records) -> float | None:
     """Device-seconds of a run and of all that it starts from; None where one of them has no record."""
-    total, stage = 0.0, item
-    while stage:
-        if stage.run.key not in records:
-            return None
-        total, stage = total + float(records[stage.run.key]["made"].get("seconds") or 0.0), stage.start
-    return total
+    if any(stage.run.key not in records for stage in item.chain):
+        return None
+    return sum(float(records[stage.run.key]["made"].get("seconds") or 0.0) for stage in item.chain)
 
 
 def _board(found: Sequence[Entrant]) -> Board:

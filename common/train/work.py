@@ -50,7 +50,7 @@ def form_packs(missing: Sequence[Planned], limit: int) -> list[list[Planned]]:
 
 
 def _depth(item: Planned) -> int:
-    return 0 if item.start is None else 1 + _depth(item.start)
+    return len(item.chain) - 1
 
 
 def unfinished_packs(work: Workspace, missing: Sequence[Planned]) -> list[list[Planned]]:

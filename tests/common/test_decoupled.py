@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common import decoupled as rows
-from common.baselines import ce_row, meta_rows
+from common.baselines import ce_row
 from common.losses import lade, logit_adjusted, meta_embedding
 from common.method import Context, Outputs, Planned, make_run
 from common.models.heads import CosineHead, LinearHead
@@ -28,8 +28,8 @@ DOUBLE = torch.float64
 
 
 def every_row(reading, column=COLUMN, protocols=PROTOCOLS):
-    return [rows.lade_row(reading, column), rows.meta_ce_row(reading, FIRST["written"]), rows.crt_row(reading, protocols),
-            rows.lws_row(reading, protocols), rows.tau_norm_row(reading, protocols), rows.decoupling_row(reading, protocols),
+    return [rows.lade_row(reading, column), rows.lws_row(reading, protocols), rows.tau_norm_row(reading, protocols),
+            rows.decoupling_row(reading, protocols),
             rows.disalign_row(reading, protocols), rows.oltr_row(reading, column, protocols)]
 
 
@@ -38,7 +38,6 @@ CE = {"function": "softmax_cross_entropy"}
 FROZEN = {"keep": True, "rate": 0.0}
 MEANT = {
     "lade": ({"loss": {"function": "lade", "alpha": 0.1, "strength": 0.01}}, None),
-    "crt": ({"sampler": "class_balanced"}, "crt"),
     "lws": ({"sampler": "class_balanced", **FROZEN, "rescale": "class"}, "lws"),
     "tau-norm": ({"sampler": "class_balanced", **FROZEN, "rescale": "tau"}, "tau"),
     "decoupling": ({"sampler": "class_balanced", **FROZEN, "rescale": "class"}, "lws"),
@@ -53,20 +52,13 @@ PLAIN = {"loss": CE, "weights": {"function": "uniform_weights"}, "sampler": "shu
 @pytest.mark.parametrize("reading", ["written", "released"])
 def test_rows_are_what_the_literature_says(reading):
     found = {m.name: m for m in every_row(reading)}
-    assert found.keys() == MEANT.keys() | {"meta-ce"}
+    assert found.keys() == MEANT.keys()
     for name, (departs, second) in MEANT.items():
         said = found[name].describe()
         short = said | said["head"] | {"sampler": said["sampler"]["function"]}
         assert {key: short[key] for key in PLAIN} == PLAIN | departs, name
         assert found[name].reading == reading
         assert found[name].protocol == (PROTOCOLS[f"{reading}-{second}"] if second else None)
-
-
-def test_meta_learning_with_cross_entropy_is_its_relatives_but_for_the_loss():
-    row, (of_ldam, of_focal) = rows.meta_ce_row("written", FIRST["written"]), meta_rows("written", FIRST["written"])
-    assert (row.name, row.describe()["loss"]) == ("meta-ce", CE)
-    assert row.describe() == of_focal.describe() | {"loss": CE}
-    assert (row.held_out, row.meta_rate) == (of_ldam.held_out, of_ldam.meta_rate) == (10, 0.01)
 
 
 def test_second_stages_start_from_the_row_ce_of_their_reading(tmp_path):
@@ -86,7 +78,7 @@ def test_decoupling_is_trained_once_with_lws_and_readings_differ_by_their_settin
     same = {f"{r}{rest}": PROTOCOLS[f"written{rest}"] for r in FIRST for rest in ("", *(f"-{kind}" for kind in KINDS))}
     pairs = zip(every_row("written", protocols=same), every_row("released", protocols=same), strict=True)
     assert all(key(one) == key(other) for one, other in pairs)
-    assert len({key(row) for row in every_row("written")}) == len(MEANT)  # decoupling is LWS; meta-ce is one more
+    assert len({key(row) for row in every_row("written")}) == len(MEANT) - 1  # decoupling is LWS
 
 
 @pytest.mark.parametrize(("dataset", "meant", "rate"), [

@@ -70,11 +70,10 @@ def commands(papers: Sequence[Paper], records: Records) -> dict[str, str]:
         for paper in papers:
             if names := tuple(column.name for column in paper.columns[profile]):
                 for item in plan(paper, profile, columns=names, seeds=seeds):
-                    line, start = _command(paper, profile, item), item.start
+                    line = _command(paper, profile, item)
                     found.setdefault(item.run.key, line)
-                    while start:
+                    for start in item.chain[:-1]:
                         starts.setdefault(start.run.key, line)
-                        start = start.start
     return starts | found
 
 
