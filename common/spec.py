@@ -61,9 +61,9 @@ class Protocol:
 
     optimiser: "sgd" with momentum, "nesterov", "adam" with the weight decay in the gradient (Kingma and Ba, 2015; beta_1
     is `momentum`, beta_2 0.999), or "adamw" with the decay apart from it.
-    The rate of an epoch (counted from 0) is `rate`, times (epoch + 1) / warmup_epochs while that is below 1; in steps,
-    times decay_factor for every entry of decay_epochs that has been reached; as a cosine, times (1 + cos(pi epoch /
-    epochs)) / 2.
+    The rate of an epoch (counted from 0) is `rate`, times w + (1 - w) (epoch + 1) / warmup_epochs with w = warmup_start in
+    the first warmup_epochs; in steps, times decay_factor for every entry of decay_epochs that has been reached; as a
+    cosine, times (1 + cos(pi epoch / epochs)) / 2.
     trains: "all", or "head" for a second stage, whose backbone keeps every weight. moving_statistics: whether that
     backbone is in training mode all the same, so that its batch statistics follow the second stage's sampling.
     """
@@ -81,10 +81,12 @@ class Protocol:
     trains: Literal["all", "head"] = "all"
     moving_statistics: bool = False
     optimiser: Literal["sgd", "nesterov", "adam", "adamw"] = "sgd"
+    warmup_start: float = 0.0
 
     def learning_rate(self, epoch: int) -> float:
         """The learning rate of `epoch`, counted from 0 (LDAM family: the epochs with index >= 160 are the decayed ones)."""
         warm = min(1.0, (epoch + 1) / self.warmup_epochs) if self.warmup_epochs else 1.0
+        warm = self.warmup_start + (1 - self.warmup_start) * warm
         if self.schedule == "cosine":
             return self.rate * warm * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         return self.rate * warm * self.decay_factor ** sum(epoch >= e for e in self.decay_epochs)
