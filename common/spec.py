@@ -155,25 +155,37 @@ def spec_key(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(spec)).hexdigest()[:16]
 
 
-def describe_function(function: typing.Callable) -> dict[str, Any]:
-    """A plain function, or a `functools.partial` of one, as JSON: its name, its bound keywords and its defaults.
+def unwrap(function: typing.Callable) -> tuple[typing.Callable, dict[str, Any]]:
+    """A plain function, or a `functools.partial` of one, as the function and the values of its parameters: what is bound, and
+    the defaults of the rest. So `f`, and `f` with a default spelled out, are one thing, and 30 is 30.0 where a float is due.
 
-    So `f`, and `f` with a default spelled out, are one thing, and 30 is 30.0 where a float is due. A mend that changes
-    what a function computes must change its name or a keyword, or old records would pass for new ones.
+    A lambda, a nested function, a method or an object is a UserError: a record has to name what it is made of.
     """
     keywords: dict[str, Any] = {}
     while isinstance(function, partial):
         if function.args:
-            raise TypeError(f"{function} binds positional arguments; bind keywords, so that a record can name them")
+            raise UserError(f"{function.func.__name__} is bound to values by their places; bind keywords, so that a record can "
+                            "name them.")
         keywords = {**function.keywords, **keywords}
         function = function.func
+    name = getattr(function, "__qualname__", repr(function))
+    if not inspect.isfunction(function) or "<" in name or "." in name:
+        raise UserError(f"{name} cannot be a part of a method, as a record has to name it: write a function with a name at the "
+                        "top of a file, and bind its numbers with functools.partial.")
     parameters = inspect.signature(function).parameters
-    defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
-    bound = {}
-    for name, value in sorted({**defaults, **keywords}.items()):
-        is_float = name in parameters and parameters[name].annotation in (float, "float") and type(value) is int
-        bound[name] = describe_function(value) if callable(value) else float(value) if is_float else value
-    return {"function": function.__name__, **bound}
+    if unknown := sorted(set(keywords) - set(parameters)):
+        raise UserError(f"{name} has no parameter {unknown[0]!r}; it has: {', '.join(parameters)}.")
+    values = {n: p.default for n, p in parameters.items() if p.default is not p.empty} | keywords
+    as_float = {n for n, p in parameters.items() if p.annotation in (float, "float") and type(values.get(n)) is int}
+    return function, {name: float(value) if name in as_float else value for name, value in sorted(values.items())}
+
+
+def describe_function(function: typing.Callable) -> dict[str, Any]:
+    """A function as `unwrap` takes it, as JSON: its name, and the values of its parameters. What it computes is not in here,
+    but in `common.digest`."""
+    function, values = unwrap(function)
+    return {"function": function.__name__,
+            **{name: describe_function(value) if callable(value) else value for name, value in values.items()}}
 
 
 class _Reader(yaml.SafeLoader):

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from common.data.feed import INDEX, PARTNER, TURN, Draw, Drawn, Feed, draw_noise, stream
 from common.data.sets import Images
 from common.method import Context, Planned
-from common.metrics import Tally
 from common.models.backbones import backbone
 from common.models.resnet import initialise
 from common.train.clusters import cluster_counts, divide_randomly
 from common.train.graph import capture
 from common.train.groups import Group, class_scores, group_runs, make_head, make_outputs, own_labels
 from common.train.meta import learn_weights
+from common.train.tally import Tally
 
 Precision = Literal["bfloat16", "float32", "float64"]
 TEST_BATCH = 500

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.metrics import Tally, summary
+from common.metrics import summary
 from common.store import SCHEMA
 from common.train.pack import Device, Pack
+from common.train.tally import Tally
 
 FEATURES = 2000  # images of a split whose features a record keeps, where a figure wants them; equally many of each class
 FEATURE_NORMS = 20  # how often, evenly over the epochs, the feature norms are stored, which are one number a class
