@@ -19,18 +19,23 @@ COUNTS = {"one image": (5000, 120, 1, 1), "all of one image": (1, 1, 1, 1), "all
 EPOCHS = (0.0, 199.0)
 
 
-def losses() -> dict[str, Method]:
-    """Each loss once, with what it needs of the network, by paper and label; first stages too."""
-    found = {}
+def rows() -> Iterator[tuple[str, Method]]:
+    """Every row of every paper, and the stages before it."""
     for paper in PAPERS:
         for profile, columns in paper.columns.items():
             for column in columns:
                 for row in paper.rows(profile, column):
                     for method in stages(row):
-                        said = method.describe()
-                        needs = [said[name] for name in ("loss", "head", "noise", "companions", "combine", "network")]
-                        key = canonical_json([*needs, bool(method.clusters)])
-                        found.setdefault(key, (f"{paper.name} {method.label}", method))
+                        yield f"{paper.name} {method.label}", method
+
+
+def losses() -> dict[str, Method]:
+    """Each loss once, with what it needs of the network, by the first paper and label that has it."""
+    found = {}
+    for label, method in rows():
+        said = method.describe()
+        needs = [said[name] for name in ("loss", "head", "noise", "companions", "combine", "network")]
+        found.setdefault(canonical_json([*needs, bool(method.clusters)]), (label, method))
     return dict(found.values())
 
 
@@ -114,11 +119,25 @@ def test_loss_and_gradient_of_logits_at_the_ends_are_finite(label):
                     assert_finite(method.loss(outputs, labels, context), {"logits": z}, (which, size, rest, dtype))
 
 
+def test_class_weights_and_samplers_at_the_ends_are_finite():
+    """What every row computes of class counts, in the first and the last epoch."""
+    seen = set()
+    for label, method in rows():
+        said = method.describe()
+        key = canonical_json([said["weights"], said["sampler"], said["adjust"]])
+        if key in seen:
+            continue
+        seen.add(key)
+        for which, counts in COUNTS.items():
+            n = np.array(counts)
+            for epoch in (0, 199):
+                found = [method.weights(n, epoch), method.sampler(n, epoch), method.adjust(n) if method.adjust else None]
+                assert all(np.isfinite(f).all() for f in found if f is not None), (label, which, epoch)
+                assert all((f >= 0).all() and f.sum() > 0 for f in found[:2] if f is not None), (label, which, epoch)
+
+
 def test_the_list_holds_every_loss():
-    """A loss of any row, by its function's name."""
-    functions = {m.describe()["loss"]["function"] for p in PAPERS for profile, columns in p.columns.items()
-                 for c in columns for row in p.rows(profile, c) for m in stages(row)}
+    functions = {method.describe()["loss"]["function"] for _, method in rows()}
     assert {m.describe()["loss"]["function"] for m in LOSSES.values()} == functions
-    assert len(functions) >= 30
-    assert np.isin(["focal", "icu", "kps_ga", "fbl_as_released", "gcl_margin_focal", "mm_as_released", "two_heads"],
-                   sorted(functions)).all()
+    assert functions > {"focal", "focal_detached", "sigmoid_focal", "arcface", "hybrid_contrastive", "meta_embedding", "icu",
+                        "kps_ga", "fbl_as_released", "gcl", "mm_as_released", "two_heads"}
