@@ -209,4 +209,4 @@ def _mixup_stage(reading: Reading, protocols: Mapping[str, Protocol], alpha: flo
 def _deferred_weights(protocol: Protocol, beta: float, start: int | None = None) -> partial:
     """Weight 1 until epoch `start`, or until the first decay of the learning rate; the inverse effective number from it on."""
     then = partial(effective_number_weights, beta=beta)
-    return partial(deferred, before=uniform_weights, then=then, start=protocol.decay_epochs[0] if start is None else start)
+    return partial(deferred, before=uniform_weights, then=then, start=protocol.first_decay if start is None else start)

@@ -105,6 +105,7 @@ class Method:
 
     loss(outputs, labels, context) -> per-sample values [..., batch]
     weights(counts, epoch) -> class weights [classes]; sampler(counts, epoch) -> class probabilities, or None for a shuffle
+    (of all three, a keyword `start` is an epoch, and one that the run never reaches is refused)
     reduction: "weighted" divides a batch's weighted sum by the sum of its weights (PyTorch's weighted mean), "batch" by its size
     task: "classes", or "rotation" for the self-supervised pretext (four labels, the image turned by 0, 90, 180, 270 degrees)
     starts_from: the method whose trained backbone this one starts with (same column and seed; its own protocol if it names one)
@@ -305,7 +306,13 @@ def make_run(column: Column, protocol: Protocol, method: Method, seed: int) -> R
         raise UserError(f"Unknown dataset {column.dataset!r}; known: {', '.join((*SETS, *LARGE))}.")
     if column.backbone not in backbones:
         raise UserError(f"Unknown backbone {column.backbone!r} for {column.dataset}; known: {', '.join(backbones)}.")
-    return Run(column, protocol, method.describe(), sets[column.dataset].digest, seed)
+    described = method.describe()
+    for part in (described["loss"], described["weights"], described["sampler"]):
+        start = part.get("start", 0)
+        if protocol.epochs and not 0 <= start < protocol.epochs:  # what has no epochs is only tested
+            raise UserError(f"{method.label}: {part['function']} starts at epoch {start}, which a run of {protocol.epochs} never "
+                            "reaches (epochs are counted from 0); give it an earlier start.")
+    return Run(column, protocol, described, sets[column.dataset].digest, seed)
 
 
 def missing_runs(planned: Sequence[Planned], have: Mapping[str, Path]) -> list[Planned]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 
@@ -64,6 +64,10 @@ class Protocol:
     The rate of an epoch (counted from 0) is `rate`, times w + (1 - w) (epoch + 1) / warmup_epochs with w = warmup_start in
     the first warmup_epochs; in steps, times decay_factor for every entry of decay_epochs that has been reached; as a
     cosine, times (1 + cos(pi epoch / epochs)) / 2.
+    decay_epochs: where a text says "at epoch N" or "at the N-th epoch", N epochs are trained before, so the entry is N, the
+    first epoch with the smaller rate (so does LDAM's code with its 160 and 180). What follows a released code has the
+    entry at which that code decays, counted from 0.
+    An epoch that the run never reaches is a UserError, and so are decay_epochs under a cosine, which has none.
     trains: "all", or "head" for a second stage, whose backbone keeps every weight. moving_statistics: whether that
     backbone is in training mode all the same, so that its batch statistics follow the second stage's sampling.
     """
@@ -83,8 +87,36 @@ class Protocol:
     optimiser: Literal["sgd", "nesterov", "adam", "adamw"] = "sgd"
     warmup_start: float = 0.0
 
+    def __post_init__(self):
+        names = f"decay_epochs {list(self.decay_epochs)}"
+        if self.epochs < 0:
+            raise UserError(f"epochs {self.epochs}: a run has 0 epochs (it is only tested) or more.")
+        if not 0 <= self.warmup_epochs <= self.epochs:
+            raise UserError(f"warmup_epochs {self.warmup_epochs}: a warm-up ends within the run, which has {self.epochs} epochs.")
+        if not 0 <= self.warmup_start <= 1:
+            raise UserError(f"warmup_start {self.warmup_start:g}: a warm-up starts from a share of the rate, 0 to 1.")
+        if self.decay_epochs and self.schedule == "cosine":
+            raise UserError(f"{names}: a cosine has no such steps; leave the list empty, or let schedule be steps.")
+        if outside := [e for e in self.decay_epochs if not 0 <= e < self.epochs]:
+            raise UserError(f"{names}: epoch {outside[0]} is never reached in a run of {self.epochs}, whose epochs are counted "
+                            "from 0; list only epochs of the run.")
+        if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
+            raise UserError(f"{names}: the epochs must rise from one to the next.")
+
+    @property
+    def first_decay(self) -> int:
+        """The epoch at which the rate first falls, where deferred re-balancing begins; a UserError where it never does."""
+        if not self.decay_epochs:
+            raise UserError("decay_epochs []: what is deferred to the first decay of the rate would never begin; list an epoch, "
+                            "or give the row a start of its own.")
+        return self.decay_epochs[0]
+
+    def only_tested(self) -> Self:
+        """The setting of a stage that trains nothing: no epochs, so no warm-up and no decay."""
+        return dataclasses.replace(self, epochs=0, warmup_epochs=0, decay_epochs=(), trains="head")
+
     def learning_rate(self, epoch: int) -> float:
-        """The learning rate of `epoch`, counted from 0 (LDAM family: the epochs with index >= 160 are the decayed ones)."""
+        """The learning rate of `epoch`, counted from 0."""
         warm = min(1.0, (epoch + 1) / self.warmup_epochs) if self.warmup_epochs else 1.0
         warm = self.warmup_start + (1 - self.warmup_start) * warm
         if self.schedule == "cosine":
@@ -251,4 +283,8 @@ def _build_dataclass(value: Any, shape: type, where: str) -> Any:
     required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
     if missing := [n for n in required if n not in value]:
         raise UserError(f"{where}: key {missing[0]!r} is missing.")
-    return shape(**{name: build(v, hints[name], f"{where}: {name}") for name, v in value.items()})
+    parts = {name: build(v, hints[name], f"{where}: {name}") for name, v in value.items()}
+    try:
+        return shape(**parts)
+    except UserError as error:  # parts that are right by themselves and do not fit together
+        raise UserError(f"{where}: {error}") from None

@@ -92,7 +92,7 @@ def fbl_as_released(outputs: Outputs, labels: "Tensor", context: Context, *, str
     """The released loss: lambda is divided by its largest value, and t counts from 0."""
     stimulus = fbl_stimulus(context.counts)
     alpha = strength * curriculum(context.epoch)
-    z = fbl_balanced_logits(outputs.logits, outputs.features, stimulus / stimulus.max(), alpha)
+    z = fbl_balanced_logits(outputs.logits, outputs.features, stimulus / stimulus.max().clamp(min=EPS), alpha)
     return cross_entropy(z, labels)
 
 

@@ -216,7 +216,7 @@ def own_rows(column: Column, reading: Reading, protocols: Mapping[str, Protocol]
     """
     setting, protocol = getattr(PARAMS, reading), protocols[reading]
     ga, plain = ga_loss(reading, setting, ga_epoch(protocol)), plain_loss(reading, setting)
-    drw = partial(deferred, before=uniform_weights, start=protocol.decay_epochs[0],
+    drw = partial(deferred, before=uniform_weights, start=protocol.first_decay,
                   then=partial(effective_number_weights, beta=PARAMS.effective_number))
     # MiSLAS's configurations let the running statistics follow the second stage on CIFAR-100, not on CIFAR-10.
     second = replace(protocols[f"{reading}-mislas"], moving_statistics=column.dataset == "cifar100")
@@ -296,7 +296,7 @@ def switches(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
         m_max = getattr(PARAMS, other).m_max
         changed = ga_loss(reading, replace(getattr(PARAMS, reading), m_max=m_max), ga_epoch(protocols[reading]))
         found.append(Method("kps", reading, changed, COSINE, variant=f"m_max={m_max}"))
-    late = ga_loss("written", PARAMS.written, protocols["written"].decay_epochs[0])
+    late = ga_loss("written", PARAMS.written, protocols["written"].first_decay)
     mislas_kps = own_rows(column, "written", protocols)[-1]
     return [*found, Method("kps", "written", late, COSINE, variant="start=decay"),
             replace(mislas_kps, sampler=shuffled, variant="sampler=instance")]

@@ -31,7 +31,7 @@ from tests.common.train.kinds import META
 from tests.common.train.toys import ROTATION, broken
 
 SHORT = dataclasses.replace(LONGER, epochs=1, decay_epochs=())
-TESTED = dataclasses.replace(SECOND, epochs=0)
+TESTED = SECOND.only_tested()
 
 
 def run_of(method: Method, data, folder, protocol=PROTOCOL, **more) -> LargeRun:
