@@ -51,7 +51,7 @@ class Column:
     def name(self) -> str:
         """Readable and unique within a paper, for example `cifar10-lt-100`.
 
-        Says the backbone where it is not the usual one, and the subset where the authors' images could be had and others are kept.
+        It says the backbone where that is not the usual one, and the subset where the authors' is known and not the one kept.
         """
         parts = [self.dataset, *map(str, self.counts)]
         parts += [self.imbalance, str(self.ratio)] if self.imbalance in ("lt", "step") and self.ratio > 1 else []

@@ -80,8 +80,8 @@ def rank(labels: np.ndarray, column: Column, archive_order: np.ndarray | None) -
     if column.subset == "hash":
         return [np.flatnonzero(labels == c) for c in range(labels.max() + 1)]
     if archive_order is None:
-        raise UserError(f"{column.name} asks for subset {column.subset!r}, which goes by the order of the official archive; that is "
-                        f"known of {' and '.join(ARCHIVE_ORDER_KNOWN)} only: write `subset: hash` for {column.dataset}.")
+        raise UserError(f"{column.name} asks for subset {column.subset!r}, which goes by the order of the official archive; that "
+                        f"is known of {' and '.join(ARCHIVE_ORDER_KNOWN)} only: write `subset: hash` for {column.dataset}.")
     return shuffle_as_numpy(labels, archive_order, SEEDS[column.subset])
 
 
@@ -139,7 +139,8 @@ def make_list(images: Images, column: Column) -> IndexList:
     mask[positions] = True
     return IndexList(
         column.dataset, column.imbalance, column.ratio, column.subset, len(indices), np.bincount(labels).tolist(),
-        base64.b64encode(np.packbits(mask)).decode(), positions_digest(positions), content_digest(images.x_train[indices], labels),
+        base64.b64encode(np.packbits(mask)).decode(), positions_digest(positions),
+        content_digest(images.x_train[indices], labels),
     )
 
 

@@ -400,8 +400,9 @@ def compare_order(raw: Raw, images: Images) -> str | None:
         at = np.argsort(order)
         other = (x != ours[at]).any((1, 2, 3)) | (y != labels[at])
         if other.any():
-            return (f"The images of {raw.origin} are genuine, but {other.sum():,} of its {len(x):,} {split} images, the first at "
-                    f"position {np.argmax(other):,}, stand elsewhere in the official archive: the known order is used, not this one.")
+            return (f"The images of {raw.origin} are genuine, but {other.sum():,} of its {len(x):,} {split} images, the first "
+                    f"at position {np.argmax(other):,}, stand elsewhere in the official archive: the known order is used, not "
+                    "this one.")
     return None
 
 
