@@ -36,7 +36,7 @@ class Column:
     counts: with imbalance "counts", the training images of the first len(counts) classes; the others are left out of
     training and test set.
     subset: which images are kept where not all are. "authors": those that the authors' scripts keep (NumPy's seed 0 shuffles
-    the positions of a class in the official archive); "seed-666": the same with KPS's seed; both need a dataset of
+    the positions of a class in the official archive); "seed-666": the same with seed 666; both need a dataset of
     ARCHIVE_ORDER_KNOWN. "hash": the first of a class by the hash of their pixels.
     """
 
