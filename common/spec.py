@@ -21,9 +21,10 @@ import yaml
 from common.errors import UserError
 
 Imbalance = Literal["none", "lt", "step", "counts"]
-Subset = Literal["canonical", "archive"]
+Subset = Literal["authors", "hash", "seed-666"]
 Profile = Literal["quick", "paper"]
 Reading = Literal["written", "released"]
+ARCHIVE_ORDER_KNOWN = ("cifar10", "cifar100")  # datasets of which data/lists/ holds the order of the official archive
 
 
 @dataclass(frozen=True)
@@ -34,24 +35,28 @@ class Column:
     long-tailed).
     counts: with imbalance "counts", the training images of the first len(counts) classes; the others are left out of
     training and test set.
-    subset: which images are kept; "canonical" ranks a class by the hash of its pixels, "archive" is the
-    authors' own draw (NumPy seed 0 over the order of the official archive).
+    subset: which images are kept where not all are. "authors": those that the authors' scripts keep (NumPy's seed 0 shuffles
+    the positions of a class in the official archive); "seed-666": the same with seed 666; both need a dataset of
+    ARCHIVE_ORDER_KNOWN. "hash": the first of a class by the hash of their pixels.
     """
 
     dataset: str
     imbalance: Imbalance
     ratio: int
     backbone: str
-    subset: Subset = "canonical"
+    subset: Subset = "authors"
     counts: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
-        """Readable and unique within a paper, for example `cifar10-lt-100`; says the backbone where it is not the usual one."""
+        """Readable and unique within a paper, for example `cifar10-lt-100`.
+
+        It says the backbone where that is not the usual one, and the subset where the authors' is known and not the one kept.
+        """
         parts = [self.dataset, *map(str, self.counts)]
         parts += [self.imbalance, str(self.ratio)] if self.imbalance in ("lt", "step") and self.ratio > 1 else []
         parts += [] if self.backbone in ("resnet32", "resnet8") else [self.backbone]
-        parts += [] if self.subset == "canonical" else [self.subset]
+        parts += [self.subset] if self.subset != "authors" and self.dataset in ARCHIVE_ORDER_KNOWN else []
         return "-".join(parts)
 
 

@@ -156,10 +156,10 @@ def run(**changes) -> Run:
 
 def test_the_key_is_stable_and_every_part_of_the_spec_decides_it():
     """A change of this value orphans every stored record: change it knowingly."""
-    assert run().key == "6145aacb769dcc36"
+    assert run().key == "422b1b4f0b59390c"
     others = [run(seed=1), run(data="e"), run(method={"loss": {"function": "ce", "s": 1}}),
               run(column=Column("cifar10", "lt", 10, "resnet32")),
-              run(column=Column("cifar10", "lt", 100, "resnet32", "archive")),
+              run(column=Column("cifar10", "lt", 100, "resnet32", "hash")),
               run(protocol=dataclasses.replace(PROTOCOL, rate=0.2))]
     assert len({r.key for r in [run(), *others]}) == 7
     assert spec_key(run().spec()) == run().key
@@ -184,4 +184,12 @@ def test_functions_are_described_by_name_and_keywords():
 def test_column_names():
     assert Column("cifar10", "lt", 100, "resnet32").name == "cifar10-lt-100"
     assert Column("cifar10", "step", 10, "resnet110").name == "cifar10-step-10-resnet110"
-    assert Column("mnist", "none", 1, "resnet20", "archive").name == "mnist-resnet20-archive"
+    assert Column("mnist", "none", 1, "resnet20").name == "mnist-resnet20"
+
+
+def test_a_name_says_the_subset_where_the_authors_images_could_be_had():
+    assert Column("cifar100", "lt", 100, "vgg16", "hash").name == "cifar100-lt-100-vgg16-hash"
+    assert Column("cifar10", "lt", 100, "resnet32", "seed-666").name == "cifar10-lt-100-seed-666"
+    assert Column("cifar10", "counts", 1, "resnet32", counts=(50, 20)).name == "cifar10-50-20"
+    assert Column("digits", "lt", 20, "resnet8", "hash").name == "digits-lt-20"
+    assert Column("tiny-imagenet", "lt", 50, "resnet18", "hash").name == "tiny-imagenet-lt-50-resnet18"

@@ -486,7 +486,7 @@ def test_the_record_of_seed_0_keeps_features_of_plain_images_where_the_method_as
 
 
 def test_a_column_of_counts_keeps_the_first_classes_in_training_and_test(digits):
-    column = Column("digits", "counts", 1, "resnet8", counts=(60, 20, 30))
+    column = Column("digits", "counts", 1, "resnet8", "hash", (60, 20, 30))
     feed = Feed(digits, column, turns=False, device=torch.device("cpu"), dtype=torch.float32)
     assert column.name == "digits-60-20-30"
     assert feed.counts.tolist() == [60, 20, 30]

@@ -11,7 +11,7 @@ from common.train.loop import run_epoch
 from common.train.pack import Device, Pack
 from common.train.record import Curves
 
-COLUMN = Column("digits", "lt", 20, "resnet8")
+COLUMN = Column("digits", "lt", 20, "resnet8", "hash")
 PROTOCOL = Protocol(epochs=3, batch_size=50, rate=0.1, momentum=0.9, weight_decay=0.0002, warmup_epochs=1,
                     decay_epochs=(2,), decay_factor=0.01, drop_last=False)
 ROTATION = Method("rotation", "written", softmax_cross_entropy, task="rotation")
