@@ -1,6 +1,6 @@
 """Backbones for images of 224 pixels: timm's ResNets up to their last maps, then the tail that the small ones have too.
 
-The last block stands apart from the trunk, so that a bilateral network can have it twice, and a setting can train it alone.
+The last block stands apart from the trunk, so that a network can have it twice, and a setting can train it alone.
 """
 
 import copy
@@ -23,7 +23,8 @@ WEIGHTS = ".tv_in1k"  # torchvision's first weights, as the released codes load 
 class LargeNetwork(nn.Module):
     """Images [batch, 3, height, width] -> features [1, batch, copies * width]; the leading axis is that of runs.
 
-    network: "plain", "bilateral" with a last block for each of two streams, or "shifted" with nine means of each channel.
+    network: "plain", "bilateral" with a last block for each of two streams, "two-branch" with two for one stream, or "shifted"
+    with nine means of each channel.
     adapter: channels of a 1x1 convolution at the end, 0 for none.
     """
 
@@ -35,9 +36,10 @@ class LargeNetwork(nn.Module):
         self.trunk = timm.create_model(shape.timm, num_classes=0, global_pool="", zero_init_last=False, **shape.changes)
         last = self.trunk.layer4[-1]
         self.trunk.layer4 = self.trunk.layer4[:-1]
-        if network == "bilateral" and adapter:
-            raise UserError(f"A bilateral network has no adapter; {name} was asked for with both.")
-        self.branches = nn.ModuleList([last, copy.deepcopy(last)] if network == "bilateral" else [last])
+        twice = network in ("bilateral", "two-branch")
+        if twice and adapter:
+            raise UserError(f"A {network} network has no adapter; {name} was asked for with both.")
+        self.branches = nn.ModuleList([last, copy.deepcopy(last)] if twice else [last])
         self.tail = Tail(1, self.trunk.num_features, adapter, network == "shifted")
         self.width, self.copies = self.tail.width * len(self.branches), self.tail.copies
         for module in self.modules():
@@ -58,12 +60,12 @@ class LargeNetwork(nn.Module):
 
 @torch.no_grad()
 def draw_weights(parts: list[nn.Module], generator: torch.Generator) -> None:
-    """Normal with variance 2 / fan-out for every convolution (He et al., 2015; as torchvision's ResNets), 1 and 0 for
-    batch normalisation, also of the last one in a block."""
+    """Normal with variance 2 / fan-out for every convolution (He et al., 2015; as timm's and torchvision's ResNets, which count
+    the outputs of all groups of a grouped one), 1 and 0 for batch normalisation, also of the last one in a block."""
     for module in (m for part in parts for m in part.modules()):
         if isinstance(module, nn.Conv2d):
             drawn = torch.empty(module.weight.shape, dtype=torch.float32)
-            fan_out = module.weight.shape[0] * module.weight[0, 0].numel() // module.groups
+            fan_out = module.weight.shape[0] * module.weight[0, 0].numel()
             module.weight.copy_(drawn.normal_(0, (2 / fan_out) ** 0.5, generator=generator))
         elif isinstance(module, nn.BatchNorm2d):
             for ones, zeros in ((module.weight, module.bias), (module.running_var, module.running_mean)):
