@@ -1,6 +1,6 @@
 """Backbones for images of 224 pixels: timm's ResNets up to their last maps, then the tail that the small ones have too.
 
-The last block stands apart from the trunk, so that a network can have it twice, and a setting can train it alone.
+The last block stands apart from the trunk, so that a bilateral network can have it twice, and a setting can train it alone.
 """
 
 import copy
@@ -23,8 +23,8 @@ WEIGHTS = ".tv_in1k"  # torchvision's first weights, as the released codes load 
 class LargeNetwork(nn.Module):
     """Images [batch, 3, height, width] -> features [1, batch, copies * width]; the leading axis is that of runs.
 
-    network: "plain", "bilateral" with a last block for each of two streams, "two-branch" with two for one stream, or "shifted"
-    with nine means of each channel.
+    network: "plain", "bilateral" with a last block for each of two streams, or "shifted" with nine means of each channel; no
+    source has a "two-branch" one of this size.
     adapter: channels of a 1x1 convolution at the end, 0 for none.
     """
 
@@ -36,10 +36,11 @@ class LargeNetwork(nn.Module):
         self.trunk = timm.create_model(shape.timm, num_classes=0, global_pool="", zero_init_last=False, **shape.changes)
         last = self.trunk.layer4[-1]
         self.trunk.layer4 = self.trunk.layer4[:-1]
-        twice = network in ("bilateral", "two-branch")
-        if twice and adapter:
-            raise UserError(f"A {network} network has no adapter; {name} was asked for with both.")
-        self.branches = nn.ModuleList([last, copy.deepcopy(last)] if twice else [last])
+        if network == "two-branch":
+            raise UserError(f"A two-branch network is built from a CIFAR ResNet; {name} is none, so take a plain one.")
+        if network == "bilateral" and adapter:
+            raise UserError(f"A bilateral network has no adapter; {name} was asked for with both.")
+        self.branches = nn.ModuleList([last, copy.deepcopy(last)] if network == "bilateral" else [last])
         self.tail = Tail(1, self.trunk.num_features, adapter, network == "shifted")
         self.width, self.copies = self.tail.width * len(self.branches), self.tail.copies
         for module in self.modules():
