@@ -14,7 +14,7 @@ from common.data.large_sets import LARGE
 from common.data.sampling import shuffled, uniform_weights
 from common.data.sets import SETS
 from common.errors import UserError
-from common.models.sizes import BACKBONES, NETWORKS
+from common.models.sizes import BACKBONES, NETWORKS, describe_backbone
 from common.spec import Column, Profile, Protocol, Reading, Run, describe_function
 from common.store import has_diverged
 
@@ -75,6 +75,8 @@ class Head:
     shared out by a learned confidence of the sample (DisAlign).
     project: width of a projection of the features for a contrastive loss; 0 for none.
     alpha: of the causal head at test time: how much of the mean feature's direction is taken away.
+    means: how the means of the three kinds that have some start: standard normal, or by width as Caffe's fillers have it:
+    "msra", normal with variance 2 / width, or "xavier", uniform(+-sqrt(3 / width)).
     biased: whether a linear head has a bias. centres: rate at which each class's centre, beside the head, moves towards
     the mean of its features in the batch; 0 for none.
     groups: an auxiliary output for each class beside a linear head, from a group of channels that is the class's own:
@@ -94,6 +96,7 @@ class Head:
     biased: bool = True
     centres: float = 0.0
     groups: Literal["", "uneven", "drop", "cyclic"] = ""
+    means: Literal["normal", "msra", "xavier"] = "normal"
 
 
 LINEAR, COSINE = Head("linear"), Head("cosine")
@@ -116,9 +119,9 @@ class Method:
     companions: samplers of further images that a step sees beside its own (`again`: the same images under another crop;
     `held_out`: of the held-out images); the loss then gets labels [..., 1 + companions, batch]
     combine(features [..., streams, batch, width], context) -> [..., batch, .]: what the head sees of the streams, or None
-    network: "plain", "bilateral" with a last block for each of two streams (BBN), or "shifted", whose features are nine
-    means of each channel (`common.models.tail`); adapter: channels of a 1x1 convolution with batch normalisation and ReLU
-    at the end of the backbone, 0 for none
+    network: "plain", "bilateral" with a last block for each of two streams (BBN), "two-branch" with these two blocks side by
+    side for one stream, or "shifted", whose features are nine means of each channel (`common.models.tail`); adapter: channels
+    of a 1x1 convolution with batch normalisation and ReLU at the end of the backbone, 0 for none
     held_out: images of each class that are taken from the training set first, for meta-learning
     meta_rate: step size of the sample weights that are learned on held-out images; 0 for none
     adjust(counts) -> [classes], added to the logits at test time
@@ -145,7 +148,7 @@ class Method:
     noise: Literal["", "normal", "uniform"] = ""
     companions: tuple[Callable, ...] = ()
     combine: Callable | None = None
-    network: Literal["plain", "bilateral", "shifted"] = "plain"
+    network: Literal["plain", "bilateral", "two-branch", "shifted"] = "plain"
     held_out: int = 0
     meta_rate: float = 0.0
     adjust: Callable | None = None
@@ -172,13 +175,15 @@ class Method:
         return self.network, self.adapter, len(self.companions), self.held_out, self.meta_rate > 0, self.mixup > 0
 
     def describe(self) -> dict[str, Any]:
-        """All that decides the numbers, as JSON; name, reading and variant do not.
+        """All of a method that decides the numbers, as JSON; name, reading and variant do not.
 
         What came after the first records is named only where a method has it, so that their keys hold.
         """
         head = {name: value for name, value in vars(self.head).items() if name != "groups" or value}
         if self.head.kind != "linear":
             head = {name: value for name, value in head.items() if name not in ("bias", "decay_bias")}
+        if self.head.kind not in ("gaussian", "centres", "quadratic"):
+            head.pop("means")
         first = self.starts_from
         return {
             "loss": describe_function(self.loss),
@@ -306,7 +311,7 @@ def make_run(column: Column, protocol: Protocol, method: Method, seed: int) -> R
         raise UserError(f"Unknown dataset {column.dataset!r}; known: {', '.join((*SETS, *LARGE))}.")
     if column.backbone not in backbones:
         raise UserError(f"Unknown backbone {column.backbone!r} for {column.dataset}; known: {', '.join(backbones)}.")
-    described = method.describe()
+    described = method.describe() | {"backbone": describe_backbone(column.backbone)}  # its shape and weights, beside its name
     for part in (described["loss"], described["weights"], described["sampler"]):
         start = part.get("start", 0)
         if protocol.epochs and not 0 <= start < protocol.epochs:  # what has no epochs is only tested

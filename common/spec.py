@@ -161,7 +161,8 @@ class LargeColumns:
 class Run:
     """One training: its spec decides every number that it yields.
 
-    method: the resolved method as `common.method.Method.describe` gives it, so without its name.
+    method: the resolved method as `common.method.Method.describe` gives it, so without its name; and the column's backbone, as
+    `common.models.sizes.describe_backbone` gives it.
     data: content digest of the dataset.
     """
 
