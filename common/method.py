@@ -115,8 +115,8 @@ class Method:
     companions: samplers of further images that a step sees beside its own (`again`: the same images under another crop;
     `held_out`: of the held-out images); the loss then gets labels [..., 1 + companions, batch]
     combine(features [..., streams, batch, width], context) -> [..., batch, .]: what the head sees of the streams, or None
-    network: "plain", "bilateral" with a last block for each of two streams (BBN), or "shifted", whose features are nine
-    means of each channel (`common.models.tail`); adapter: channels of a 1x1 convolution with batch normalisation and ReLU
+    network: "plain", "bilateral" with a last block for each of two streams (BBN), "two-branch" with those two blocks on the
+    same image, or "shifted", whose features are nine means of each channel (`common.models.tail`); adapter: channels of a 1x1 convolution with batch normalisation and ReLU
     at the end of the backbone, 0 for none
     held_out: images of each class that are taken from the training set first, for meta-learning
     meta_rate: step size of the sample weights that are learned on held-out images; 0 for none
@@ -144,7 +144,7 @@ class Method:
     noise: Literal["", "normal", "uniform"] = ""
     companions: tuple[Callable, ...] = ()
     combine: Callable | None = None
-    network: Literal["plain", "bilateral", "shifted"] = "plain"
+    network: Literal["plain", "bilateral", "two-branch", "shifted"] = "plain"
     held_out: int = 0
     meta_rate: float = 0.0
     adjust: Callable | None = None
