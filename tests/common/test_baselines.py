@@ -40,7 +40,8 @@ MEANT = {
     "cb-focal": ({"function": "sigmoid_focal", "gamma": 1.0}, {"weights": "effective_number_weights", "reduction": "batch"}),
     "equalization": ({"function": "equalization", "rate": 0.9, "threshold": 0.005}, {"noise": "uniform"}),
     "la": ({"function": "logit_adjusted", "tau": 1.0}, {}),
-    "la[mode=posthoc]": ({"function": "softmax_cross_entropy"}, {"adjust": {"function": "prior_adjustment", "tau": 1.0}, "starts": True}),
+    "la[mode=posthoc]": ({"function": "softmax_cross_entropy"},
+                         {"adjust": {"function": "prior_adjustment", "tau": 1.0}, "starts": True}),
     "bbn": ({"function": "bilateral", "epochs": 200},
             {"network": "bilateral", "companions": ["reversed_frequency"], "combine": {"function": "cumulative", "epochs": 200}}),
     "meta-ldam": ({"function": "ldam", "s": 30.0, "largest": 0.5},
@@ -187,7 +188,8 @@ def test_second_stages_start_from_the_mixup_row_of_their_reading_and_seed(tmp_pa
                 (stage,) = [p for p in planned if (p.method.label, p.run.seed) == (f"{name}@{reading}", seed)]
                 assert stage.run.protocol.trains == "head"
                 assert stage.start.run.key == keys[f"mixup@{reading}", seed]
-    assert len({m.run.key for m in planned}) == len(planned) == 2 * (len(methods) - 1)  # De-confound-TDE is one run of both readings
+    once = 2 * (len(methods) - 1)  # De-confound-TDE is one run of both readings
+    assert len({m.run.key for m in planned}) == len(planned) == once
 
 
 def test_readings_differ_by_their_setting_alone_but_for_focal():

@@ -236,7 +236,8 @@ def test_what_the_printed_numbers_say_of_the_claims():
 
 
 @pytest.mark.parametrize(("column", "epochs", "batch", "rate"), [  # Table 5.1, "Re-balancing Classifier"
-    ("imagenet-lt-resnet50", 10, 256, 0.002), ("inaturalist2018-resnet50", 30, 256, 0.002), ("places-lt-resnet152", 30, 512, 0.004)])
+    ("imagenet-lt-resnet50", 10, 256, 0.002), ("inaturalist2018-resnet50", 30, 256, 0.002),
+    ("places-lt-resnet152", 30, 512, 0.004)])
 def test_gcl_on_large_sets_has_both_stages_of_the_text(column, epochs, batch, rate):
     row, small = method("gcl", "written", column=column), method("gcl", "written")
     assert {key for key, value in row.describe().items() if value != small.describe()[key]} == {"starts_from"}
