@@ -115,9 +115,9 @@ class Method:
     companions: samplers of further images that a step sees beside its own (`again`: the same images under another crop;
     `held_out`: of the held-out images); the loss then gets labels [..., 1 + companions, batch]
     combine(features [..., streams, batch, width], context) -> [..., batch, .]: what the head sees of the streams, or None
-    network: "plain", "bilateral" with a last block for each of two streams (BBN), "two-branch" with these two blocks on the
-    same images, or "shifted", whose features are nine means of each channel (`common.models.tail`); adapter: channels of a
-    1x1 convolution with batch normalisation and ReLU at the end of the backbone, 0 for none
+    network: "plain", "bilateral" with a last block for each of two streams (BBN), "two-branch" with these two blocks side by
+    side for one stream, or "shifted", whose features are nine means of each channel (`common.models.tail`); adapter: channels
+    of a 1x1 convolution with batch normalisation and ReLU at the end of the backbone, 0 for none
     held_out: images of each class that are taken from the training set first, for meta-learning
     meta_rate: step size of the sample weights that are learned on held-out images; 0 for none
     adjust(counts) -> [classes], added to the logits at test time

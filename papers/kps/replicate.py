@@ -15,7 +15,6 @@ cos_j: cosine between feature and class anchor j; n_j: training images of class 
 first stage (s_base), s_j: scale of class j under GA; y: label; C: classes.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,6 +45,7 @@ from common.losses import cross_entropy, ldam, shift_target
 from common.method import COSINE, Context, Figure, Method, Outputs, Paper, Table
 from common.report.figures import Panel, class_counts_figure, curves, embedding, per_class_error
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
+from papers.kps.boundaries import AXES, DECISION, ONES, angle_boundary, boundary_lines, cosine_boundary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -320,37 +320,6 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
 
 
 # ---------------------------------------------------------------- Figures 2.1 and 3.2 to 3.8
-
-DEGREES = tuple(2.0 * i for i in range(91))
-AXES = ("angle to anchor 1 (°)", "angle to anchor 2 (°)")
-
-
-def cosine_boundary(own: float, r_own: float, m_own: float, r_other: float) -> float | None:
-    """Eq. (3.6) and its form with radii in section 3.4.2.1: the angle to the other class's anchor at which
-    r_own cos(own) - m_own = r_other cos(other), both in degrees; None where there is none."""
-    cos = (r_own * math.cos(math.radians(own)) - m_own) / r_other
-    return math.degrees(math.acos(cos)) if abs(cos) <= 1 else None
-
-
-def angle_boundary(own: float, r_own: float, m_own: float, r_other: float) -> float | None:
-    """Eq. (3.19): the angle to the other anchor at which r_own own + m_own = r_other other."""
-    other = (r_own * own + math.degrees(m_own)) / r_other
-    return other if 0 <= other <= 180 else None
-
-
-def boundary_lines(boundary: Callable, r: tuple[float, float], m: tuple[float, float], name: str = "") -> list[tuple]:
-    """The class boundaries of class 1 and class 2 as (label, angles to anchor 1, angles to anchor 2)."""
-    first = [(t, boundary(t, r[0], m[0], r[1])) for t in DEGREES]
-    second = [(boundary(t, r[1], m[1], r[0]), t) for t in DEGREES]
-    lines = []
-    for label, points in ((f"{name}class 1 (head)", first), (f"{name}class 2 (tail)", second)):
-        inside = [(x, y) for x, y in points if x is not None and y is not None]
-        lines.append((label, [x for x, _ in inside], [y for _, y in inside]))
-    return lines
-
-
-DECISION = ("decision boundary", list(DEGREES), list(DEGREES))
-ONES = (1.0, 1.0)
 
 
 def two_class_lists() -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
