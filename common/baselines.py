@@ -134,7 +134,7 @@ def la_post_hoc_row(reading: Reading, protocol: Protocol, tau: float = 1.0) -> M
     """Logit adjustment post hoc: the network of the row `ce` in `protocol`, tested once more with adjusted logits."""
     return Method("la", reading, softmax_cross_entropy, Head("linear", keep=True), adjust=partial(prior_adjustment, tau=tau),
                   starts_from=replace(ce_row(reading), protocol=protocol), variant="mode=posthoc",
-                  protocol=replace(protocol, epochs=0, decay_epochs=(), trains="head"))
+                  protocol=protocol.only_tested())
 
 
 def deconfound_tde_row(reading: Reading, alpha: float, protocol: Protocol) -> Method:

@@ -103,7 +103,7 @@ def test_post_hoc_adjustment_tests_the_network_of_the_row_ce_and_trains_nothing(
 
 @pytest.mark.parametrize(("epochs", "divisor"), [(200, 200), (180, 200), (90, 100), (100, 100), (20, 20)])
 def test_bbn_mixes_over_the_epochs_of_its_code(epochs, divisor):
-    row = rows.bbn_row("written", replace(FIRST["written"], epochs=epochs))
+    row = rows.bbn_row("written", replace(FIRST["written"], epochs=epochs, decay_epochs=()))
     assert row.loss.keywords == row.combine.keywords == {"epochs": divisor}
 
 

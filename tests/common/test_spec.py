@@ -127,12 +127,13 @@ def test_what_waits_for_a_decay_that_never_comes_is_refused(schedule):
     assert describe_function(ldam_drw_row("written", never, start=3).weights)["start"] == 3
 
 
+def from_epoch(*_, start: int):
+    return None
+
+
 @pytest.mark.parametrize("part", ["loss", "weights", "sampler"])
 @pytest.mark.parametrize(("epochs", "start"), [(20, 24), (20, 20), (20, -1)])
 def test_a_start_outside_the_run_is_refused_for_anybodys_row(part, epochs, start):
-    def from_epoch(*_, start: int):
-        return None
-
     column, short = Column("cifar10", "lt", 100, "resnet32"), dataclasses.replace(PROTOCOL, epochs=epochs, decay_epochs=())
     late = dataclasses.replace(ce_row("written"), **{part: partial(from_epoch, start=start)})
     with pytest.raises(UserError, match=f"ce@written: from_epoch starts at epoch {start}, which a run of {epochs} never reaches"):
@@ -165,19 +166,21 @@ def test_the_key_is_stable_and_every_part_of_the_spec_decides_it():
     assert spec_key(run().spec()) == run().key
 
 
+def loss(z, *, s: float, inner, beta: float = 0.5):
+    return z
+
+
+def inside(z, power: int = 2):
+    return z
+
+
 def test_functions_are_described_by_name_and_keywords():
-    def loss(z, *, s: float, inner, beta: float = 0.5):
-        return z
-
-    def inside(z, power: int = 2):
-        return z
-
     nested = partial(partial(loss, s=3.0), inner=partial(inside, power=3), s=4)
     described = {"function": "loss", "beta": 0.5, "inner": {"function": "inside", "power": 3}, "s": 4.0}
     assert describe_function(nested) == described
     assert str(describe_function(nested)["s"]) == "4.0"
     assert describe_function(partial(nested, beta=0.5)) == described
-    with pytest.raises(TypeError, match="positional"):
+    with pytest.raises(UserError, match="by their places"):
         describe_function(partial(loss, 1))
 
 
