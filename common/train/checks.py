@@ -1,4 +1,4 @@
-"""What a method's parts have to be, asked before the first step: each failure is one sentence that names the row and the way out."""
+"""What a method's parts have to be, asked before the first step; a failure is one sentence that names the row and the way out."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,8 +40,8 @@ def check_parts(method: Method, counts: np.ndarray, protocol: Protocol) -> None:
 def _check_vector(method: Method, part: str, values: object, classes: int, epoch: int, least: float = 0.0) -> None:
     found = np.asarray(values)
     if found.shape != (classes,) or found.dtype.kind not in "iuf":
-        raise UserError(f"{method.label}: {part} gives {_words(found)} in epoch {epoch}; {classes} numbers are needed, one for each "
-                        "class.")
+        raise UserError(f"{method.label}: {part} gives {_words(found)} in epoch {epoch}; {classes} numbers are needed, one for "
+                        "each class.")
     if not np.isfinite(found).all() or (found < least).any() or (least == 0 and found.sum() == 0):
         raise UserError(f"{method.label}: {part} gives numbers that are not finite, below 0 or all 0 in epoch {epoch}.")
 
@@ -56,8 +56,8 @@ def per_sample(losses: Tensor, labels: Tensor, method: Method) -> Tensor:
     """What a loss returned, if it is one value for each label [runs, batch]; a mean over the batch would take no weights."""
     if not isinstance(losses, torch.Tensor) or losses.shape != labels.shape:
         shape = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
-        raise UserError(f"{method.label}: its loss returns {shape} for labels of shape {tuple(labels.shape)}; it has to return one "
-                        "value for each sample, without a mean or a sum over the batch.")
+        raise UserError(f"{method.label}: its loss returns {shape} for labels of shape {tuple(labels.shape)}; it has to "
+                        "return one value for each sample, without a mean or a sum over the batch.")
     return losses
 
 
@@ -68,8 +68,8 @@ def check_first_batch(pack: "Pack") -> None:
         losses = pack.losses_of(pack.batches()[0])
     for member, alive, loss in zip(pack.members, pack.alive, losses.tolist(), strict=True):
         if alive and not np.isfinite(loss):
-            raise UserError(f"{member.label}: its loss is {loss} on the very first batch, before any step; look for a logarithm, a "
-                            "power or a division of 0 in it.")
+            raise UserError(f"{member.label}: its loss is {loss} on the very first batch, before any step; look for a "
+                            "logarithm, a power or a division of 0 in it.")
 
 
 @contextmanager
