@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.models.sizes import Residual
-from common.models.tail import Tail, batch_norm
+from common.models.tail import Tail, batch_norm, full_precision
 
 
 class Block(nn.Module):
@@ -105,7 +105,8 @@ def initialise(net: nn.Module, generators: Sequence[torch.Generator]) -> None:
 
 
 class PackedFull(nn.Module):
-    """A fully connected layer of M runs: [runs, batch, c_in] -> [runs, batch, c_out]; its bias is zero at first."""
+    """A fully connected layer of M runs: [runs, batch, c_in] -> [runs, batch, c_out], in the precision of its weights; its bias
+    is zero at first."""
 
     def __init__(self, runs: int, c_in: int, c_out: int):
         super().__init__()
@@ -113,4 +114,5 @@ class PackedFull(nn.Module):
         self.bias = nn.Parameter(torch.zeros(runs, 1, c_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x, self.weight)
+        with full_precision(x):
+            return torch.baddbmm(self.bias, x.to(self.weight.dtype), self.weight)
