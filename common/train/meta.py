@@ -1,6 +1,7 @@
-"""Sample weights that are learned on held-out images (Jamal et al., 2020): one virtual step, and the slope of each loss along the gradient after it."""
+"""Sample weights that are learned on held-out images (Jamal et al., 2020): one virtual step, one slope along its gradient."""
 
 import warnings
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,10 +22,10 @@ class Whole(nn.Module):
         super().__init__()
         self.net, self.heads, self._pack = pack.net, pack.heads, [pack]
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor, autocast: bool = True) -> Tensor:
         pack = self._pack[0]
-        with pack.autocast():
-            features = self.net(images)
+        with pack.autocast() if autocast else nullcontext():
+            features = self.net(images if autocast else images.to(pack.device.dtype))
         features, losses = features.to(pack.device.dtype), []
         for group, head in zip(pack.groups, self.heads, strict=True):
             part = slice(group.first, group.stop)
@@ -38,7 +39,8 @@ def learn_weights(pack: "Pack", drawn: Drawn) -> Tensor:
     after a virtual step at the present rate on sum_i (w_i + eps_i) l_i. The network's own statistics are left alone.
 
     The virtual weights are linear in eps, so dL_held / d eps_i = -rate * <grad l_i, grad L_held at the virtual weights>:
-    the slope of l_i along one direction, which forward-mode differentiation gives for all samples and runs at once.
+    the slope of l_i along one direction, which forward-mode differentiation gives for all samples and runs at once. It does
+    without autocast, for the slope of a batch normalisation is float32 where its value is bfloat16, and no convolution takes both.
     """
     whole = Whole(pack)
     parameters = dict(whole.named_parameters())
@@ -54,6 +56,6 @@ def learn_weights(pack: "Pack", drawn: Drawn) -> Tensor:
     direction = torch.autograd.grad(held_losses.mean(-1).sum(), list(virtual.values()))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 makes its rules of forward mode with what it deprecates
-        _, slopes = jvp(lambda p: functional_call(whole, {**p, **buffers}, (images, labels)),
+        _, slopes = jvp(lambda p: functional_call(whole, {**p, **buffers}, (images, labels), {"autocast": False}),
                         ({name: p.detach() for name, p in parameters.items()},), (dict(zip(virtual, direction, strict=True)),))
     return weights + pack.shape.meta_rate * pack.rate * slopes
