@@ -173,7 +173,7 @@ def print_rest(campaign: Campaign) -> None:
                            f"{seconds / 3600:.3g} device-hours of {place_name(**campaign.place)}{said}.")
 
 
-def run_campaign(campaign: Campaign, engine: "Engine", seconds: float, begun: float, save_seconds: float) -> None:
+def run_campaign(campaign: Campaign, engine: "Engine", seconds: float, begun: float, save_seconds: float | None) -> None:
     """Train until the time is over or nothing is missing, and say what was done and what comes next.
 
     begun: time.monotonic() when the campaign's time began to count.

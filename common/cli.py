@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA, WORK = ROOT / "data", ROOT / ".work"
 LARGEST_PACK = 64  # a GPU whose memory is too small for it splits the pack
 MOST_SEEDS = 100  # of a run that can be merged
-SAVE, LARGE_SAVE = 30.0, 600.0  # seconds between resume states; of a large run one has some 300 MB
+LARGE_SAVE = 600.0  # seconds between resume states of a large run, which have some 300 MB
 CPU_STEP = 2e10  # multiplications of a step beyond which a CPU gains nothing from more runs side by side
 
 RANK, WORLD = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))  # torchrun's
@@ -144,7 +144,7 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: arg
     limit = options.pack or (LARGEST_PACK if device.cuda else cpu_limit(missing[0]))
     console.print(f"Training {len(missing)} runs on {device.name} in {device.precision}, at most {limit} side by side.")
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
-    work = Workspace(WORK, options.save_every or SAVE, deadline)
+    work = Workspace(WORK, options.save_every, deadline)
     done = train(planned, root=root, data=DATA, work=work, device=device, limit=limit, observer=pack_observer())
     if not done:
         console.print("The minutes are over; the same command goes on from here.")
@@ -289,7 +289,7 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
         if options.dry_run:
             print_rest(campaign)
         else:
-            run_campaign(campaign, engine, seconds, begun, options.save_every or SAVE)
+            run_campaign(campaign, engine, seconds, begun, options.save_every)
     finally:
         if hasattr(engine, "close"):
             engine.close()

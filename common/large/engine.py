@@ -29,7 +29,7 @@ from common.large.record import LargeTally
 from common.large.sampling import Span, draw_order, draw_share_noise, spans
 from common.method import Planned
 from common.train.groups import class_scores, group_runs, make_head
-from common.train.pack import Device, Pack
+from common.train.pack import Device, Pack, use_device
 
 WORKERS = 8  # processes that decode images, for each training process
 TEST_BATCH = 256
@@ -68,6 +68,8 @@ class LargeRun(Pack):
     one pass; a larger share is taken in several, whose gradients add up. folder: where `weights/` may be.
     """
 
+    captures = False  # of a step; what the processes send each other stays out of graphs
+
     def __init__(self, member: Planned, images: LargeImages, device: Device, processes: Processes, folder: Path,
                  per_device: int | None = None, workers: int = WORKERS):
         self.members, self.device, self.runs, self.turns = [member], device, 1, [False]
@@ -76,7 +78,7 @@ class LargeRun(Pack):
         self.images, self.processes, self.workers = images, processes, workers
         self.streams = 1 + len(self.shape.companions)
         self.facts = replace(find_large(images.name), crop=self.protocol.crop, jitter=self.protocol.jitter)
-        labels, at = torch.from_numpy(images.train_labels), torch.device(device.name)
+        labels, at = torch.from_numpy(images.train_labels), use_device(device)
         self.feed = LargeFeed(images.counts, len(labels), labels.to(at), labels)
         self.groups = group_runs(self.members, images.counts)
         net = LargeNetwork(self.column.backbone, self.shape.network, self.shape.adapter)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.models.sizes import Residual
-from common.models.tail import Tail, batch_norm
+from common.models.tail import Tail, batch_norm, full_precision
 
 
 class Block(nn.Module):
@@ -113,7 +113,7 @@ def initialise(net: nn.Module, generators: Sequence[torch.Generator]) -> None:
 
 
 class PackedFull(nn.Module):
-    """A fully connected layer of M runs: [runs, batch, c_in] -> [runs, batch, c_out]."""
+    """A fully connected layer of M runs: [runs, batch, c_in] -> [runs, batch, c_out], in the precision of its weights."""
 
     def __init__(self, runs: int, c_in: int, c_out: int):
         super().__init__()
@@ -121,4 +121,5 @@ class PackedFull(nn.Module):
         self.bias = nn.Parameter(torch.zeros(runs, 1, c_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x, self.weight)
+        with full_precision(x):
+            return torch.baddbmm(self.bias, x.to(self.weight.dtype), self.weight)

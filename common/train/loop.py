@@ -24,6 +24,8 @@ from common.train.pack import TEST_BATCH, Device, Pack, take_run
 from common.train.record import Curves, make_diverged_record, make_record, surroundings
 
 WATCH = 10  # before the rate first decays an epoch is tested on every tenth test image: the whole set costs a quarter of an epoch
+SAVES = {"cpu": 30.0, "cuda": 300.0}  # seconds between two states of a pack: a GPU waits for each
+LAST = 30.0  # seconds before a deadline in which one more is saved, as the process may be killed at it
 STATE = {"keys", "epoch", "seconds", "ended", "curves", "precision", "cuda", "bounds", "tensors"}
 
 
@@ -44,15 +46,21 @@ def no_mirror(name: str, content: bytes) -> None:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where unfinished work is kept, out of git and out of DVC's sight. save_seconds: the least time between two saves."""
+    """Where unfinished work is kept, out of git and out of DVC's sight. save_seconds: the least time between two saves; None
+    for what SAVES says of the device."""
 
     folder: Path
-    save_seconds: float
+    save_seconds: float | None
     deadline: float = math.inf  # of time.monotonic(); a pack pauses before the epoch that would pass it
     mirror: Callable[[str, bytes], None] = no_mirror  # gets name and content of every resume state, for another machine
 
     def resume_file(self, keys: Sequence[str]) -> Path:
         return self.folder / "resume" / f"{spec_key({'keys': list(keys)})}.pt"
+
+    def must_save(self, cuda: bool, saved: float, now: float) -> bool:
+        """Whether a state is due `now` where the last one is of `saved`, both of time.monotonic()."""
+        every = SAVES["cuda" if cuda else "cpu"] if self.save_seconds is None else self.save_seconds
+        return now - saved >= every or saved < self.deadline - LAST <= now
 
     def states(self) -> dict[Path, dict]:
         """Every resume state that is here; tensors are read when they are used."""
@@ -144,6 +152,14 @@ def train_pack(members: Sequence[Planned], images: Images, device: Device, work:
     least one epoch, so it always gets further.
     """
     pack = Pack(members, images, device)
+    try:
+        return train_on(pack, work, observe)
+    finally:
+        pack.close()
+
+
+def train_on(pack: Pack, work: Workspace, observe: Callable[[Progress], None]) -> bool:
+    """Train the epochs that the pack still lacks, as `train_pack` says."""
     keys = [m.run.key for m in pack.members]
     file, begun_in = work.resume_file(keys), find_state(work, keys)
     epoch, curves, seconds = 0, Curves(pack.runs), 0.0
@@ -161,7 +177,7 @@ def train_pack(members: Sequence[Planned], images: Images, device: Device, work:
         now = time.monotonic()
         took.append(now - before)
         late = now + max(took[1:] or took) > work.deadline  # the first epoch compiles
-        if epoch < pack.protocol.epochs and (late or now - saved >= work.save_seconds):
+        if epoch < pack.protocol.epochs and (late or work.must_save(pack.device.cuda, saved, now)):
             save_state(pack, file, epoch, curves, seconds + now - begun, work)
             if late:
                 return False
@@ -249,11 +265,13 @@ def finish(pack: Pack, curves: Curves, tallies: list, seconds: float) -> None:
     """Leave a checkpoint, then a record, of every run; `seconds` is shared equally. A record that is here already stays:
     its run was trained again for its weights only."""
     made, have = {**surroundings(pack), "seconds": round(seconds / pack.runs, 3)}, record_files(pack.members[0].root)
+    whole = {name: tensor.cpu() for name, tensor in pack.state().items()}  # a device answers each question slowly
     for run, member in enumerate(pack.members):
-        if pack.alive[run] and not all(t.isfinite().all() for t in pack.run_state(run).values()):
+        state = take_run(whole, run, pack.bounds)
+        if pack.alive[run] and not all(t.isfinite().all() for t in state.values()):
             pack.stop_run(run, pack.protocol.epochs - 1)  # the very last step spoiled the weights, after the last loss
         if pack.alive[run]:
-            tensors = {n: t.cpu().contiguous() for n, t in pack.run_state(run).items() if n.startswith(("backbone.", "head."))}
+            tensors = {n: t.contiguous() for n, t in state.items() if n.startswith(("backbone.", "head."))}
             write_atomically(member.checkpoint, save(tensors, {"key": member.run.key, "label": member.label}))
         if member.run.key in have:
             continue

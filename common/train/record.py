@@ -121,7 +121,8 @@ def surroundings(pack: Pack) -> dict[str, Any]:
     """Device, precision, versions and commit: what made a record, beside its spec."""
     return {
         "device": device_name(pack.device), "device_type": "cuda" if pack.device.cuda else "cpu",
-        "precision": pack.device.precision, "compiled": pack.device.compile, "torch": torch.__version__,
+        "precision": pack.device.precision, "compiled": pack.device.compile,
+        "graph": pack.captures, "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": commit(), "runs_in_pack": pack.runs,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -198,8 +198,5 @@ def choose_device(name: str | None, precision: str | None, compiled: bool | None
     if cuda and (not torch.cuda.is_available() or (torch.device(name).index or 0) >= torch.cuda.device_count()):
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise UserError(f"{name} was asked for, but {found} CUDA devices are here; use --device cpu, or see `doctor`.")
-    if cuda:
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = precision not in ("float32", "float64")  # float32 is float32
     default = "bfloat16" if cuda else "float32"
     return Device(name, precision or default, cuda if compiled is None else compiled)
