@@ -37,6 +37,7 @@ class Device:
     name: str
     precision: Precision
     compile: bool
+    graph: bool = True  # on CUDA: whether a step is captured once and replayed, else launched kernel by kernel
 
     @property
     def cuda(self) -> bool:
@@ -230,7 +231,7 @@ class Pack:
         batch, forward, criterion = (self._batch, self._forward, self._criterion) if compiled else (
             self.feed.batch, self.net, self._losses)
         learned = learn_weights(self, drawn) if self.learns_weights else None
-        images = [batch(drawn.images, drawn.blend if self.shape.mixup else None), *(batch(other) for other in drawn.others)]
+        images = [batch(drawn.images, drawn.blend if drawn.blend.numel() else None), *(batch(other) for other in drawn.others)]
         if self.shape.meta_rate:
             images = images[:1]  # the held-out images teach the weights only
         with self.autocast(), nullcontext() if self.protocol.trains == "all" else torch.no_grad():
