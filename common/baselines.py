@@ -183,7 +183,8 @@ def hybrid_sc_row(reading: Reading, protocol: Protocol, temperature: float = 0.1
     """Hybrid-SC (Wang et al., 2021): contrast of two views of the shuffled images, cross-entropy on class-balanced ones.
     Settings from memory of the literature; see `hybrid_contrastive`."""
     loss = partial(hybrid_contrastive, temperature=temperature, epochs=protocol.epochs)
-    return Method("hybrid-sc", reading, loss, Head("linear", project=128), companions=(again, class_balanced))
+    return Method("hybrid-sc", reading, loss, Head("linear", project=128), companions=(again, class_balanced),
+                  last=True)
 
 
 # ---------------------------------------------------------------- two stages

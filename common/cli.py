@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.campaign import Campaign, Ground, print_rest, probe_here, run_campaign, select, show_plan
+from common.campaign import Campaign, Ground, print_rest, run_campaign, select, show_plan
 from common.console import pack_observer, print_status
-from common.cost import clock, speeds, step_work
+from common.cost import Costs, clock, speeds, step_work
 from common.data.large_sets import LARGE
 from common.data.sources import prepare
 from common.doctor import examine
@@ -28,14 +27,16 @@ from common.errors import UserError
 from common.large.prepare import prepare_large
 from common.method import Paper, Planned, missing_runs, plan
 from common.options import parser
+from common.packing import LARGEST, Limit, form_packs, memory_limit
 from common.selection import has_data, plan_all, resolve_profile, with_data
-from common.spec import Column, Profile
-from common.store import load_records, merge, pack_records, record_files, write_atomically
-from common.worth import cost_at, needs
+from common.spec import Profile
+from common.store import load_records, merge, pack_records, record_files, thin_records, write_atomically
+from common.worth import needs
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA, WORK = ROOT / "data", ROOT / ".work"
-LARGEST_PACK = 64  # a GPU whose memory is too small for it splits the pack
+RESULTS = ROOT / "benchmarks" / "results"
+MOST_ON_CPU = 64  # runs side by side
 MOST_SEEDS = 100  # of a run that can be merged
 LARGE_SAVE = 600.0  # seconds between resume states of a large run, which have some 300 MB
 CPU_STEP = 2e10  # multiplications of a step beyond which a CPU gains nothing from more runs side by side
@@ -94,21 +95,13 @@ def _expected(papers: Sequence[Paper], missing: Sequence[Planned]) -> str:
     """How long, on every device that has trained or been measured with such networks."""
     if not missing:
         return ""
-    known = speeds(load_records(papers_root(papers)).values(), ROOT / "benchmarks" / "results", WORK / "probes")
     said = []
-    for place, speed in sorted(known.items()):
-        seconds, unknown = needs(missing, side_by_side, partial(cost_at, speed))
+    for place, speed in sorted(speeds(thin_records(papers_root(papers), WORK / "records.json"), RESULTS).items()):
+        limit = (lambda item: LARGEST) if speed.compiled else cpu_limit
+        seconds, unknown = needs(missing, lambda runs, limit=limit: form_packs(runs, limit), Costs(speed))
         if not unknown:
             said.append(f"{clock(seconds)} on {place}")
     return f"Expected: {'; '.join(said)}." if said else "No device has trained such networks here yet, so the time is unknown."
-
-
-def side_by_side(missing: Sequence[Planned]) -> list[list[Planned]]:
-    """The runs of each column, in packs of at most LARGEST_PACK: enough for an estimate without torch."""
-    columns: dict[Column, list[Planned]] = {}
-    for item in missing:
-        columns.setdefault(item.run.column, []).append(item)
-    return [same[i:i + LARGEST_PACK] for same in columns.values() for i in range(0, len(same), LARGEST_PACK)]
 
 
 def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
@@ -124,7 +117,7 @@ def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
 def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: argparse.Namespace) -> int:
     """Train what is missing. Returns 0, or 3 when the minutes ran out first."""
     from common.train.loop import Workspace
-    from common.train.work import choose_device, train
+    from common.train.work import choose_device, place_of, train
 
     if large := [m for m in planned if m.run.column.dataset in LARGE]:
         if len(large) < len(planned):
@@ -140,9 +133,10 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: arg
     if not missing:
         console.print(f"All {len(planned)} runs have their records: nothing to train.")
         return 0
-    device = choose_device(options.device, options.precision, options.compile)
-    limit = options.pack or (LARGEST_PACK if device.cuda else cpu_limit(missing[0]))
-    console.print(f"Training {len(missing)} runs on {device.name} in {device.precision}, at most {limit} side by side.")
+    device = choose_device(options.device, options.precision, options.compile, options.graph)
+    limit = most_side_by_side(options, place_of(device))
+    most = max(map(limit, missing))
+    console.print(f"Training {len(missing)} runs on {device.name} in {device.precision}, at most {most} side by side.")
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     work = Workspace(WORK, options.save_every, deadline)
     done = train(planned, root=root, data=DATA, work=work, device=device, limit=limit, observer=pack_observer())
@@ -169,9 +163,17 @@ def train_large_runs(planned: Sequence[Planned], options: argparse.Namespace) ->
     return 0 if done or WORLD > 1 else 3  # to torchrun, 3 would be a process to start again
 
 
+def most_side_by_side(options: argparse.Namespace, place: Mapping[str, Any]) -> Limit:
+    """How many runs of a kind a pack may have: as --pack says, else what the device's memory holds."""
+    def limit(item: Planned) -> int:
+        return options.pack or (memory_limit(item, place["precision"], place["memory"]) if place["memory"] else cpu_limit(item))
+
+    return limit
+
+
 def cpu_limit(item: Planned) -> int:
     """Runs side by side on a CPU: many where a step is mostly overhead, few where it is mostly arithmetic."""
-    return max(1, min(LARGEST_PACK, int(CPU_STEP / step_work(item.run.column, item.run.protocol))))
+    return max(1, min(MOST_ON_CPU, int(CPU_STEP / step_work(item.run.column, item.run.protocol))))
 
 
 def write_summary(path: Path, planned: Sequence[Planned], records: Mapping[str, Mapping[str, Any]]) -> None:
@@ -277,41 +279,40 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
     if profile == "quick" and not has_data("digits", DATA):
         prepare("digits", DATA, None)
     chosen = select(papers, profile, options.only, options.columns, options.seeds, DATA, console)
-    engine, places, where, prober, cuda = find_places(papers, options)
-    ground = Ground(papers_root(papers), DATA, WORK, ROOT / "benchmarks" / "results",
-                    lambda item: options.pack or (LARGEST_PACK if cuda else cpu_limit(item)))
+    engine, places, where = find_places(papers, options)
+    ground = Ground(papers_root(papers), WORK, RESULTS, most_side_by_side(options, where))
     try:
-        campaign = Campaign(ground, chosen, where, prober, console)
+        campaign = Campaign(ground, chosen, where, console, begun + seconds)
         time_left = "no limit of time" if seconds == float("inf") else clock(seconds)
         console.print(f"Campaign, profile {profile}: {campaign.lacking(chosen.runs)} of {len(chosen.runs)} runs are missing; "
                       f"{time_left} on {places} × {where['device']} in {where['precision']}.")
-        show_plan(campaign, seconds - (time.monotonic() - begun), places)
+        show_plan(campaign, places)
         if options.dry_run:
             print_rest(campaign)
         else:
-            run_campaign(campaign, engine, seconds, begun, options.save_every)
+            run_campaign(campaign, engine, options.save_every)
     finally:
         if hasattr(engine, "close"):
             engine.close()
 
 
 def find_places(papers: Sequence[Paper], options: argparse.Namespace):
-    """The engine for --ray and --device, its places, device name and precision, a probe for it, and whether it is CUDA."""
+    """The engine for --ray and --device, its places, and what `place_of` says of the first."""
     import torch
 
-    from common.train.probe import place_of
     from common.train.processes import Processes
-    from common.train.work import Here, choose_device
+    from common.train.work import Here, choose_device, place_of
 
+    choice = options.precision, options.compile, options.graph
     if options.ray:
         from common.train.cluster import Cluster
 
-        cluster = Cluster(options.ray, papers_root(papers), DATA, (options.device, options.precision, options.compile))
-        return cluster, cluster.places, cluster.describe(), cluster.probe, "num_gpus" in cluster.needs
+        cluster = Cluster(options.ray, papers_root(papers), DATA, (options.device, *choice))
+        return cluster, cluster.places, cluster.describe()
     names = options.device.split(",") if options.device else [f"cuda:{i}" for i in range(torch.cuda.device_count())] or [None]
-    devices = [choose_device(name, options.precision, options.compile) for name in names]
+    devices = [choose_device(name, *choice) for name in names]
     engine = Here(devices[0], DATA) if len(devices) == 1 else Processes(devices, DATA)
-    return engine, len(devices), place_of(devices[0]), partial(probe_here, devices[0], DATA), devices[0].cuda
+    return engine, len(devices), place_of(devices[0])
 
 
 def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> None:

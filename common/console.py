@@ -1,6 +1,8 @@
 """What a person sees in the terminal while and after runs train. No torch."""
 
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -11,17 +13,19 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from common.cost import clock
 from common.method import Planned
 
 if TYPE_CHECKING:
     from common.train.loop import Progress as Epoch
 
+MINUTE = 60.0  # seconds between two lines about a pack where there is no terminal
 BLOCK = 3  # columns side by side in a terminal of 80 characters
 
 
 def pack_observer() -> Callable[[Sequence[Planned]], AbstractContextManager[Callable[["Epoch"], None]]]:
     """What tells a person about packs in training: a bar each with epoch, loss, worst and best accuracy and time left, and
-    a line when it ends; quiet in between where there is no terminal."""
+    a line when it ends; where there is no terminal, also a line a minute."""
     bars = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"),
                     TimeRemainingColumn(compact=True), transient=True, disable=not sys.stdout.isatty())
     return partial(_observe, bars)
@@ -32,6 +36,7 @@ def _observe(bars: Progress, pack: Sequence[Planned]) -> Iterator[Callable[["Epo
     title = f"{pack[0].run.column.name}, {len(pack)} run{'s' * (len(pack) > 1)}"
     last: list[Epoch] = []
     task = bars.add_task(title, total=pack[0].run.protocol.epochs, numbers="")
+    say = partial(bars.console.print, highlight=False, soft_wrap=True)
 
     def observe(epoch: "Epoch") -> None:
         last[:] = [epoch]
@@ -39,13 +44,35 @@ def _observe(bars: Progress, pack: Sequence[Planned]) -> Iterator[Callable[["Epo
 
     bars.start()
     try:
-        yield observe
+        with _every_minute(lambda t: say(f"{title} {t}: {_numbers(last[0]) if last else 'getting ready'}"), bars.disable):
+            yield observe
     finally:
         bars.remove_task(task)
         if not bars.task_ids:
             bars.stop()
         if last:
-            bars.console.print(f"{title}: {_numbers(last[-1])}", highlight=False, soft_wrap=True)
+            say(f"{title}: {_numbers(last[-1])}")
+
+
+@contextmanager
+def _every_minute(say: Callable[[str], None], wanted: bool) -> Iterator[None]:
+    """Call `say` every minute from a thread of its own, so that a compilation is not silent either."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        begun = time.monotonic()
+        while not over.wait(MINUTE):
+            say(f"after {clock(time.monotonic() - begun)}")
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    if wanted:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if wanted:
+            thread.join()
 
 
 def _numbers(epoch: "Epoch") -> str:

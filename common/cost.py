@@ -1,7 +1,9 @@
 """What a run costs, and how long it will take on a device that has left records. No torch."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -9,10 +11,13 @@ from typing import Any
 
 from common.data.imbalance import class_counts
 from common.data.sets import SETS
+from common.method import Planned
 from common.models.sizes import multiplications
-from common.spec import Column, Protocol, build
+from common.spec import Column, Protocol, build, canonical_json
 
 BACKWARD = 3  # a training step costs about three forward passes
+WATCHED = 10  # `common.train.loop.WATCH`, which needs torch
+PROTOTYPES = "prototypes"  # folder, beside measured speeds, of those that a prototype had
 
 
 def training_images(column: Column) -> int:
@@ -33,32 +38,106 @@ def step_work(column: Column, protocol: Protocol, streams: int = 1) -> float:
 
 
 def work(column: Column, protocol: Protocol, streams: int = 1) -> float:
-    """Multiplications of one run, in units of 10^12."""
+    """Multiplications of training one run, in units of 10^12."""
     return step_work(column, protocol, streams) / protocol.batch_size * training_images(column) * protocol.epochs / 1e12
 
 
-Speed = Mapping[str, Mapping[int, float]]  # backbone -> runs side by side -> seconds of a run per unit of `work`
+@lru_cache(maxsize=4096)
+def epoch_work(column: Column, protocol: Protocol, streams: int = 1, watched: bool = False) -> float:
+    """Multiplications of an epoch of one run and of the test after it, of every tenth image where the epoch is only watched."""
+    facts = SETS[column.dataset]
+    tested = facts.test / (WATCHED if watched else 1) * multiplications(column.backbone, facts.side, facts.channels) / 1e12
+    return tested + (work(column, replace(protocol, epochs=1), streams) if protocol.epochs else 0.0)
 
 
-def speeds(records: Iterable[Mapping[str, Any]], *measured: Path) -> dict[str, dict[str, dict[int, float]]]:
-    """Device and precision -> Speed: the median over the records that were made there; sizes of packs that have left no
-    record are as benchmarks or probes (the JSON files in the folders `measured`) found them."""
-    found = _measured(measured)
-    seconds: dict[tuple[str, str, int], list[float]] = {}
+def watched_epochs(protocol: Protocol) -> int:
+    """Epochs before the rate first decays, which are tested on every tenth image."""
+    return min(min(protocol.decay_epochs, default=0), max(0, protocol.epochs - 1))
+
+
+def whole_work(column: Column, protocol: Protocol, streams: int = 1) -> float:
+    """Multiplications of one run with its tests, in units of 10^12; a run of no epochs is tested once."""
+    watched = watched_epochs(protocol)
+    tested_whole = max(1, protocol.epochs - watched)
+    return watched * epoch_work(column, protocol, streams, True) + tested_whole * epoch_work(column, protocol, streams)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What is known of a device in one precision.
+
+    each: backbone -> runs side by side -> seconds of a run per unit of `whole_work`. compiled: whether packs are compiled there.
+    prototype: backbones of which only the speeds of a prototype are known, perhaps of a card of the same kind. slower: how many
+    times as long as `READY` says packs took to get ready.
+    """
+
+    each: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    compiled: bool = False
+    prototype: frozenset[str] = frozenset()
+    slower: float = 1.0
+
+
+def speeds(records: Iterable[Mapping[str, Any]], *measured: Path) -> dict[str, Speed]:
+    """Device and precision -> Speed: of each size of pack the weighted median over the records that were made there; sizes
+    that have left no record are as benchmarks (the JSON files in the folders `measured`) found them. Epochs that a
+    campaign timed on this device come before both. records: whole ones, or those of `common.store.thin_records`."""
+    results = [json.loads(path.read_text()) for folder in measured for path in sorted(folder.glob("*.json"))]
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    compiled = {place_name(r["device"], r["precision"]) for r in results if r.get("compiled")}
+    for result in results:
+        _add_rows(found, result, "pack of")
+    seconds: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
     for record in records:
-        column = build(record["spec"]["column"], Column, "column")
-        if column.dataset not in SETS:
-            continue  # a large set is fed from files, which is another speed
-        protocol = build(record["spec"]["protocol"], Protocol, "protocol")
-        made = record["made"]
-        if not protocol.epochs:
-            continue  # it was only tested
-        place = place_name(made["device"], made["precision"]), column.backbone, made["runs_in_pack"]
-        streams = 1 + len(record["spec"]["method"].get("companions", ()))
-        seconds.setdefault(place, []).append(made["seconds"] / work(column, protocol, streams))
+        units, made = _units(canonical_json(record["spec"]["column"]), canonical_json(record["spec"]["protocol"]),
+                             1 + len(record["spec"]["method"].get("companions", ()))), record["made"]
+        if not units:
+            continue  # it was only tested, or is of a large set, which is fed from files: another speed
+        place, runs = place_name(made["device"], made["precision"]), made["runs_in_pack"]
+        compiled |= {place} if made.get("compiled") else set()
+        ready = READY.other_method / runs if made.get("compiled") else 0.0
+        if made["seconds"] > ready:
+            backbone = record["spec"]["column"]["backbone"]
+            seconds.setdefault((place, backbone, runs), []).append(((made["seconds"] - ready) / units, units))
     for (place, backbone, runs), values in seconds.items():
-        found.setdefault(place, {}).setdefault(backbone, {})[runs] = median(values)
-    return found
+        found.setdefault(place, {}).setdefault(backbone, {})[runs] = _median(values)
+    slower: dict[str, list[float]] = {}
+    for result in results:
+        _add_rows(found, result, "epochs")
+        slower.setdefault(place_name(result["device"], result["precision"]), []).extend(
+            row["ready_seconds"] / row["ready_expected"] for row in result["rows"] if row.get("ready_expected"))
+    return {place: Speed(each, place in compiled, slower=median(slower.get(place) or [1.0])) for place, each in found.items()}
+
+
+@lru_cache(maxsize=4096)
+def _units(column: bytes, protocol: bytes, streams: int) -> float:
+    """`whole_work` of a record's column and protocol; 0 where it says nothing of the speed of packs."""
+    built = build(json.loads(column), Column, "column")
+    if built.dataset not in SETS:
+        return 0.0
+    p = build(json.loads(protocol), Protocol, "protocol")
+    return whole_work(built, p, streams) if p.epochs else 0.0
+
+
+def _median(values: Sequence[tuple[float, float]]) -> float:
+    """The weighted median of (value, weight)."""
+    half, seen = sum(weight for _, weight in values) / 2, 0.0
+    for value, weight in sorted(values):
+        seen += weight
+        if seen >= half:
+            return value
+    raise ValueError("there is no value")
+
+
+def _add_rows(found: dict[str, dict[str, dict[int, float]]], result: Mapping[str, Any], kind: str) -> None:
+    """Add what benchmarks/packs.py ("pack of": milliseconds a step and run of ResNet-32 on 32 x 32 images), or a campaign
+    ("epochs") has stored."""
+    unit = BACKWARD * multiplications("resnet32", 32, 3) / 1e12
+    place = found.setdefault(place_name(result["device"], result["precision"]), {})
+    for row in result["rows"]:
+        if row["name"].startswith(kind) and kind == "pack of":
+            place.setdefault("resnet32", {})[row["runs"]] = row["ms_per_run"] / 1e3 / (unit * result["batch"])
+        elif row["name"] == kind:
+            place.setdefault(row["backbone"], {})[row["runs"]] = row["seconds_per_work"]
 
 
 def place_name(device: str, precision: str) -> str:
@@ -66,40 +145,94 @@ def place_name(device: str, precision: str) -> str:
     return f"{device}, {precision}"
 
 
-def _measured(folders: Iterable[Path]) -> dict[str, dict[str, dict[int, float]]]:
-    """What benchmarks/packs.py (milliseconds a step and run of ResNet-32 on 32 x 32 images) and probes have stored."""
-    found: dict[str, dict[str, dict[int, float]]] = {}
-    each = BACKWARD * multiplications("resnet32", 32, 3) / 1e12
-    for path in (p for folder in folders for p in sorted(folder.glob("*.json"))):
+def speed_of(device: str, precision: str, known: Mapping[str, Speed], prototypes: Path) -> Speed:
+    """The Speed of a device. What has not been measured there is as in a file of the folder `prototypes` whose `cards` it
+    belongs to, in the ratio of what has been measured of the same backbone."""
+    mine = known.get(place_name(device, precision), Speed())
+    for path in sorted(prototypes.glob("*.json")):
         result = json.loads(path.read_text())
-        place = found.setdefault(place_name(result["device"], result["precision"]), {})
-        for row in result["rows"]:
-            if row["name"].startswith("pack of"):
-                seconds = row["ms_per_run"] / 1e3 / (each * result["batch"])
-                place.setdefault("resnet32", {})[row["runs"]] = seconds
-            elif row["name"] == "probe":
-                place.setdefault(row["backbone"], {})[row["runs"]] = row["seconds_per_work"]
-    return found
+        if result["precision"] != precision or not any(device.startswith(card) for card in result["cards"]):
+            continue
+        lent: dict[str, dict[str, dict[int, float]]] = {}
+        _add_rows(lent, result, "pack of")
+        each = {name: dict(sizes) for name, sizes in mine.each.items()}
+        for backbone, sizes in lent[place_name(result["device"], precision)].items():
+            here = each.setdefault(backbone, {})
+            ratio = _ratio(here, sizes)
+            each[backbone] = {runs: ratio * value for runs, value in sizes.items()} | here
+        mine = replace(mine, each=each, compiled=True,
+                       prototype=frozenset(lent[place_name(result["device"], precision)]) - set(mine.each))
+    return mine
+
+
+def _ratio(here: Mapping[int, float], lent: Mapping[int, float]) -> float:
+    """How much longer than the prototype a device takes, by the largest pack that was measured there."""
+    if not here:
+        return 1.0
+    largest = max(here)
+    return here[largest] / seconds_per_work(lent, largest)
+
+
+def seconds_per_work(known: Mapping[int, float], runs: int) -> float:
+    """A run's share of a pack of M is read off what is known as a line in 1 / M (a fixed cost of the pack and one of each
+    run). Beyond the largest known pack it stays; a pack smaller than all known ones takes as long as the smallest."""
+    sizes = sorted(known.items())
+    for (fewer, slow), (more, fast) in pairwise(sizes):
+        if fewer <= runs <= more:
+            part = (1 / fewer - 1 / runs) / (1 / fewer - 1 / more)
+            return slow + part * (fast - slow)
+    smallest, share = sizes[0]
+    return share * smallest / runs if runs < smallest else sizes[-1][1]
 
 
 def expected_seconds(column: Column, protocol: Protocol, runs: int, speed: Speed, streams: int = 1) -> float | None:
-    """How long a pack takes, or None where the device is not known to have run such a backbone.
+    """How long a pack trains and tests, or None where the device is not known to have run such a backbone."""
+    known = speed.each.get(column.backbone)
+    return runs * whole_work(column, protocol, streams) * seconds_per_work(known, runs) if known else None
 
-    A run's share of a pack of M is read off what is known as a line in 1 / M (a fixed cost of the pack and one of each
-    run). Beyond the largest known pack it stays; a pack smaller than all known ones takes as long as the smallest.
+
+@dataclass(frozen=True)
+class Ready:
+    """Seconds until a compiled pack trains: the first one, one of another size, one of other methods in a size that was
+    compiled before, whose kernels are found on disk again. ends: of leaving a run's record and weights.
+
+    The first three were measured on one machine without a GPU, the last on an H200, all with a prototype.
     """
-    if not protocol.epochs:
-        return 0.0  # it is only tested
-    known = sorted(speed.get(column.backbone, {}).items())
-    if not known:
-        return None
-    total = runs * work(column, protocol, streams)
-    for (fewer, slow), (more, fast) in pairwise(known):
-        if fewer <= runs <= more:
-            part = (1 / fewer - 1 / runs) / (1 / fewer - 1 / more)
-            return total * (slow + part * (fast - slow))
-    smallest, share = known[0]
-    return total * (share * smallest / runs if runs < smallest else known[-1][1])
+
+    first: float = 57.6
+    other_size: float = 22.8
+    other_method: float = 5.4
+    ends: float = 5.8 / 64
+
+
+READY = Ready()
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What packs cost on a device: its speed, and the backbones and sizes that were compiled there."""
+
+    speed: Speed
+    seen: frozenset[tuple[str, int]] = frozenset()
+
+    def of(self, pack: Sequence[Planned]) -> float | None:
+        """Seconds from the start of a pack until its records are there; None where nobody knows."""
+        column, protocol, method = pack[0].run.column, pack[0].run.protocol, pack[0].method
+        trained = expected_seconds(column, protocol, len(pack), self.speed, 1 + len(method.companions))
+        return None if trained is None else self.ready(pack) * self.speed.slower + trained + len(pack) * READY.ends
+
+    def ready(self, pack: Sequence[Planned]) -> float:
+        """Seconds until the pack trains, as `READY` has them."""
+        backbone = pack[0].run.column.backbone
+        if not self.speed.compiled:
+            return 0.0
+        if (backbone, len(pack)) in self.seen:
+            return READY.other_method
+        return READY.other_size if any(name == backbone for name, _ in self.seen) else READY.first
+
+    def after(self, pack: Sequence[Planned]) -> "Costs":
+        """The same when the pack has been compiled."""
+        return replace(self, seen=self.seen | {(pack[0].run.column.backbone, len(pack))})
 
 
 def clock(seconds: float) -> str:

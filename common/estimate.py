@@ -5,13 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.cost import BACKWARD
+from common.cost import BACKWARD, WATCHED
 from common.data.large_sets import find_large
 from common.method import Method, Paper
 from common.models.sizes import NETWORKS
 from common.spec import Column, Protocol
 
-WATCHED = 10  # `common.train.loop.WATCH`, which needs torch
 ASSUMED = 1000.0  # training images of ResNet-50 a second and GPU, where no GPU has been measured
 
 

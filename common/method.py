@@ -5,7 +5,8 @@ identity, so a loss that two papers use under one protocol is trained once.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -131,6 +132,7 @@ class Method:
     the "sum" of their probabilities
     takes: what of the run in `starts_from` it starts with: its backbone (and what `head.keep` says), or features for "clusters"
     keep_features: whether the record of seed 0 holds features for a figure; no part of the identity
+    last: whether a campaign takes it after everything else, as it costs more than it tells; no part of the identity
     """
 
     name: str
@@ -158,6 +160,7 @@ class Method:
     decide: Literal["largest", "sum"] = "largest"
     takes: Literal["backbone", "clusters"] = "backbone"
     keep_features: bool = False
+    last: bool = False
 
     @property
     def label(self) -> str:
@@ -172,7 +175,7 @@ class Method:
     @property
     def shape(self) -> tuple:
         """What the runs of a pack have in common, beside column and protocol."""
-        return self.network, self.adapter, len(self.companions), self.held_out, self.meta_rate > 0, self.mixup > 0
+        return self.network, self.adapter, len(self.companions), self.held_out, self.meta_rate > 0
 
     def describe(self) -> dict[str, Any]:
         """All of a method that decides the numbers, as JSON; name, reading and variant do not.
@@ -291,7 +294,7 @@ class Planned:
         profile = self.folder.parent
         return profile.parents[1] / "checkpoints" / profile.name / self.folder.name / f"{self.run.key}.safetensors"
 
-    @property
+    @cached_property
     def start(self) -> "Planned | None":
         """The run whose backbone this one starts with."""
         first = self.method.starts_from
@@ -299,7 +302,7 @@ class Planned:
             return None
         return Planned(make_run(self.run.column, first.protocol or self.run.protocol, first, self.run.seed), first, self.folder)
 
-    @property
+    @cached_property
     def chain(self) -> list["Planned"]:
         """The run, and before it those that it starts from, the first stage first."""
         return [*(self.start.chain if self.start else ()), self]
@@ -365,9 +368,9 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
             seen |= names
             if methods and not names & set(methods):
                 continue
+            first = paper.run(profile, known[name], method, 0)
             for seed in range(paper.seeds[profile] if seeds is None else seeds):
-                run = paper.run(profile, known[name], method, seed)
-                found.append(Planned(run, method, paper.results(profile) / name))
+                found.append(Planned(replace(first, seed=seed), method, paper.results(profile) / name))
     if unknown := [m for m in methods if m not in seen]:
         names = ", ".join(sorted(n for n in seen if "@" not in n))
         raise UserError(f"{paper.name} has no method {unknown[0]!r}; it has: {names} (or a whole label, as `status --variants` "

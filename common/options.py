@@ -64,6 +64,7 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--precision", choices=("bfloat16", "float32", "float64"),
                          help="default: bfloat16 on CUDA, float32 on CPU")
     command.add_argument("--no-compile", dest="compile", action="store_false", default=None, help="do not compile on CUDA")
+    command.add_argument("--no-graph", dest="graph", action="store_false", help="do not capture a step as a CUDA graph")
     command.add_argument("--pack", type=_positive, metavar="M", help="at most M runs side by side (results do not change)")
     command.add_argument("--minutes", type=_duration, metavar="T",
                          help="pause after T minutes (exit code 3, under torchrun 0); the same command goes on")

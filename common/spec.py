@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -178,9 +178,11 @@ class Run:
         fields["column"], fields["protocol"] = dataclasses.asdict(self.column), dataclasses.asdict(self.protocol)
         return json.loads(json.dumps(fields))
 
-    @property
+    @cached_property
     def key(self) -> str:
-        return spec_key(self.spec())
+        """`spec_key` of the spec. A campaign asks each of some thousand runs for it again and again."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return spec_key(fields | {"column": vars(self.column), "protocol": vars(self.protocol)})
 
 
 def canonical_json(value: Any) -> bytes:

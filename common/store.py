@@ -13,6 +13,7 @@ import re
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -121,6 +122,48 @@ def _read(path: Path, key: str) -> dict[str, Any]:
     if record["key"] != key:
         raise UserError(f"{path} holds the record of key {record['key']}: rename or remove it.")
     return record
+
+
+def thin_records(root: Path, cache: Path) -> list[dict[str, Any]]:
+    """What an estimate needs of every record under `root`: of `spec` column, protocol and companions, of `made` device,
+    precision, compiled, runs_in_pack and seconds.
+
+    cache: a file that keeps this by the name, time and size of each record, so that only new ones are read; their digests
+    are not checked. Where it cannot be written, all are read again next time.
+    """
+    known, now, changed = _read_cache(cache), {}, False
+    for path in record_files(root).values():
+        name, state = str(path.relative_to(root)), path.stat()
+        found = known.get(name)
+        if not found or found[:2] != [state.st_mtime_ns, state.st_size]:
+            found, changed = [state.st_mtime_ns, state.st_size, _thin(path)], True
+        now[name] = found
+    if changed or len(now) < len(known):
+        with suppress(UserError):
+            write_atomically(cache, json.dumps(now, separators=(",", ":")).encode())
+    return [thin for *_, thin in now.values()]
+
+
+def _read_cache(cache: Path) -> dict[str, list]:
+    try:
+        found = json.loads(cache.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _thin(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    try:
+        record = json.loads(content)
+        spec, made = record["spec"], record["made"]
+        return {"spec": {"column": spec["column"], "protocol": spec["protocol"],
+                         "method": {"companions": spec["method"].get("companions", [])}},
+                "made": {"compiled": made.get("compiled", False),
+                         **{name: made[name] for name in ("device", "precision", "runs_in_pack", "seconds")}}}
+    except (ValueError, KeyError, TypeError):
+        parse_record(content, str(path))  # says what is wrong with it
+        raise UserError(f"{path} does not say on what device it was made, and how long that took.") from None
 
 
 def merge(source: Path, places: Callable[[int], Mapping[str, Path]], root: Path) -> dict[str, int]:

@@ -3,22 +3,23 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from common.cost import Speed, expected_seconds, work
+from common.cost import Costs, whole_work
 from common.method import Paper, Planned, merged, plan
 from common.report.compare import published, standing_columns
 from common.spec import Profile
 
 SEEDS_FIRST = 3  # of every cell, before any cell gets more
-TIERS = ("own methods and CE", "other rows of the main tables", "ablations")
-BASELINE = "ce"
+TIERS = ("own methods, CE and LDAM-DRW", "other rows of the main tables", "ablations")
+BASELINES = ("ce", "ldam-drw")
+LAST = 6  # the tier of methods that a campaign takes after everything else
 
-
-Cost = Callable[[Sequence[Planned]], float | None]  # seconds of a pack; None where nobody knows
+Form = Callable[[Sequence[Planned]], list[list[Planned]]]  # packs of runs, in their order
 
 
 @dataclass(frozen=True)
 class Worth:
-    """Why a run is wanted. tier: 0 to 2 as in TIERS, 3 to 5 the same for seeds beyond the first three; lower comes first.
+    """Why a run is wanted. tier: 0 to 2 as in TIERS, 3 to 5 the same for seeds beyond the first three, 6 what a method says
+    comes last; lower comes first.
 
     numbers: how many printed numbers, of all papers, it stands beside.
     """
@@ -28,6 +29,8 @@ class Worth:
 
     @property
     def reason(self) -> str:
+        if self.tier == LAST:
+            return "long trainings, last"
         return TIERS[self.tier % 3] + ("" if self.tier < 3 else ", further seeds")
 
 
@@ -65,73 +68,76 @@ def _printed(paper: Paper, profile: Profile) -> dict[tuple[str, str, str], list[
 def _worth(paper: Paper, item: Planned, printed: Mapping[tuple[str, str, str], list[str]]) -> Worth:
     method = item.method
     tables = printed.get((item.run.column.name, method.name, method.variant), [])
-    first = 0 if method.name in (BASELINE, *paper.own) else 1
+    first = 0 if method.name in (*BASELINES, *paper.own) else 1
     tier = first if any(table in paper.main for table in tables) else 2
-    return Worth(tier + (3 if item.run.seed >= SEEDS_FIRST else 0), len(tables))
+    return Worth(LAST if method.last else tier + (3 if item.run.seed >= SEEDS_FIRST else 0), len(tables))
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A pack that could be trained next. seconds: expected, None where nothing is known."""
+    """A pack that could be trained next, the most worthy runs of it first. worth: the best tier in it, and the numbers of all.
+
+    seconds: expected, None where nothing is known.
+    """
 
     pack: tuple[Planned, ...]
     worth: Worth
     seconds: float | None
 
 
-def offers(ready: Sequence[Planned], worth: Mapping[str, Worth], form: Callable[[Sequence[Planned]], list[list[Planned]]],
-           cost: Cost) -> list[Offer]:
+def by_worth(runs: Sequence[Planned], worth: Mapping[str, Worth]) -> list[Planned]:
+    """The best tier first, in a tier the first seed of everything before the second of anything."""
+    return sorted(runs, key=lambda m: (worth[m.run.key].tier, m.run.seed))
+
+
+def offers(ready: Sequence[Planned], worth: Mapping[str, Worth], form: Form, costs: Costs) -> list[Offer]:
     """What could be begun now, the most worthy first: by tier, then by printed numbers for the work, then as planned.
 
-    form: makes packs of runs of one tier (`common.train.work.form_packs`).
+    A pack holds the best runs of its column and setting, and is filled up with those of lower tiers.
     """
     found = []
-    for tier in sorted({worth[m.run.key].tier for m in ready}):
-        for pack in form([m for m in ready if worth[m.run.key].tier == tier]):
-            numbers = sum(worth[m.run.key].numbers for m in pack)
-            found.append(Offer(tuple(pack), Worth(tier, numbers), cost(pack)))
+    for pack in form(by_worth(ready, worth)):
+        each = [worth[m.run.key] for m in pack]
+        found.append(Offer(tuple(pack), Worth(each[0].tier, sum(w.numbers for w in each)), costs.of(pack)))
     return sorted(found, key=lambda o: (o.worth.tier, -o.worth.numbers / _work(o.pack)))
 
 
-def cost_at(speed: Speed, pack: Sequence[Planned]) -> float | None:
-    """What a pack costs where runs have this speed."""
-    return expected_seconds(pack[0].run.column, pack[0].run.protocol, len(pack), speed, 1 + len(pack[0].method.companions))
-
-
 def _work(pack: Sequence[Planned]) -> float:
-    return len(pack) * work(pack[0].run.column, pack[0].run.protocol, 1 + len(pack[0].method.companions))
+    return len(pack) * whole_work(pack[0].run.column, pack[0].run.protocol, 1 + len(pack[0].method.companions))
 
 
-def fit(offered: Sequence[Offer], left: float, cost: Cost) -> Offer | None:
-    """The first offer that ends within `left` seconds; one that does not is made smaller, the first seeds of it kept.
+def fit(offered: Sequence[Offer], left: float, costs: Costs) -> Offer | None:
+    """The first offer that ends within `left` seconds; one that does not is made smaller, the most worthy of it kept.
 
     If not even one run of anything fits, the first offer of which at least an epoch does: it goes on next time. Where
     nothing is known of an offer, it is taken.
     """
     for offer in offered:
-        if smaller := _shrink(offer, left, cost):
+        if smaller := _shrink(offer, left, costs):
             return smaller
-    return next((o for o in offered if o.seconds is None or o.seconds / o.pack[0].run.protocol.epochs <= left), None)
+    return next((o for o in offered if o.seconds is None or o.seconds / max(1, o.pack[0].run.protocol.epochs) <= left), None)
 
 
-def _shrink(offer: Offer, left: float, cost: Cost) -> Offer | None:
+def _shrink(offer: Offer, left: float, costs: Costs) -> Offer | None:
     if offer.seconds is None:
         return None
     for runs in range(len(offer.pack), 0, -1):
-        kept = {m.run.key for m in sorted(offer.pack, key=lambda m: m.run.seed)[:runs]}
-        pack = tuple(m for m in offer.pack if m.run.key in kept)
-        if (seconds := cost(pack)) <= left:
+        pack = offer.pack[:runs]
+        if (seconds := costs.of(pack)) <= left:
             return Offer(pack, offer.worth, seconds)
     return None
 
 
-def schedule(missing: Sequence[Planned], offer: Callable[[Sequence[Planned]], list[Offer]], cost: Cost, seconds: float,
-             places: int = 1) -> list[Offer]:
-    """What a campaign of so many seconds on so many places would train, as far as the costs foretell it."""
+def schedule(missing: Sequence[Planned], offer: Callable[[Sequence[Planned], Costs], list[Offer]], costs: Costs, seconds: float,
+             places: int = 1, most: int | None = None) -> list[Offer]:
+    """What a campaign of so many seconds on so many places would train, as far as the costs foretell it; of at most so many
+    packs (one more says that there are others)."""
     left, waiting, chosen = [seconds] * places, {m.run.key: m for m in missing}, []
-    while waiting and (found := fit(offer(begun_after(waiting)), max(left), cost)):
+    while waiting and (most is None or len(chosen) <= most) and (
+            found := fit(offer(begun_after(waiting), costs), max(left), costs)):
         place = left.index(max(left))
         left[place] -= found.seconds or 0.0
+        costs = costs.after(found.pack)
         chosen.append(found)
         for member in found.pack:
             waiting.pop(member.run.key)
@@ -145,11 +151,12 @@ def begun_after(waiting: Mapping[str, Planned]) -> list[Planned]:
     return [m for m in waiting.values() if not (m.start and m.start.run.key in waiting)]
 
 
-def needs(missing: Sequence[Planned], form: Callable[[Sequence[Planned]], list[list[Planned]]], cost: Cost) -> tuple[float, int]:
+def needs(missing: Sequence[Planned], form: Form, costs: Costs) -> tuple[float, int]:
     """Seconds that the missing runs need in full packs, and how many runs are on backbones whose time nobody knows."""
     seconds, unknown = 0.0, 0
     for pack in form(missing):
-        expected = cost(pack)
+        expected = costs.of(pack)
+        costs = costs.after(pack)
         unknown += len(pack) if expected is None else 0
         seconds += expected or 0.0
     return seconds, unknown

@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = [
     {"errors", "spec", "losses", "models", "metrics"},
     {"data", "store", "method", "digest", "predictions", "baselines", "decoupled"},
-    {"train", "report", "cost", "estimate"},
+    {"train", "report", "cost", "estimate", "packing"},
     {"large"},
-    {"cli", "console", "doctor", "worth", "campaign", "selection", "options", "export"},
+    {"cli", "console", "doctor", "worth", "campaign", "selection", "options", "export", "travel"},
 ]
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}
 SOURCES = [p for folder in ("common", "papers") for p in sorted((ROOT / folder).rglob("*.py"))]

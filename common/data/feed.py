@@ -31,7 +31,7 @@ class Drawn(NamedTuple):
     """What all runs of a pack draw in an epoch, or a part of it that is one batch.
 
     images: int64 [ROWS, runs, images]; others: the same of every companion stream, [companions, ROWS, runs, images].
-    blend: share of an image against its partner, [runs, images], or [0] without mixup. noise: [terms, runs, images,
+    blend: share of an image against its partner, [runs, images], or [0] where no run has mixup. noise: [terms, runs, images,
     classes] of each group of runs that asks for it.
     """
 
@@ -111,7 +111,10 @@ def draw_stream(seed: int, name: str, epoch: int, order: Order, labels: Tensor, 
 
 
 def draw_blend(draw: Draw, epoch: int, images: int, batch: int) -> Tensor:
-    """The share of an image against its partner, float64 [images]: one Beta(mixup, mixup) a batch (Zhang et al., 2018)."""
+    """The share of an image against its partner, float64 [images]: one Beta(mixup, mixup) a batch (Zhang et al., 2018); without
+    mixup 1, which leaves the image as it is to the last bit."""
+    if not draw.mixup:
+        return torch.ones(images, dtype=torch.float64)
     generator = np.random.default_rng(stream(draw.seed, "blend", epoch).initial_seed())
     shares = generator.beta(draw.mixup, draw.mixup, -(-images // batch))
     return torch.from_numpy(shares).repeat_interleave(batch)[:images]
@@ -154,7 +157,7 @@ class Feed:
             draw_stream(d.seed, f"-{k}", epoch, order, self.cpu_labels, first=mine[INDEX],
                         held_out=len(self.labels) - self.size, **how) for k, order in enumerate(d.companions, 1)], 0)
             for d, mine in zip(draws, own, strict=True) if d.companions]
-        blend = [draw_blend(d, epoch, self.size, batch) for d in draws if d.mixup]
+        blend = [draw_blend(d, epoch, self.size, batch) for d in draws] if any(d.mixup for d in draws) else []
         return Drawn(torch.stack(own, 1), torch.stack(others, 2) if others else torch.zeros(0, len(ROWS), len(draws), self.size,
                                                                                           dtype=torch.int64),
                      torch.stack(blend) if blend else torch.zeros(0))

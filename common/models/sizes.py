@@ -183,3 +183,41 @@ def _mobile(shape: Mobile, side: int, channels: int) -> int:
         side = -(-side // stride)
         total += side**2 * between * (9 + c_out)
     return total + side**2 * c_out * shape.last
+
+
+def outputs(name: str, side: int, channels: int) -> int:
+    """Numbers that the backbone's convolutions and dense layers put out for one image, nearly."""
+    shape = BACKBONES[name]
+    if isinstance(shape, Mobile):
+        total, side = shape.stem * side**2, side
+        for _, between, c_out, stride in shape.blocks:
+            total += between * side**2
+            side = -(-side // stride)
+            total += (between + c_out) * side**2
+        return total + shape.last * side**2
+    if isinstance(shape, Residual):
+        total = shape.width * side**2
+        for stage in range(shape.stages):
+            side = side if stage == 0 else -(-side // 2)
+            total += (shape.width << stage) * side**2 * (2 * shape.blocks + (shape.projection and stage > 0))
+        return total
+    total = 0
+    for kind, *numbers in shape.layers:
+        side = side + 2 * numbers[2] - numbers[1] + 1 if kind == "conv" else side // 2 if kind == "pool" else side
+        total += numbers[0] * side**2 if kind == "conv" else numbers[0] if kind == "full" else 0
+    return total
+
+
+def weights(name: str, channels: int) -> int:
+    """Weights of the backbone's convolutions, nearly: multiplications of an image that every layer sees as one pixel."""
+    shape = BACKBONES[name]
+    if isinstance(shape, Residual):
+        return _residual(shape, 1, channels)
+    if isinstance(shape, Mobile):
+        return _mobile(shape, 1, channels)
+    total = 0
+    for kind, *numbers in shape.layers:
+        if kind in ("conv", "full"):
+            total += numbers[0] * channels * (numbers[1] ** 2 if kind == "conv" else 1)
+            channels = numbers[0]
+    return total

@@ -19,15 +19,13 @@ from common.errors import UserError
 from common.method import Planned
 from common.store import record_files, write_atomically
 from common.train.loop import Progress, Workspace
-from common.train.pack import Device
-from common.train.probe import place_of, probe
 from common.train.record import commit
-from common.train.work import Observe, Result, choose_device, try_pack
+from common.train.work import Observe, Outcome, choose_device, place_of, try_pack
 
 NOT_SENT = [".git", ".venv", ".work", "data/*.npz", "papers/*/results", "papers/*/checkpoints", "papers/*/tables",
             "papers/*/figures", "figures", "benchmarks/results"]
 POLL = 0.5  # seconds between two looks at the cluster
-Choice = tuple[str | None, str | None, bool | None]  # device, precision, compile, as the user gave them
+Choice = tuple[str | None, str | None, bool | None, bool]  # device, precision, compile, graph, as the user gave them
 
 
 class Cluster:
@@ -67,14 +65,11 @@ class Cluster:
         task = self.ray.remote(**self.needs, max_retries=0)(_on_device)
         return self.ray.get(task.remote(function, self.choice, *arguments))
 
-    def probe(self, pack: Sequence[Planned]) -> dict:
-        return self.call(_probe, list(pack), self._put(pack[0].run.column.dataset))
-
-    def describe(self) -> dict[str, str]:
-        """Name and precision of a machine's device; the machines are expected to be alike."""
+    def describe(self) -> dict[str, Any]:
+        """`place_of` a machine's device; the machines are expected to be alike."""
         return self.call(place_of)
 
-    def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe) -> None:
+    def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe, plainer: int = 0) -> None:
         sent = {path.name: path.read_bytes() for path, state in work.states().items()
                 if {m.run.key for m in pack} <= set(state["keys"])}
         for start in (m.start for m in pack if m.start):
@@ -82,7 +77,7 @@ class Cluster:
             sent[str(needed.relative_to(self.root))] = needed.read_bytes()
         minutes = replace(work, deadline=time.time() + work.deadline - time.monotonic(), mirror=_nowhere)
         task = self.ray.remote(**self.needs, max_retries=0)(_train_elsewhere)
-        given = (list(pack), self.root, sent, minutes, self.choice, self.inbox, place)
+        given = (list(pack), self.root, sent, minutes, self.choice, plainer, self.inbox, place)
         self._tasks[task.remote(self._put(pack[0].run.column.dataset), *given)] = place, work, observe
 
     def _put(self, dataset: str) -> Any:
@@ -90,7 +85,7 @@ class Cluster:
             self._images[dataset] = self.ray.put(load(dataset, self.data))
         return self._images[dataset]
 
-    def wait(self) -> tuple[int, Result]:
+    def wait(self) -> tuple[int, Outcome]:
         while True:
             done, _ = self.ray.wait(list(self._tasks), timeout=POLL)
             self._read_inbox()
@@ -98,16 +93,14 @@ class Cluster:
                 continue
             place, *_ = self._tasks.pop(done[0])
             try:
-                result, files = self.ray.get(done[0])
-            except self.ray.exceptions.RayTaskError as error:
-                raise RuntimeError(f"A worker failed: {error}") from None
+                outcome, files = self.ray.get(done[0])
+            except self.ray.exceptions.RayTaskError as error:  # outside the pack: its files, its device
+                return place, Outcome("failed", str(error))
             except self.ray.exceptions.RayError:  # its machine or process is gone
-                return place, "lost"
-            if isinstance(result, UserError):
-                raise result
+                return place, Outcome("lost")
             for name, content in sorted(files.items(), key=lambda item: item[0].endswith(".json")):  # weights before records
                 write_atomically(self.root / name, content)
-            return place, result
+            return place, outcome
 
     def _read_inbox(self) -> None:
         observers = {place: (work, observe) for place, work, observe in self._tasks.values()}
@@ -139,15 +132,11 @@ def _on_device(function: Callable, choice: Choice, *arguments: Any) -> Any:
     return function(choose_device(*choice), *arguments)
 
 
-def _probe(device: Device, pack: Sequence[Planned], images: Images) -> dict:
-    return probe(pack, images, device)
-
-
 def _train_elsewhere(images: Images, pack: list[Planned], root: Path, sent: dict[str, bytes], work: Workspace, choice: Choice,
-                     inbox: Any, place: int) -> tuple[Result | UserError, dict[str, bytes]]:
+                     plainer: int, inbox: Any, place: int) -> tuple[Outcome, dict[str, bytes]]:
     """What a machine of the cluster does: train the pack in a folder of its own, and return the files it made."""
     if time.time() > work.deadline:  # it waited too long for a machine
-        return "paused", {}
+        return Outcome("paused"), {}
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         for name, content in sent.items():
@@ -155,12 +144,9 @@ def _train_elsewhere(images: Images, pack: list[Planned], root: Path, sent: dict
         moved = [replace(m, folder=home / "papers" / m.folder.relative_to(root)) for m in pack]
         deadline = time.monotonic() + work.deadline - time.time()
         local = Workspace(home, work.save_seconds, deadline, mirror=partial(_send, inbox, place))
-        try:
-            result = try_pack(moved, images, choose_device(*choice), local, partial(_tell, inbox, place))
-        except UserError as error:
-            return error, {}
+        outcome = try_pack(moved, images, choose_device(*choice), local, partial(_tell, inbox, place), plainer)
         made = [p for p in (home / "papers").rglob("*") if p.is_file() and str(p.relative_to(home / "papers")) not in sent]
-        return result, {str(p.relative_to(home / "papers")): p.read_bytes() for p in made}
+        return outcome, {str(p.relative_to(home / "papers")): p.read_bytes() for p in made}
 
 
 def _send(inbox: Any, place: int, name: str, content: bytes) -> None:

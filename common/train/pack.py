@@ -265,7 +265,7 @@ class Pack:
         batch, forward, criterion = (self._batch, self._forward, self._criterion) if compiled else (
             self.feed.batch, self.net, self._losses)
         learned = learn_weights(self, drawn) if self.learns_weights else None
-        images = [batch(drawn.images, drawn.blend if self.shape.mixup else None), *(batch(other) for other in drawn.others)]
+        images = [batch(drawn.images, drawn.blend if drawn.blend.numel() else None), *(batch(other) for other in drawn.others)]
         if self.shape.meta_rate:
             images = images[:1]  # the held-out images teach the weights only
         with self.autocast(), nullcontext() if self.protocol.trains == "all" else torch.no_grad():

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -13,7 +12,7 @@ from common.errors import UserError
 from common.method import Planned
 from common.train.loop import Workspace
 from common.train.pack import Device
-from common.train.work import Here, Observe, Result
+from common.train.work import Here, Observe, Outcome
 
 
 class Processes:
@@ -25,13 +24,13 @@ class Processes:
         self._workers: dict[int, tuple[Any, Connection]] = {}
         self._observers: dict[int, Observe] = {}
 
-    def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe) -> None:
+    def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe, plainer: int = 0) -> None:
         self._observers[place] = observe
         try:
-            self._connection(place).send((list(pack), work))
+            self._connection(place).send((list(pack), work, plainer))
         except (BrokenPipeError, ConnectionResetError):  # died while it had nothing to do
             self._workers.pop(place)
-            self._connection(place).send((list(pack), work))
+            self._connection(place).send((list(pack), work, plainer))
 
     def _connection(self, place: int) -> Connection:
         if place not in self._workers:
@@ -43,7 +42,7 @@ class Processes:
             self._workers[place] = process, mine
         return self._workers[place][1]
 
-    def wait(self) -> tuple[int, Result]:
+    def wait(self) -> tuple[int, Outcome]:
         while True:
             busy = {self._workers[place][1]: place for place in self._observers}
             for connection in wait(list(busy)):
@@ -53,9 +52,7 @@ class Processes:
                 except (EOFError, ConnectionResetError):
                     self._workers.pop(place)[0].join()
                     del self._observers[place]
-                    return place, "lost"
-                if kind == "error":
-                    raise value
+                    return place, Outcome("lost")
                 if kind == "result":
                     del self._observers[place]
                     return place, value
@@ -76,14 +73,12 @@ def _serve(connection: Connection, device: Device, data: Path) -> None:
     here, parent = Here(device, data), os.getppid()
     while os.getppid() == parent:
         try:
-            pack, work = connection.recv()
+            pack, work, plainer = connection.recv()
         except EOFError:
             return
         try:
-            here.begin(0, pack, work, lambda progress: connection.send(("progress", progress)))
-            answer = "result", here.wait()[1]
+            here.begin(0, pack, work, lambda progress: connection.send(("progress", progress)), plainer)
+            outcome = here.wait()[1]
         except UserError as error:
-            answer = "error", error
-        except Exception:
-            answer = "error", RuntimeError(f"A worker on {device.name} failed:\n{traceback.format_exc()}")
-        connection.send(answer)
+            outcome = Outcome("refused", str(error))
+        connection.send(("result", outcome))

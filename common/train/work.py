@@ -1,56 +1,48 @@
-"""From missing runs to finished records: which packs to form, in which order, and what to go on with."""
+"""From missing runs to finished records: which packs to begin, in which order, and what to go on with where one fails."""
 
 import gc
 import time
+import traceback
 from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from itertools import groupby, pairwise
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 
 from common.data.sets import Images, load
 from common.errors import UserError
 from common.method import Planned, missing_runs
-from common.spec import canonical_json
+from common.packing import SIZES, Limit, form_packs, network_of, together
 from common.store import record_files
 from common.train.loop import Progress, Workspace, train_pack
 from common.train.pack import Device
+from common.train.record import device_name
 
-Observe = Callable[[Progress], None]
+Observe = Callable[[Progress], bool | None]  # True: stop this pack, a smaller one is worth more
 Observer = Callable[[Sequence[Planned]], AbstractContextManager[Observe]]
-Choose = Callable[[Sequence[Planned], int | None], Sequence[Planned]]  # (what can be begun, most runs) -> the next pack, or none
-Result = Literal["done", "paused", "too large", "lost"]
-MOST_LOSSES = 3  # workers in a row
+Choose = Callable[[Sequence[Planned], Limit], Sequence[Planned]]  # (what can be begun, most runs) -> the next pack, or none
+Result = Literal["done", "paused", "slow", "too large", "failed", "refused", "lost", "set aside"]
+MOST_FAILURES = 12  # packs in a row: a bad run in a pack of 32 is found within nine
+UNLIMITED = 10**9
+
+
+class Outcome(NamedTuple):
+    """How a pack ended. why: what was wrong, as a traceback or a sentence; plainest: no plainer way is left to try."""
+
+    result: Result
+    why: str = ""
+    plainest: bool = True
 
 
 class Trained(NamedTuple):
-    """A pack that an engine has worked on, how that ended, and for how many seconds."""
+    """A pack that an engine has worked on, how that ended, for how many seconds, and what was wrong."""
 
     pack: tuple[Planned, ...]
     result: Result
     seconds: float
-
-
-def form_packs(missing: Sequence[Planned], limit: int) -> list[list[Planned]]:
-    """Packs of at most `limit` runs: one column, protocol and shape each, equal methods together, starting runs first."""
-    def shared(item: Planned) -> tuple[int, bytes]:
-        spec = item.run.spec()
-        return _depth(item), canonical_json([spec["column"], spec["protocol"], item.method.shape])
-
-    order = {shared(m)[1]: i for i, m in reversed(list(enumerate(missing)))}  # columns stay in the order of the plan
-    packs = []
-    for _, same in groupby(sorted(missing, key=lambda m: (shared(m)[0], order[shared(m)[1]])), key=shared):
-        runs = sorted(same, key=lambda m: (canonical_json(m.run.method), m.run.seed))
-        parts = -(-len(runs) // limit)
-        bounds = [len(runs) * i // parts for i in range(parts + 1)]
-        packs += [runs[a:b] for a, b in pairwise(bounds)]
-    return packs
-
-
-def _depth(item: Planned) -> int:
-    return len(item.chain) - 1
+    why: str = ""
 
 
 def unfinished_packs(work: Workspace, missing: Sequence[Planned]) -> list[list[Planned]]:
@@ -75,10 +67,10 @@ class Engine(Protocol):
 
     places: int
 
-    def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe) -> None:
-        """Start to train the pack on a free place."""
+    def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe, plainer: int = 0) -> None:
+        """Start to train the pack on a free place, so many steps plainer than the device could (see `way`)."""
 
-    def wait(self) -> tuple[int, Result]:
+    def wait(self) -> tuple[int, Outcome]:
         """Sleep until a pack ends, telling the observers meanwhile; returns its place and how it ended."""
 
 
@@ -88,40 +80,93 @@ class Here:
     places = 1
 
     def __init__(self, device: Device, data: Path):
-        self.device, self.data, self._result = device, data, "done"
+        self.device, self.data, self._outcome = device, data, Outcome("done")
         self._loaded: dict[str, Images] = {}
 
-    def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe) -> None:
+    def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe, plainer: int = 0) -> None:
         dataset = pack[0].run.column.dataset
         if dataset not in self._loaded:
             self._loaded = {dataset: load(dataset, self.data)}
-        self._result = try_pack(pack, self._loaded[dataset], self.device, work, observe)
+        self._outcome = try_pack(pack, self._loaded[dataset], self.device, work, observe, plainer)
 
-    def wait(self) -> tuple[int, Result]:
-        return 0, self._result
+    def wait(self) -> tuple[int, Outcome]:
+        return 0, self._outcome
 
 
-def in_order(work: Workspace, limit: int) -> Choose:
-    """Unfinished packs first, as they were formed; then packs of at most `limit` runs in the order of the plan."""
-    def choose(ready: Sequence[Planned], cap: int | None) -> Sequence[Planned]:
-        begun = [part for pack in unfinished_packs(work, ready) for part in (form_packs(pack, cap) if cap else [pack])]
+def in_order(work: Workspace, limit: Limit) -> Choose:
+    """Unfinished packs first, as they were formed; then packs within the limit in the order of the plan."""
+    def choose(ready: Sequence[Planned], most: Limit) -> Sequence[Planned]:
+        begun = [part for pack in unfinished_packs(work, ready) for part in form_packs(pack, most)]
         keys = {m.run.key for pack in begun for m in pack}
-        packs = begun + form_packs([m for m in ready if m.run.key not in keys], min(limit, cap or limit))
-        return min(packs, key=lambda pack: _depth(pack[0]), default=())
+        packs = begun + form_packs([m for m in ready if m.run.key not in keys], lambda m: min(limit(m), most(m)))
+        return together(min(packs, key=lambda pack: len(pack[0].chain), default=()))
 
     return choose
 
 
+@dataclass
+class Trials:
+    """What went wrong so far, and what follows from it for the packs to come."""
+
+    plainer: dict[str, int] = field(default_factory=dict)  # key -> steps
+    sizes: dict[str, int] = field(default_factory=dict)  # key -> most runs beside it
+    caps: dict[tuple[Any, ...], int] = field(default_factory=dict)  # network -> most runs that the memory holds
+    lost: set[str] = field(default_factory=set)
+    aside: set[str] = field(default_factory=set)
+    in_a_row: int = 0
+
+    def limit(self, item: Planned) -> int:
+        return min(self.sizes.get(item.run.key, UNLIMITED), self.caps.get(network_of(item), UNLIMITED))
+
+    def steps(self, pack: Sequence[Planned]) -> int:
+        return max(self.plainer.get(m.run.key, 0) for m in pack)
+
+    def learn(self, pack: Sequence[Planned], outcome: Outcome) -> Result:
+        """Draw the consequences; returns what to call this end. A pack too large is split, and so are others of its network
+        only. One that fails, or loses its worker twice, is tried one step plainer; where nothing plainer is left it is
+        split, so that one bad run does not take its neighbours along, and a run that fails alone is set aside."""
+        keys, result = {m.run.key for m in pack}, outcome.result
+        if result in ("done", "paused", "slow", "too large"):
+            self.in_a_row = 0
+        else:
+            self.in_a_row += 1
+        if result == "too large":
+            self.caps[network_of(pack[0])] = smaller(len(pack))
+        again = result == "lost" and bool(keys & self.lost)
+        self.lost |= keys if result == "lost" else set()
+        if result == "failed" or again:
+            return self._step_down(pack, outcome.plainest and not again)
+        if result == "refused":
+            self.aside |= keys
+            return "set aside"
+        return result
+
+    def _step_down(self, pack: Sequence[Planned], plainest: bool) -> Result:
+        keys, steps = [m.run.key for m in pack], self.steps(pack)
+        if not plainest and steps < 2:
+            self.plainer.update(dict.fromkeys(keys, steps + 1))
+        elif len(pack) > 1:
+            self.sizes.update(dict.fromkeys(keys, smaller(len(pack))))
+        else:
+            self.aside.update(keys)
+            return "set aside"
+        return "failed"
+
+
+def smaller(runs: int) -> int:
+    """The next smaller size of a pack."""
+    return next(size for size in SIZES if size < max(2, min(runs, 2 * SIZES[0])))
+
+
 def conduct(planned: Sequence[Planned], choose: Choose, *, root: Path, work: Workspace, engine: Engine, observer: Observer,
-            ended: list[Trained] | None = None) -> list[Trained]:
+            ended: list[Trained] | None = None, after: Callable[[], None] = lambda: None) -> list[Trained]:
     """Train packs, one at each place of the engine, until nothing that `choose` wants is missing or the deadline comes.
 
-    A pack that does not fit into the memory is split, one whose worker is lost is begun again from its last saved epoch.
-    ended: grows by every pack worked on, so that an interrupted caller knows them.
+    What becomes of a pack that fails, see `Trials`; it is logged with its traceback, and the others go on.
+    ended: grows by every pack worked on, so that an interrupted caller knows them. after: called whenever one has ended.
     """
     running: dict[int, tuple[Sequence[Planned], float, ExitStack]] = {}
-    ended = [] if ended is None else ended
-    cap, losses, paused = None, 0, False
+    ended, trials, paused = [] if ended is None else ended, Trials(), False
     while True:
         have = record_files(root)
         missing = missing_runs(planned, have)
@@ -129,25 +174,42 @@ def conduct(planned: Sequence[Planned], choose: Choose, *, root: Path, work: Wor
         for place in range(engine.places):
             if place in running or paused or time.monotonic() > work.deadline:
                 continue
-            pack = choose(_ready(missing, {m.run.key for p, _, _ in running.values() for m in p}), cap)
+            busy = trials.aside | {m.run.key for p, _, _ in running.values() for m in p}
+            pack = choose(_ready(missing, busy), trials.limit)
             if not pack:
                 break
             shown = ExitStack()
             running[place] = pack, time.monotonic(), shown
-            engine.begin(place, pack, work, shown.enter_context(observer(pack)))
+            engine.begin(place, pack, work, shown.enter_context(observer(pack)), trials.steps(pack))
         if not running:
             return ended
-        place, result = engine.wait()
+        place, outcome = engine.wait()
         pack, begun, shown = running.pop(place)
         shown.close()
-        ended.append(Trained(tuple(pack), result, time.monotonic() - begun))
-        if result == "too large":
-            cap = -(-len(pack) // 2)
+        result = trials.learn(pack, outcome)
+        ended.append(Trained(tuple(pack), result, time.monotonic() - begun, outcome.why))
         paused = paused or result == "paused"
-        losses = losses + 1 if result == "lost" else 0
-        if losses >= MOST_LOSSES:
-            raise UserError(f"{losses} workers in a row were lost, the last with {pack[0].label}; see their logs, then start "
-                            "again: finished runs are kept, and unfinished ones go on.")
+        if result == "slow":
+            _forget(work, pack)
+        if outcome.why:
+            work.log(column=pack[0].run.column.name, result=result, runs=[m.label for m in pack], why=outcome.why)
+        after()
+        if trials.in_a_row >= MOST_FAILURES:
+            raise UserError(f"{MOST_FAILURES} packs in a row failed or lost their workers, the last with {pack[0].label} "
+                            f"({last_line(outcome.why)}); see {work.folder / 'log.jsonl'}. Finished runs are kept.")
+
+
+def last_line(why: str) -> str:
+    """What a traceback says in the end."""
+    return (why.strip().splitlines() or ["the worker died"])[-1]
+
+
+def _forget(work: Workspace, pack: Sequence[Planned]) -> None:
+    """Delete the state of a pack that is begun anew with fewer runs."""
+    keys = {m.run.key for m in pack}
+    for file, state in work.states().items():
+        if set(state["keys"]) == keys:
+            file.unlink(missing_ok=True)
 
 
 def _ready(missing: Sequence[Planned], busy: Container[str]) -> list[Planned]:
@@ -156,24 +218,55 @@ def _ready(missing: Sequence[Planned], busy: Container[str]) -> list[Planned]:
     return [m for m in missing if m.run.key not in busy and not (m.start and m.start.run.key in wanted)]
 
 
-def train(planned: Sequence[Planned], *, root: Path, data: Path, work: Workspace, device: Device, limit: int,
+def train(planned: Sequence[Planned], *, root: Path, data: Path, work: Workspace, device: Device, limit: Limit,
           observer: Observer) -> bool:
-    """Train every planned run that has no record, on one device. Returns False if the deadline came first."""
-    conduct(planned, in_order(work, limit), root=root, work=work, engine=Here(device, data), observer=observer)
+    """Train every planned run that has no record, on one device. Returns False if the deadline came first; runs that failed
+    are a UserError when the others have ended."""
+    ended = conduct(planned, in_order(work, limit), root=root, work=work, engine=Here(device, data), observer=observer)
+    if aside := [t for t in ended if t.result == "set aside"]:
+        why = last_line(aside[0].why)
+        runs = sum(len(t.pack) for t in aside)
+        raise UserError(why if runs == 1 and "Traceback" not in aside[0].why else
+                        f"{runs} runs failed and were set aside, the first {aside[0].pack[0].label}: {why} "
+                        f"({work.folder / 'log.jsonl'} has the tracebacks).")
     return not missing_runs(planned, record_files(root))
 
 
-def try_pack(pack: Sequence[Planned], images: Images, device: Device, work: Workspace, observe: Observe) -> Result:
-    """`train_pack`; "too large" where the pack does not fit into the device's memory and can be split."""
+class _Stop(BaseException):
+    """An observer wants no further epoch."""
+
+
+def way(device: Device, plainer: int) -> tuple[Device, bool]:
+    """The device so many steps plainer: not compiled, then without a graph; and whether nothing plainer is left."""
+    ways = [device]
+    if device.compile:
+        ways.append(replace(device, compile=False))
+    if device.cuda and device.graph:
+        ways.append(replace(device, compile=False, graph=False))
+    return ways[min(plainer, len(ways) - 1)], plainer >= len(ways) - 1
+
+
+def try_pack(pack: Sequence[Planned], images: Images, device: Device, work: Workspace, observe: Observe, plainer: int = 0
+             ) -> Outcome:
+    """`train_pack`, and how it ended; "too large" where the pack does not fit into the device's memory and can be split."""
+    def tell(progress: Progress) -> None:
+        if observe(progress):
+            raise _Stop
+
     release_memory()
+    device, plainest = way(device, plainer)
     try:
-        return "done" if train_pack(pack, images, device, work, observe) else "paused"
-    except RuntimeError as error:
+        return Outcome("done" if train_pack(pack, images, device, work, tell) else "paused")
+    except _Stop:
+        return Outcome("slow")
+    except UserError as error:
+        return Outcome("refused", str(error))
+    except Exception as error:
         if not _out_of_memory(error):
-            raise
+            return Outcome("failed", traceback.format_exc(), plainest)
         if len(pack) == 1:
-            raise UserError(f"One run of {pack[0].label} does not fit into the memory of {device.name}.") from None
-        return "too large"
+            return Outcome("refused", f"One run of {pack[0].label} does not fit into the memory of {device.name}.")
+        return Outcome("too large")
 
 
 def _out_of_memory(error: BaseException | None) -> bool:
@@ -188,7 +281,7 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def choose_device(name: str | None, precision: str | None, compiled: bool | None) -> Device:
+def choose_device(name: str | None, precision: str | None, compiled: bool | None, graph: bool = True) -> Device:
     """What the user named, else CUDA where it is: bfloat16 and compiled there, float32 and eager on a CPU."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -199,4 +292,11 @@ def choose_device(name: str | None, precision: str | None, compiled: bool | None
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise UserError(f"{name} was asked for, but {found} CUDA devices are here; use --device cpu, or see `doctor`.")
     default = "bfloat16" if cuda else "float32"
-    return Device(name, precision or default, cuda if compiled is None else compiled)
+    return Device(name, precision or default, cuda if compiled is None else compiled, graph)
+
+
+def place_of(device: Device) -> dict[str, Any]:
+    """Name and precision of a device, as records have them, whether packs are compiled there, and its memory in bytes (0: a
+    CPU, whose arithmetic is the limit)."""
+    memory = torch.cuda.get_device_properties(torch.device(device.name)).total_memory if device.cuda else 0
+    return {"device": device_name(device), "precision": device.precision, "compiled": device.compile, "memory": memory}

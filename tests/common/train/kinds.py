@@ -109,7 +109,8 @@ WARD = replace(BOTH, name="ward", clustering="hierarchical", starts_from=MIXUP, 
 TESTED = replace(DIVIDED, name="tested", decide="sum", head=Head("linear", keep=True), starts_from=DIVIDED,
                  protocol=PROTOCOL.only_tested())
 
-FIRST_STAGES = ([MIXUP, CLOUDED], [NOISY, CAUSAL, LADE, METHODS[0]], [BILATERAL], [CONTRAST], [META, META_LDAM],
+FIRST_STAGES = ([MIXUP, CLOUDED], [NOISY, CAUSAL, LADE, METHODS[0]], [METHODS[0], MIXUP, NOISY],
+                [BILATERAL], [CONTRAST], [META, META_LDAM],
                 [GAUSSIAN, MEANS, QUADRATIC, CENTRED, UNBIASED], [NESTEROV], [DECOUPLED],
                 [BALANCED, BOTH], [ADAPTED], [DIVIDED, CYCLIC])
 SECOND_STAGES = ([AGAIN, KEPT, SCALED, TAU, ALIGNED], [HALF], [MEMORY], [KMEANS], [WARD])
