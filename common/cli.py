@@ -83,10 +83,10 @@ def command_plan(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     for name in dict.fromkeys(m.run.column.name for m in planned):
         of = [m for m in planned if m.run.column.name == name]
         settings = dict.fromkeys(f"{p.epochs} epochs, batch {p.batch_size}" for p in (m.run.protocol for m in of))
-        table.add_row(name, str(len(of)), str(sum(m.run.key in have for m in of)),
+        table.add_row(name, str(len(of)), str(sum(m.identity in have for m in of)),
                       str(sum(m.run.column.name == name for m in missing)), "; ".join(settings))
     console.print(table)
-    extra = len(missing) - sum(m.run.key not in have for m in planned)
+    extra = len(missing) - sum(m.identity not in have for m in planned)
     first = f" ({extra} of them pre-training that others start from)" if extra else ""
     console.print(f"{len(missing)} runs of profile {profile} are to be trained{first}. {_expected(papers, missing)}")
 

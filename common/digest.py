@@ -105,27 +105,50 @@ def part_tree(part: Callable) -> list:
     return [definition_digest(path, function.__name__), sorted(known.items())]
 
 
-@cache
+_known: dict[tuple[Path, str], str] = {}  # digests that do not depend on what reached the definition
+_open: list[tuple[Path, str]] = []  # what is being read now: a definition that reaches itself is named by how far back it is
+_lowest: list[int] = []  # for each of those, the first in the list that it reaches
+
+
 def definition_digest(path: Path, name: str) -> str:
     """The digest of a function, class or constant that a file defines at its top."""
-    return _hash(_definition(path, name))
+    if (path, name) in _known:
+        return _known[path, name]
+    tree, lowest = _definition(path, name)
+    digest = _hash(tree)
+    if lowest >= len(_open):
+        _known[path, name] = digest
+    return digest
 
 
-_open: list[tuple[Path, str]] = []  # what is being read now: a definition that reaches itself is named by how far back it is
-
-
-def _definition(path: Path, name: str) -> Any:
+def _definition(path: Path, name: str) -> tuple[Any, int]:
+    """The tree of a definition, and the first place in `_open` that it reaches."""
     if (path, name) in _open:
-        return ["again", len(_open) - _open.index((path, name))]
+        place = _open.index((path, name))
+        _lowest[-1] = min(_lowest[-1], place)
+        return ["again", len(_open) - place], place
     source = read_source(path)
     _open.append((path, name))
+    _lowest.append(len(_open) - 1)
     try:
         node = source.defined.get(name) or source.constants[name]
         if isinstance(node, ast.expr) and _reads_parameters(node, source):
-            return _values(getattr(importlib.import_module(_module_name(path)), name))
-        return _tree(node, Scope(source, {}))
+            tree = _values(getattr(importlib.import_module(_module_name(path)), name))
+        else:
+            tree = _tree(node, Scope(source, {}))
+        return tree, _lowest[-1]
     finally:
         _open.pop()
+        lowest = _lowest.pop()
+        if _lowest:
+            _lowest[-1] = min(_lowest[-1], lowest)
+
+
+def forget() -> None:
+    """Read every file anew."""
+    for cached in (read_source, _fields):
+        cached.cache_clear()
+    _known.clear()
 
 
 def _reads_parameters(node: ast.AST, source: Source) -> bool:
@@ -334,9 +357,9 @@ def _local_import(node: ast.Import | ast.ImportFrom, scope: Scope) -> str:
 def _global(name: str, source: Source) -> Any:
     """What a name at the top of a file stands for."""
     if name in source.constants or (source.path, name) in _open:  # a constant is what it stands for, as if it were written there
-        return _definition(source.path, name)
+        return _definition(source.path, name)[0]
     if name in source.defined:
-        return _hash(_definition(source.path, name))
+        return definition_digest(source.path, name)
     if name in source.imported:
         return _imported(*source.imported[name])
     return ["builtin" if hasattr(builtins, name) else "unknown", name]

@@ -6,7 +6,7 @@ identity, so a loss that two papers use under one protocol is trained once.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from common.data.large_sets import LARGE
 from common.data.sampling import shuffled, uniform_weights
 from common.data.sets import SETS
+from common.digest import ENGINE, method_digest
 from common.errors import UserError
 from common.models.sizes import BACKBONES, NETWORKS, describe_backbone
 from common.spec import Column, Profile, Protocol, Reading, Run, describe_function
-from common.store import has_diverged
+from common.store import has_diverged, identity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -283,6 +284,11 @@ class Planned:
     def label(self) -> str:
         return f"{self.run.column.name} {self.method.label} seed {self.run.seed}"
 
+    @cached_property
+    def identity(self) -> str:
+        """What its record must bear to count: the key, what the method computes today, and the engine of today."""
+        return identity(self.run.key, digest_of(self.method, self.run.column), ENGINE)
+
     @property
     def root(self) -> Path:
         """The folder of all papers, under which records are looked up."""
@@ -326,18 +332,31 @@ def make_run(column: Column, protocol: Protocol, method: Method, seed: int) -> R
 def missing_runs(planned: Sequence[Planned], have: Mapping[str, Path]) -> list[Planned]:
     """The planned runs that have no record, each after the run that it starts from, where its weights are not here.
 
-    have: key -> file of the records. A start that diverged has no weights and is not tried again.
+    have: identity -> file of the records, so that a run whose code has changed counts as missing. A start that diverged has no
+    weights and is not tried again.
     """
     needed: dict[str, Planned] = {}
     for item in planned:
-        if item.run.key in have:
+        if item.identity in have:
             continue
         chain = [item]
-        while (start := chain[-1].start) and not start.checkpoint.exists() and not has_diverged(start.run.key, have):
+        while (start := chain[-1].start) and not _can_start(start, have):
             chain.append(start)
         for link in reversed(chain):
             needed.setdefault(link.run.key, link)
     return list(needed.values())
+
+
+def _can_start(start: Planned, have: Mapping[str, Path]) -> bool:
+    """Whether the weights that its record speaks of are here, or will never be. Weights without a record of today's code are
+    nobody's."""
+    return start.identity in have and (start.checkpoint.exists() or has_diverged(start.identity, have))
+
+
+@cache
+def digest_of(method: Method, column: Column) -> str:
+    """`common.digest.method_digest`, asked for once a method and column: the seeds share it."""
+    return method_digest(method, column)
 
 
 def merged(planned: Iterable[Planned]) -> dict[str, Planned]:

@@ -28,6 +28,7 @@ from common.large.processes import Processes, gather, share_from_first, shares, 
 from common.large.record import LargeTally
 from common.large.sampling import Span, draw_order, draw_share_noise, spans
 from common.method import Planned
+from common.train.checks import check_parts
 from common.train.groups import class_scores, group_runs, make_head
 from common.train.pack import Device, Pack, use_device
 
@@ -75,6 +76,7 @@ class LargeRun(Pack):
         self.members, self.device, self.runs, self.turns = [member], device, 1, [False]
         self.column, self.protocol, self.shape = member.run.column, member.run.protocol, member.method
         check_method(member)
+        check_parts(member.method, images.counts, self.protocol)
         self.images, self.processes, self.workers = images, processes, workers
         self.streams = 1 + len(self.shape.companions)
         self.facts = replace(find_large(images.name), crop=self.protocol.crop, jitter=self.protocol.jitter)
@@ -250,11 +252,13 @@ class LargeRun(Pack):
         """Counts over every `stride`-th image of the test set, the same on every process."""
         self.net.eval()
         self.heads.eval()
-        group, head, tally = self.groups[0], self.heads[0], LargeTally(self.groups[0].classes, self.rate.device)
-        for pixels, labels in self._tester(stride).batches():
+        group, head, tester, adjusted = self.groups[0], self.heads[0], self._tester(stride), self.shape.adjust is not None
+        tally = LargeTally(group.classes, self.rate.device, -(-len(self.images.test_labels) // stride), adjusted)
+        for at, (pixels, labels) in zip(tester.parts, tester.batches(), strict=True):
             features = self._tested_features(pixels)
-            logits = class_scores(group, head, features) + self.adjusts[0]
-            tally.add(logits, head.seen(features), labels.to(self.rate.device, non_blocking=True))
+            logits = class_scores(group, head, features)
+            tally.add(logits + self.adjusts[0], head.seen(features), labels.to(self.rate.device, non_blocking=True),
+                      torch.as_tensor(at, device=self.rate.device), logits if adjusted else None)
         tally.add_up(self.processes)
         return tally
 

@@ -19,6 +19,7 @@ from common.method import Context, Planned
 from common.models.backbones import backbone
 from common.models.resnet import initialise
 from common.train.ahead import Ahead
+from common.train.checks import check_parts, per_sample
 from common.train.clusters import cluster_counts, divide_randomly
 from common.train.graph import capture
 from common.train.groups import Group, class_scores, group_runs, make_head, make_outputs, own_labels
@@ -84,6 +85,8 @@ class Pack:
         self.streams = 1 + len(self.shape.companions)
         self.feed = Feed(images, self.column, turns=any(turns), device=at, dtype=getattr(torch, device.precision),
                          held_out=self.shape.held_out)
+        for method in dict.fromkeys(m.method for m in members):
+            check_parts(method, self.feed.counts, self.protocol)
         self.groups = group_runs(members, self.feed.counts)
         net = backbone(self.column.backbone, self.runs, self.feed.facts.channels, self.shape.network, self.feed.facts.side,
                        self.shape.adapter)
@@ -262,16 +265,9 @@ class Pack:
 
     def step(self, drawn: Drawn, compiled: bool = True) -> None:
         """One optimisation step of all runs on a batch of draws."""
-        batch, forward, criterion = (self._batch, self._forward, self._criterion) if compiled else (
-            self.feed.batch, self.net, self._losses)
         learned = learn_weights(self, drawn) if self.learns_weights else None
-        images = [batch(drawn.images, drawn.blend if drawn.blend.numel() else None), *(batch(other) for other in drawn.others)]
-        if self.shape.meta_rate:
-            images = images[:1]  # the held-out images teach the weights only
-        with self.autocast(), nullcontext() if self.protocol.trains == "all" else torch.no_grad():
-            features = [forward(x, k if self.shape.network == "bilateral" else None) for k, x in enumerate(images)]
-        features = features[0] if len(features) == 1 else torch.stack(features, 1)
-        losses = criterion(features.to(self.device.dtype), drawn, learned)
+        features = self._batch_features(drawn, compiled)
+        losses = (self._criterion if compiled else self._losses)(features, drawn, learned)
         self.loss_sum += losses.detach() * drawn.images.shape[-1]
         self.optimiser.zero_grad(set_to_none=True)
         losses.sum().backward()  # the runs share no weight, so each gets the gradient of its own loss
@@ -279,7 +275,22 @@ class Pack:
         for group, head in zip(self.groups, self.heads, strict=True):
             if group.method.head.centres:
                 part = slice(group.first, group.stop)
-                head.move_centres(features[part].detach().to(self.device.dtype), self.feed.labels[drawn.images[INDEX, part]])
+                head.move_centres(features[part].detach(), self.feed.labels[drawn.images[INDEX, part]])
+
+    def losses_of(self, drawn: Drawn) -> Tensor:
+        """Each run's loss on a batch of draws, [runs], without a step."""
+        return self._losses(self._batch_features(drawn, compiled=False), drawn)
+
+    def _batch_features(self, drawn: Drawn, compiled: bool) -> Tensor:
+        """Features of a batch of draws in the precision of the weights: [runs, batch, width] or [runs, streams, batch, width]."""
+        batch, forward = (self._batch, self._forward) if compiled else (self.feed.batch, self.net)
+        images = [batch(drawn.images, drawn.blend if drawn.blend.numel() else None), *(batch(other) for other in drawn.others)]
+        if self.shape.meta_rate:
+            images = images[:1]  # the held-out images teach the weights only
+        with self.autocast(), nullcontext() if self.protocol.trains == "all" else torch.no_grad():
+            features = [forward(x, k if self.shape.network == "bilateral" else None) for k, x in enumerate(images)]
+        features = features[0] if len(features) == 1 else torch.stack(features, 1)
+        return features.to(self.device.dtype)
 
     def autocast(self) -> AbstractContextManager:
         if self.device.precision == "bfloat16":
@@ -306,7 +317,8 @@ class Pack:
             for k, (y, share) in enumerate(zip(terms, shares, strict=True)):
                 context = mine if drawn_noise is None else mine._replace(noise=drawn_noise[k])
                 w = share * (weights[head.parent[y] if group.parent else y] if learned is None else learned[part])
-                total, weight = total + (w * method.loss(outputs, self._seen(y, drawn, part), context)).sum(-1), weight + w
+                loss = per_sample(method.loss(outputs, self._seen(y, drawn, part), context), y, method)
+                total, weight = total + (w * loss).sum(-1), weight + w
             losses.append(total / (weight.sum(-1) if method.reduction == "weighted" else labels.shape[-1]))
         return torch.cat(losses)
 
@@ -332,8 +344,9 @@ class Pack:
             features = features.to(self.device.dtype)
             for group, head, adjust, tally in zip(self.groups, self.heads, self.adjusts, tallies, strict=True):
                 part = features[group.first:group.stop]
-                logits = class_scores(group, head, part) + adjust
-                tally.add(logits, head.seen(part), labels if group.method.task == "classes" else quarters)
+                logits = class_scores(group, head, part)
+                tally.add(logits + adjust, head.seen(part), labels if group.method.task == "classes" else quarters,
+                          unadjusted=logits if group.method.adjust else None)
         return tallies
 
     @torch.no_grad()
@@ -365,6 +378,10 @@ class Pack:
         with torch.no_grad():
             for tensor in self.run_state(run).values():
                 tensor.zero_()
+
+    def group_of(self, run: int) -> int:
+        """The number of the group that a run belongs to."""
+        return next(i for i, g in enumerate(self.groups) if g.first <= run < g.stop)
 
     @property
     def bounds(self) -> list[tuple[int, int]]:

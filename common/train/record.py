@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.digest import ENGINE
+from common.method import digest_of
 from common.metrics import summary
 from common.store import SCHEMA
 from common.train.pack import Device, Pack
@@ -56,7 +58,7 @@ def best_epoch(accuracy: Sequence[float], tested: Sequence[int]) -> int:
 def make_record(pack: Pack, run: int, curves: Curves, tally: Tally, made: Mapping[str, Any]) -> dict[str, Any]:
     """The record of run `run`, whose group's last evaluation over the whole test set is `tally`."""
     member, state = pack.members[run], pack.run_state(run)
-    group = next(g for g in pack.groups if g.first <= run < g.stop)
+    group = pack.groups[pack.group_of(run)]
     at = run - group.first
     counts = pack.feed.counts if member.method.task == "classes" else np.full(4, len(pack.feed.labels))
     parts = summary(tally.confusion[at].cpu().numpy(), tally.bins[at].cpu().numpy(), counts)
@@ -110,10 +112,12 @@ def common_fields(pack: Pack, run: int, curves: Curves, made: Mapping[str, Any])
     return {
         "schema": SCHEMA,
         "key": member.run.key,
+        "method_digest": digest_of(member.method, member.run.column), "engine": ENGINE,
         "label": f"{member.run.column.name} {member.method.label}",
         "spec": member.run.spec(),
         "curves": {"train_loss": finite, "test_accuracy": curves.accuracy[run], "tested": curves.tested},
         "made": dict(made),
+        "predictions": {},  # of a run that diverged
     }
 
 

@@ -1,5 +1,7 @@
 """What a run counts over a test set, on the device: confusion, calibration, feature norms, and the answer to every image."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,8 +11,8 @@ from common.metrics import BINS
 class Tally:
     """Counts of M runs over a test set. `common.metrics.summary` turns those of one run into percentages.
 
-    answers: per batch the predicted classes and the floored confidence in 255ths, each [runs, batch]; and, where logits are
-    adjusted at test time, the same without that.
+    labels: per batch, [batch]. answers: per batch the predicted classes and the floored confidence in 255ths, each [runs, batch];
+    and, where logits are adjusted at test time, the same without that.
     """
 
     def __init__(self, runs: int, classes: int, device: torch.device | str):
@@ -19,6 +21,7 @@ class Tally:
         self.bins = torch.zeros(runs, BINS, 3, dtype=torch.float64, device=device)  # count, confidence, correct
         self.norms = torch.zeros(runs, classes, dtype=torch.float64, device=device)
         self.answers: list[tuple[Tensor, ...]] = []
+        self.labels: list[Tensor] = []
 
     def add(self, logits: Tensor, features: Tensor, labels: Tensor, unadjusted: Tensor | None = None) -> None:
         """logits [runs, batch, classes] (scaled as the loss scales them), features [runs, batch, width], labels [batch];
@@ -31,6 +34,7 @@ class Tally:
         values = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).float()], -1).double()
         self.bins.scatter_add_(1, column, values)
         self.norms.scatter_add_(1, labels.expand(runs, batch), features.double().norm(dim=-1))
+        self.labels.append(labels)
         kept = answer(predicted, confidence)
         self.answers.append(kept if unadjusted is None else (*kept, *answer(*reversed(unadjusted.float().softmax(-1).max(-1)))))
 
@@ -58,11 +62,9 @@ class BestAnswers:
         self.accuracy = torch.full((runs,), -1.0, dtype=torch.float64)
         self.predicted: list[Tensor] = []  # int16 [runs, images]; of some runs again without their adjustment, else the same
 
-    def add(self, tallies: list[Tally]) -> None:
-        """An epoch's counts over the whole test set, one tally a group."""
-        groups = [tally.answered() for tally in tallies]
-        now = [torch.cat([parts[0] for parts in groups]), torch.cat([parts[-2] for parts in groups])]
-        accuracy = torch.cat([tally.accuracy() for tally in tallies]).cpu()
+    def add(self, answered: Sequence[Sequence[Tensor]], accuracy: Tensor) -> None:
+        """An epoch over the whole test set: what the tally of each group has `answered`, and the accuracy of each run [runs]."""
+        now = [torch.cat([parts[place] for parts in answered]) for place in (0, -2)]
         better = accuracy > self.accuracy
         old = self.predicted or now
         self.predicted = [torch.where(better[:, None], new, kept) for new, kept in zip(now, old, strict=True)]

@@ -44,9 +44,7 @@ PARTS = parts()
 
 def digests() -> list:
     """Of all parts and heads, with nothing remembered."""
-    digest.definition_digest.cache_clear()
-    digest.read_source.cache_clear()
-    digest._fields.cache_clear()
+    digest.forget()
     heads = [head_digest(Head(kind if kind != "balanced" else "linear", groups="drop" if kind == "balanced" else ""))
              for kind in HEADS]
     return [part_tree(one) for one in PARTS.values()] + heads
@@ -59,9 +57,7 @@ def rewritten(monkeypatch):
     true = digest.read_text
     monkeypatch.setattr(digest, "read_text", lambda path: texts.get(path) or true(path))
     yield texts
-    digest.definition_digest.cache_clear()
-    digest.read_source.cache_clear()
-    digest._fields.cache_clear()
+    digest.forget()
 
 
 def test_single_changes_of_losses_helpers_samplers_and_heads_change_a_digest(rewritten):

@@ -72,7 +72,7 @@ def test_the_best_epoch_is_the_first_of_highest_accuracy():
     for epoch in epochs:
         tally = Tally(2, 2, "cpu")
         tally.add(torch.nn.functional.one_hot(torch.tensor(epoch), 2).float(), torch.ones(2, 4, 1), labels)
-        best.add([tally])
+        best.add([tally.answered()], tally.accuracy())
     assert best.predicted[0].tolist() == [[0, 1, 1, 1], [1, 1, 1, 1]]
     copy = BestAnswers(1)
     copy.load(best.tensors(), [1])
@@ -86,7 +86,7 @@ def test_an_adjustment_leaves_both_answers():
     tally.add(logits + torch.tensor([0.0, 3.0]), torch.ones(1, 2, 1), labels, logits)
     assert [part.tolist() for part in tally.answered()[::2]] == [[[1, 1]], [[0, 0]]]
     best = BestAnswers(1)
-    best.add([tally])
+    best.add([tally.answered()], tally.accuracy())
     assert [part.tolist() for part in best.predicted] == [[[1, 1]], [[0, 0]]]
 
 
