@@ -468,8 +468,12 @@ def test_rescaled_heads_begin_where_the_first_stage_ended():
     assert torch.allclose(head(features), features @ F.normalize(head.weight, dim=1))
 
 
+def to_class_three(counts):
+    return [0.0, 0, 0, 1e6, 0, 0, 0, 0, 0, 0]
+
+
 def test_logits_are_adjusted_at_test_time_only(digits, tmp_path):
-    towards_three = dataclasses.replace(METHODS[0], adjust=lambda counts: [0.0, 0, 0, 1e6, 0, 0, 0, 0, 0, 0])
+    towards_three = dataclasses.replace(METHODS[0], adjust=to_class_three)
     plain, pack = (Pack([planned(m, tmp_path)], digits, DOUBLE) for m in (METHODS[0], towards_three))
     assert torch.equal(plain.train_epoch(0), pack.train_epoch(0))
     assert pack.evaluate()[0].confusion[0].sum(0).tolist()[3] == 360
@@ -702,6 +706,10 @@ def test_the_record_of_clusters_has_a_norm_for_each_class(digits, tmp_path):
     assert record["norms"]["classifier"] == pytest.approx(first, rel=1e-4)
 
 
+def one_too_many(counts):
+    return counts + (counts == counts.min())
+
+
 def test_more_clusters_than_images_are_refused(digits, tmp_path):
     with pytest.raises(UserError, match="divides class 9, which has"):
-        Pack(members_of([replace(DIVIDED, clusters=lambda counts: counts + (counts == counts.min()))], tmp_path), digits, DOUBLE)
+        Pack(members_of([replace(DIVIDED, clusters=one_too_many)], tmp_path), digits, DOUBLE)
