@@ -40,7 +40,7 @@ def learn_weights(pack: "Pack", drawn: Drawn) -> Tensor:
 
     The virtual weights are linear in eps, so dL_held / d eps_i = -rate * <grad l_i, grad L_held at the virtual weights>:
     the slope of l_i along one direction, which forward-mode differentiation gives for all samples and runs at once. It does
-    without autocast, for the slope of a batch normalisation is float32 where its value is bfloat16, and no convolution takes both.
+    without autocast: the slope of a batch normalisation is float32 where its value is bfloat16, and no convolution takes both.
     """
     whole = Whole(pack)
     parameters = dict(whole.named_parameters())
