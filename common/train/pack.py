@@ -222,8 +222,9 @@ class Pack:
         self.heads.train()
 
     def _place(self, drawn: Tensor) -> Tensor:
-        """On the device, and in its precision where it is no integer."""
-        return drawn.to(self.rate.device, self.device.dtype if drawn.is_floating_point() else drawn.dtype, non_blocking=True)
+        """A copy on the device, in its precision where it is no integer."""
+        dtype = self.device.dtype if drawn.is_floating_point() else drawn.dtype
+        return drawn.to(self.rate.device, dtype, non_blocking=True, copy=True)
 
     def draw(self, epoch: int) -> Drawn:
         """What every run draws in an epoch, on the CPU: a function of the epoch alone."""
