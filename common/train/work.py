@@ -135,7 +135,7 @@ class Trials:
         again = result == "lost" and bool(keys & self.lost)
         self.lost |= keys if result == "lost" else set()
         if result == "failed" or again:
-            return self._step_down(pack, outcome.plainest and not again)
+            return self._step_down(pack, outcome.plainest)
         if result == "refused":
             self.aside |= keys
             return "set aside"
