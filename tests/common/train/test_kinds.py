@@ -20,6 +20,7 @@ from common.models.heads import CausalHead, CentreHead, CosineHead, GaussianHead
 from common.models.resnet import PackedBilateral
 from common.models.sizes import Residual
 from common.models.tail import SHIFTS
+from common.packing import form_packs
 from common.spec import Column
 from common.store import load_records
 from common.train.loop import Workspace, load_start, train_pack
@@ -495,12 +496,10 @@ def test_a_column_of_counts_keeps_the_first_classes_in_training_and_test(digits)
     assert len(feed.test_labels) == 108
 
 
-def test_plain_and_noisy_runs_share_a_pack_and_others_do_not(tmp_path):
-    from common.train.work import form_packs
-
+def test_plain_noisy_and_mixed_runs_share_a_pack_and_others_do_not(tmp_path):
     members = members_of([NOISY, METHODS[0], CAUSAL, MIXUP, CLOUDED, BILATERAL, META], tmp_path, seeds=(0,))
-    found = sorted(sorted(m.method.name for m in pack) for pack in form_packs(members, 64))
-    assert found == [["bilateral"], ["causal", "ce", "noisy"], ["clouded", "mixup"], ["meta"]]
+    found = sorted(sorted(m.method.name for m in pack) for pack in form_packs(members, lambda m: 64))
+    assert found == [["bilateral"], ["causal", "ce", "clouded", "mixup", "noisy"], ["meta"]]
     assert COLUMN.name == members[0].run.column.name
 
 
