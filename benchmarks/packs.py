@@ -145,7 +145,8 @@ def read_images(path: Path | None) -> tuple[Images, str]:
     for n in (facts.train, facts.test):
         splits.append(generator.integers(256, size=(n, facts.side, facts.side, facts.channels), dtype=np.uint8))
         splits.append(np.repeat(np.arange(facts.classes, dtype=np.uint8), n // facts.classes))
-    return Images(*splits, classes=tuple(map(str, range(facts.classes)))), f"random images in the shape of {facts.name}"
+    images = Images(*splits, classes=tuple(map(str, range(facts.classes))), archive_order=np.arange(facts.train))
+    return images, f"random images in the shape of {facts.name}"
 
 
 class PilImages(Dataset):

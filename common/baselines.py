@@ -125,19 +125,27 @@ def prior_adjustment(counts: np.ndarray, tau: float) -> np.ndarray:
     return -np.log(prior ** tau + 1e-12)
 
 
-def la_rows(reading: Reading, tau: float = 1.0) -> list[Method]:
-    """Logit adjustment (Menon et al., 2021): in the loss, and post hoc on a network trained with cross-entropy."""
-    adjust = partial(prior_adjustment, tau=tau)
-    return [
-        Method("la", reading, partial(logit_adjusted, tau=tau)),
-        Method("la", reading, softmax_cross_entropy, adjust=adjust, variant="mode=posthoc"),
-    ]
+def la_row(reading: Reading, tau: float = 1.0) -> Method:
+    """Logit adjustment (Menon et al., 2021) in the loss."""
+    return Method("la", reading, partial(logit_adjusted, tau=tau))
 
 
-def deconfound_tde_row(reading: Reading, alpha: float) -> Method:
+def la_post_hoc_row(reading: Reading, protocol: Protocol, tau: float = 1.0) -> Method:
+    """Logit adjustment post hoc: the network of the row `ce` in `protocol`, tested once more with adjusted logits."""
+    return Method("la", reading, softmax_cross_entropy, Head("linear", keep=True), adjust=partial(prior_adjustment, tau=tau),
+                  starts_from=replace(ce_row(reading), protocol=protocol), variant="mode=posthoc",
+                  protocol=protocol.only_tested())
+
+
+def deconfound_tde_row(reading: Reading, alpha: float, protocol: Protocol) -> Method:
     """De-confound-TDE (Tang et al., 2020): cross-entropy on the causal head, `alpha` of the mean feature's direction taken
-    away at test time; its code has 1.0 on CIFAR-10 and 1.5 on CIFAR-100."""
-    return Method("deconfound-tde", reading, softmax_cross_entropy, Head("causal", alpha=alpha))
+    away at test time; its code has 1.0 on CIFAR-10 and 1.5 on CIFAR-100.
+
+    Its network has two last blocks, which see the same image and whose features stand side by side. protocol: the setting
+    of its code, whatever that of the reading is.
+    """
+    return Method("deconfound-tde", reading, softmax_cross_entropy, Head("causal", alpha=alpha), network="two-branch",
+                  protocol=protocol)
 
 
 def mixup_row(reading: Reading, alpha: float = 1.0) -> Method:
@@ -149,8 +157,11 @@ def mixup_row(reading: Reading, alpha: float = 1.0) -> Method:
 
 
 def bbn_row(reading: Reading, protocol: Protocol) -> Method:
-    """BBN (Zhou et al., 2020): a branch on shuffled and a branch on reversely sampled images, from the first to the second."""
-    parts = {"epochs": protocol.epochs}
+    """BBN (Zhou et al., 2020): a branch on shuffled and a branch on reversely sampled images, from the first to the second.
+
+    Its code divides the epoch by the number of epochs, but by 100 where that is 90 and by 200 where it is 180.
+    """
+    parts = {"epochs": {90: 100, 180: 200}.get(protocol.epochs, protocol.epochs)}
     return Method("bbn", reading, partial(bilateral, **parts), network="bilateral", companions=(reversed_frequency,),
                   combine=partial(cumulative, **parts))
 
@@ -210,4 +221,4 @@ def _mixup_stage(reading: Reading, protocols: Mapping[str, Protocol], alpha: flo
 def _deferred_weights(protocol: Protocol, beta: float, start: int | None = None) -> partial:
     """Weight 1 until epoch `start`, or until the first decay of the learning rate; the inverse effective number from it on."""
     then = partial(effective_number_weights, beta=beta)
-    return partial(deferred, before=uniform_weights, then=then, start=protocol.decay_epochs[0] if start is None else start)
+    return partial(deferred, before=uniform_weights, then=then, start=protocol.first_decay if start is None else start)

@@ -163,7 +163,7 @@ class Campaign:
     def lacking(self, runs: Sequence[Planned]) -> int:
         """How many of the runs have no record."""
         have = record_files(self.ground.root)
-        return sum(m.run.key not in have for m in runs)
+        return sum(m.identity not in have for m in runs)
 
     def missing(self) -> list[Planned]:
         """What is to be trained: the selected runs without a record, and those that they start from."""
@@ -222,7 +222,8 @@ def print_rest(campaign: Campaign) -> None:
                            f"{seconds / 3600:.3g} device-hours of {where}{said}.")
 
 
-def run_campaign(campaign: Campaign, engine: "Engine", save_seconds: float, home: Callable[[], None] = lambda: None) -> None:
+def run_campaign(campaign: Campaign, engine: "Engine", save_seconds: float | None, home: Callable[[], None] = lambda: None
+                 ) -> None:
     """Train until the time is over or nothing is missing, and say what was done and what comes next.
 
     home: brings home what is finished; called after every pack.

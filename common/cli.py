@@ -38,7 +38,7 @@ DATA, WORK = ROOT / "data", ROOT / ".work"
 RESULTS = ROOT / "benchmarks" / "results"
 MOST_ON_CPU = 64  # runs side by side
 MOST_SEEDS = 100  # of a run that can be merged
-SAVE, LARGE_SAVE = 30.0, 600.0  # seconds between resume states; of a large run one has some 300 MB
+LARGE_SAVE = 600.0  # seconds between resume states of a large run, which have some 300 MB
 CPU_STEP = 2e10  # multiplications of a step beyond which a CPU gains nothing from more runs side by side
 
 RANK, WORLD = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))  # torchrun's
@@ -83,10 +83,10 @@ def command_plan(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     for name in dict.fromkeys(m.run.column.name for m in planned):
         of = [m for m in planned if m.run.column.name == name]
         settings = dict.fromkeys(f"{p.epochs} epochs, batch {p.batch_size}" for p in (m.run.protocol for m in of))
-        table.add_row(name, str(len(of)), str(sum(m.run.key in have for m in of)),
+        table.add_row(name, str(len(of)), str(sum(m.identity in have for m in of)),
                       str(sum(m.run.column.name == name for m in missing)), "; ".join(settings))
     console.print(table)
-    extra = len(missing) - sum(m.run.key not in have for m in planned)
+    extra = len(missing) - sum(m.identity not in have for m in planned)
     first = f" ({extra} of them pre-training that others start from)" if extra else ""
     console.print(f"{len(missing)} runs of profile {profile} are to be trained{first}. {_expected(papers, missing)}")
 
@@ -138,7 +138,7 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: arg
     most = max(map(limit, missing))
     console.print(f"Training {len(missing)} runs on {device.name} in {device.precision}, at most {most} side by side.")
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
-    work = Workspace(WORK, options.save_every or SAVE, deadline)
+    work = Workspace(WORK, options.save_every, deadline)
     done = train(planned, root=root, data=DATA, work=work, device=device, limit=limit, observer=pack_observer())
     if not done:
         console.print("The minutes are over; the same command goes on from here.")
@@ -290,7 +290,7 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
         if options.dry_run:
             print_rest(campaign)
         else:
-            run_campaign(campaign, engine, options.save_every or SAVE)
+            run_campaign(campaign, engine, options.save_every)
     finally:
         if hasattr(engine, "close"):
             engine.close()

@@ -87,7 +87,7 @@ def print_status(console: Console, title: str, planned: Sequence[Planned], have:
     for item in planned:
         if variants or not item.method.variant:
             cell = found.setdefault(item.method.label, {}).setdefault(item.run.column.name, [])
-            cell.append(item.run.key in have)
+            cell.append(item.identity in have)
     console.print(f"[bold]{title}[/]: seeds with a record, of {seeds}")
     for shown in (columns[i:i + BLOCK] for i in range(0, len(columns), BLOCK)):
         table = Table("method", *shown)
@@ -97,5 +97,5 @@ def print_status(console: Console, title: str, planned: Sequence[Planned], have:
         console.print(table)
     rest = [m for m in planned if m.method.variant]
     if rest and not variants:
-        done = sum(m.run.key in have for m in rest)
+        done = sum(m.identity in have for m in rest)
         console.print(f"And {done} of {len(rest)} runs of grids and switches (--variants shows them).")

@@ -76,7 +76,8 @@ def lws_row(reading: Reading, protocols: Mapping[str, Protocol]) -> Method:
 
 def tau_norm_row(reading: Reading, protocols: Mapping[str, Protocol]) -> Method:
     """tau-normalisation: w / |w|^tau, without the bias. The code scans tau on validation images; here nothing is held out
-    from training, so tau is learned on class-balanced batches from 0 on."""
+    from training, so tau is learned on class-balanced batches from 0 on. What is learned is a temperature too, as a power
+    of the norms scales all logits."""
     return _after_ce("tau-norm", reading, protocols, "tau", _kept("tau"), sampler=class_balanced)
 
 

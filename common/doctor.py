@@ -66,7 +66,8 @@ def _dataset(name: str, data: Path) -> tuple[bool | None, str]:
         if name in LARGE:
             return True, f"data/{name}.npz: {summarise(load_large(name, data))}"
         images = load(name, data)
-        return True, f"data/{name}.npz: {len(images.y_train):,} training and {len(images.y_test):,} test images"
+        order = ", archive order known" if images.archive_order is not None else ""
+        return True, f"data/{name}.npz: {len(images.y_train):,} training and {len(images.y_test):,} test images{order}"
     except UserError as error:
         return False, str(error)
 

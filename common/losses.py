@@ -42,10 +42,31 @@ def softmax_cross_entropy(outputs: "Outputs", labels: "Tensor", context: "Contex
     return cross_entropy(outputs.logits, labels)
 
 
+def softplus(x: "Tensor") -> "Tensor":
+    """log(1 + e^x), which is -log sigmoid(-x), and its slope sigmoid(x), both right at either end and at 0."""
+    return x.logaddexp(x.new_zeros(()))
+
+
+def log_odds_against(z: "Tensor", y: "Tensor") -> "Tensor":
+    """log((1 - p_y) / p_y) with softmax p, from the other classes' own sum, so that it is exact where p_y rounds to 1:
+    -log p_y is the softplus of it, -log(1 - p_y) that of its negative. [..., batch, classes] -> [..., batch]."""
+    return z.scatter(-1, y.unsqueeze(-1), float("-inf")).logsumexp(-1) - target(z, y)
+
+
 def focal(outputs: "Outputs", labels: "Tensor", context: "Context", *, gamma: float) -> "Tensor":
-    """(1 - p_y)^gamma * -log p_y with softmax p (Lin et al., 2017; softmax form of the LDAM code)."""
-    loss = cross_entropy(outputs.logits, labels)
-    return (1 - (-loss).exp()) ** gamma * loss
+    """(1 - p_y)^gamma * -log p_y with softmax p (Lin et al., 2017; softmax form of the LDAM code).
+
+    The power is taken of the logarithm: the slope of x^gamma itself is infinite at 0 where gamma < 1.
+    """
+    against = log_odds_against(outputs.logits, labels)
+    return (-gamma * softplus(-against)).exp() * softplus(against)
+
+
+def focal_detached(outputs: "Outputs", labels: "Tensor", context: "Context", *, gamma: float) -> "Tensor":
+    """(1 - p_y)^gamma * -log p_y with the factor (1 - p_y)^gamma as a constant for the gradient, as several released
+    codes have it."""
+    against = log_odds_against(outputs.logits, labels)
+    return (-gamma * softplus(-against.detach())).exp() * softplus(against)
 
 
 def sigmoid_focal(outputs: "Outputs", labels: "Tensor", context: "Context", *, gamma: float) -> "Tensor":
@@ -55,8 +76,7 @@ def sigmoid_focal(outputs: "Outputs", labels: "Tensor", context: "Context", *, g
     """
     z = outputs.logits
     t = z.new_full(z.shape, -1.0).scatter(-1, labels.unsqueeze(-1), 1.0)
-    softplus = (-t * z).clamp(min=0) + (-(z.abs())).exp().log1p()
-    return ((-gamma * (softplus + t * z)).exp() * softplus).sum(-1)
+    return ((-gamma * softplus(t * z)).exp() * softplus(-t * z)).sum(-1)
 
 
 def ldam_margins(counts: "Tensor", largest: float) -> "Tensor":
@@ -86,13 +106,6 @@ def ldam_hinge(outputs: "Outputs", labels: "Tensor", context: "Context", *, s: f
     """s * max(max_{j != y} cos_j - cos_y + m_y, 0) with the label-distribution-aware margins."""
     z, margin = outputs.logits, ldam_margins(context.counts, largest)[labels]
     return s * (largest_other(z, labels) - target(z, labels) + margin).clamp(min=0)
-
-
-def focal_detached(outputs: "Outputs", labels: "Tensor", context: "Context", *, gamma: float) -> "Tensor":
-    """(1 - p_y)^gamma * -log p_y with the factor (1 - p_y)^gamma as a constant for the gradient, as several released
-    codes have it."""
-    loss = cross_entropy(outputs.logits, labels)
-    return (1 - (-loss.detach()).exp()) ** gamma * loss
 
 
 def arcface(outputs: "Outputs", labels: "Tensor", context: "Context", *, s: float, m: float) -> "Tensor":

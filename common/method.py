@@ -6,7 +6,7 @@ identity, so a loss that two papers use under one protocol is trained once.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from common.data.large_sets import LARGE
 from common.data.sampling import shuffled, uniform_weights
 from common.data.sets import SETS
+from common.digest import ENGINE, method_digest
 from common.errors import UserError
-from common.models.sizes import BACKBONES, NETWORKS
+from common.models.sizes import BACKBONES, NETWORKS, describe_backbone
 from common.spec import Column, Profile, Protocol, Reading, Run, describe_function
-from common.store import has_diverged
+from common.store import has_diverged, identity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,6 +77,8 @@ class Head:
     shared out by a learned confidence of the sample (DisAlign).
     project: width of a projection of the features for a contrastive loss; 0 for none.
     alpha: of the causal head at test time: how much of the mean feature's direction is taken away.
+    means: how the means of the three kinds that have some start: standard normal, or by width as Caffe's fillers have it:
+    "msra", normal with variance 2 / width, or "xavier", uniform(+-sqrt(3 / width)).
     biased: whether a linear head has a bias. centres: rate at which each class's centre, beside the head, moves towards
     the mean of its features in the batch; 0 for none.
     groups: an auxiliary output for each class beside a linear head, from a group of channels that is the class's own:
@@ -95,6 +98,7 @@ class Head:
     biased: bool = True
     centres: float = 0.0
     groups: Literal["", "uneven", "drop", "cyclic"] = ""
+    means: Literal["normal", "msra", "xavier"] = "normal"
 
 
 LINEAR, COSINE = Head("linear"), Head("cosine")
@@ -106,6 +110,7 @@ class Method:
 
     loss(outputs, labels, context) -> per-sample values [..., batch]
     weights(counts, epoch) -> class weights [classes]; sampler(counts, epoch) -> class probabilities, or None for a shuffle
+    (of all three, a keyword `start` is an epoch, and one that the run never reaches is refused)
     reduction: "weighted" divides a batch's weighted sum by the sum of its weights (PyTorch's weighted mean), "batch" by its size
     task: "classes", or "rotation" for the self-supervised pretext (four labels, the image turned by 0, 90, 180, 270 degrees)
     starts_from: the method whose trained backbone this one starts with (same column and seed; its own protocol if it names one)
@@ -116,9 +121,9 @@ class Method:
     companions: samplers of further images that a step sees beside its own (`again`: the same images under another crop;
     `held_out`: of the held-out images); the loss then gets labels [..., 1 + companions, batch]
     combine(features [..., streams, batch, width], context) -> [..., batch, .]: what the head sees of the streams, or None
-    network: "plain", "bilateral" with a last block for each of two streams (BBN), or "shifted", whose features are nine
-    means of each channel (`common.models.tail`); adapter: channels of a 1x1 convolution with batch normalisation and ReLU
-    at the end of the backbone, 0 for none
+    network: "plain", "bilateral" with a last block for each of two streams (BBN), "two-branch" with these two blocks side by
+    side for one stream, or "shifted", whose features are nine means of each channel (`common.models.tail`); adapter: channels
+    of a 1x1 convolution with batch normalisation and ReLU at the end of the backbone, 0 for none
     held_out: images of each class that are taken from the training set first, for meta-learning
     meta_rate: step size of the sample weights that are learned on held-out images; 0 for none
     adjust(counts) -> [classes], added to the logits at test time
@@ -146,7 +151,7 @@ class Method:
     noise: Literal["", "normal", "uniform"] = ""
     companions: tuple[Callable, ...] = ()
     combine: Callable | None = None
-    network: Literal["plain", "bilateral", "shifted"] = "plain"
+    network: Literal["plain", "bilateral", "two-branch", "shifted"] = "plain"
     held_out: int = 0
     meta_rate: float = 0.0
     adjust: Callable | None = None
@@ -174,13 +179,15 @@ class Method:
         return self.network, self.adapter, len(self.companions), self.held_out, self.meta_rate > 0
 
     def describe(self) -> dict[str, Any]:
-        """All that decides the numbers, as JSON; name, reading and variant do not.
+        """All of a method that decides the numbers, as JSON; name, reading and variant do not.
 
         What came after the first records is named only where a method has it, so that their keys hold.
         """
         head = {name: value for name, value in vars(self.head).items() if name != "groups" or value}
         if self.head.kind != "linear":
             head = {name: value for name, value in head.items() if name not in ("bias", "decay_bias")}
+        if self.head.kind not in ("gaussian", "centres", "quadratic"):
+            head.pop("means")
         first = self.starts_from
         return {
             "loss": describe_function(self.loss),
@@ -277,6 +284,11 @@ class Planned:
     def label(self) -> str:
         return f"{self.run.column.name} {self.method.label} seed {self.run.seed}"
 
+    @cached_property
+    def identity(self) -> str:
+        """What its record must bear to count: the key, what the method computes today, and the engine of today."""
+        return identity(self.run.key, digest_of(self.method, self.run.column), ENGINE)
+
     @property
     def root(self) -> Path:
         """The folder of all papers, under which records are looked up."""
@@ -308,24 +320,43 @@ def make_run(column: Column, protocol: Protocol, method: Method, seed: int) -> R
         raise UserError(f"Unknown dataset {column.dataset!r}; known: {', '.join((*SETS, *LARGE))}.")
     if column.backbone not in backbones:
         raise UserError(f"Unknown backbone {column.backbone!r} for {column.dataset}; known: {', '.join(backbones)}.")
-    return Run(column, protocol, method.describe(), sets[column.dataset].digest, seed)
+    described = method.describe() | {"backbone": describe_backbone(column.backbone)}  # its shape and weights, beside its name
+    for part in (described["loss"], described["weights"], described["sampler"]):
+        start = part.get("start", 0)
+        if protocol.epochs and not 0 <= start < protocol.epochs:  # what has no epochs is only tested
+            raise UserError(f"{method.label}: {part['function']} starts at epoch {start}, which a run of {protocol.epochs} never "
+                            "reaches (epochs are counted from 0); give it an earlier start.")
+    return Run(column, protocol, described, sets[column.dataset].digest, seed)
 
 
 def missing_runs(planned: Sequence[Planned], have: Mapping[str, Path]) -> list[Planned]:
     """The planned runs that have no record, each after the run that it starts from, where its weights are not here.
 
-    have: key -> file of the records. A start that diverged has no weights and is not tried again.
+    have: identity -> file of the records, so that a run whose code has changed counts as missing. A start that diverged has no
+    weights and is not tried again.
     """
     needed: dict[str, Planned] = {}
     for item in planned:
-        if item.run.key in have:
+        if item.identity in have:
             continue
         chain = [item]
-        while (start := chain[-1].start) and not start.checkpoint.exists() and not has_diverged(start.run.key, have):
+        while (start := chain[-1].start) and not _can_start(start, have):
             chain.append(start)
         for link in reversed(chain):
             needed.setdefault(link.run.key, link)
     return list(needed.values())
+
+
+def _can_start(start: Planned, have: Mapping[str, Path]) -> bool:
+    """Whether the weights that its record speaks of are here, or will never be. Weights without a record of today's code are
+    nobody's."""
+    return start.identity in have and (start.checkpoint.exists() or has_diverged(start.identity, have))
+
+
+@cache
+def digest_of(method: Method, column: Column) -> str:
+    """`common.digest.method_digest`, asked for once a method and column: the seeds share it."""
+    return method_digest(method, column)
 
 
 def merged(planned: Iterable[Planned]) -> dict[str, Planned]:

@@ -14,16 +14,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 
 from common.errors import UserError
 
 Imbalance = Literal["none", "lt", "step", "counts"]
-Subset = Literal["canonical", "archive"]
+Subset = Literal["authors", "hash", "seed-666"]
 Profile = Literal["quick", "paper"]
 Reading = Literal["written", "released"]
+ARCHIVE_ORDER_KNOWN = ("cifar10", "cifar100")  # datasets of which data/lists/ holds the order of the official archive
 
 
 @dataclass(frozen=True)
@@ -34,24 +35,28 @@ class Column:
     long-tailed).
     counts: with imbalance "counts", the training images of the first len(counts) classes; the others are left out of
     training and test set.
-    subset: which images are kept; "canonical" ranks a class by the hash of its pixels, "archive" is the
-    authors' own draw (NumPy seed 0 over the order of the official archive).
+    subset: which images are kept where not all are. "authors": those that the authors' scripts keep (NumPy's seed 0 shuffles
+    the positions of a class in the official archive); "seed-666": the same with seed 666; both need a dataset of
+    ARCHIVE_ORDER_KNOWN. "hash": the first of a class by the hash of their pixels.
     """
 
     dataset: str
     imbalance: Imbalance
     ratio: int
     backbone: str
-    subset: Subset = "canonical"
+    subset: Subset = "authors"
     counts: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
-        """Readable and unique within a paper, for example `cifar10-lt-100`; says the backbone where it is not the usual one."""
+        """Readable and unique within a paper, for example `cifar10-lt-100`.
+
+        It says the backbone where that is not the usual one, and the subset where the authors' is known and not the one kept.
+        """
         parts = [self.dataset, *map(str, self.counts)]
         parts += [self.imbalance, str(self.ratio)] if self.imbalance in ("lt", "step") and self.ratio > 1 else []
         parts += [] if self.backbone in ("resnet32", "resnet8") else [self.backbone]
-        parts += [] if self.subset == "canonical" else [self.subset]
+        parts += [self.subset] if self.subset != "authors" and self.dataset in ARCHIVE_ORDER_KNOWN else []
         return "-".join(parts)
 
 
@@ -64,6 +69,10 @@ class Protocol:
     The rate of an epoch (counted from 0) is `rate`, times w + (1 - w) (epoch + 1) / warmup_epochs with w = warmup_start in
     the first warmup_epochs; in steps, times decay_factor for every entry of decay_epochs that has been reached; as a
     cosine, times (1 + cos(pi epoch / epochs)) / 2.
+    decay_epochs: where a text says "at epoch N" or "at the N-th epoch", N epochs are trained before, so the entry is N, the
+    first epoch with the smaller rate (so does LDAM's code with its 160 and 180). What follows a released code has the
+    entry at which that code decays, counted from 0.
+    An epoch that the run never reaches is a UserError, and so are decay_epochs under a cosine, which has none.
     trains: "all", or "head" for a second stage, whose backbone keeps every weight. moving_statistics: whether that
     backbone is in training mode all the same, so that its batch statistics follow the second stage's sampling.
     """
@@ -83,8 +92,36 @@ class Protocol:
     optimiser: Literal["sgd", "nesterov", "adam", "adamw"] = "sgd"
     warmup_start: float = 0.0
 
+    def __post_init__(self):
+        names = f"decay_epochs {list(self.decay_epochs)}"
+        if self.epochs < 0:
+            raise UserError(f"epochs {self.epochs}: a run has 0 epochs (it is only tested) or more.")
+        if not 0 <= self.warmup_epochs <= self.epochs:
+            raise UserError(f"warmup_epochs {self.warmup_epochs}: a warm-up ends within the run, which has {self.epochs} epochs.")
+        if not 0 <= self.warmup_start <= 1:
+            raise UserError(f"warmup_start {self.warmup_start:g}: a warm-up starts from a share of the rate, 0 to 1.")
+        if self.decay_epochs and self.schedule == "cosine":
+            raise UserError(f"{names}: a cosine has no such steps; leave the list empty, or let schedule be steps.")
+        if outside := [e for e in self.decay_epochs if not 0 <= e < self.epochs]:
+            raise UserError(f"{names}: epoch {outside[0]} is never reached in a run of {self.epochs}, whose epochs are counted "
+                            "from 0; list only epochs of the run.")
+        if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
+            raise UserError(f"{names}: the epochs must rise from one to the next.")
+
+    @property
+    def first_decay(self) -> int:
+        """The epoch at which the rate first falls, where deferred re-balancing begins; a UserError where it never does."""
+        if not self.decay_epochs:
+            raise UserError("decay_epochs []: what is deferred to the first decay of the rate would never begin; list an epoch, "
+                            "or give the row a start of its own.")
+        return self.decay_epochs[0]
+
+    def only_tested(self) -> Self:
+        """The setting of a stage that trains nothing: no epochs, so no warm-up and no decay."""
+        return dataclasses.replace(self, epochs=0, warmup_epochs=0, decay_epochs=(), trains="head")
+
     def learning_rate(self, epoch: int) -> float:
-        """The learning rate of `epoch`, counted from 0 (LDAM family: the epochs with index >= 160 are the decayed ones)."""
+        """The learning rate of `epoch`, counted from 0."""
         warm = min(1.0, (epoch + 1) / self.warmup_epochs) if self.warmup_epochs else 1.0
         warm = self.warmup_start + (1 - self.warmup_start) * warm
         if self.schedule == "cosine":
@@ -124,7 +161,8 @@ class LargeColumns:
 class Run:
     """One training: its spec decides every number that it yields.
 
-    method: the resolved method as `common.method.Method.describe` gives it, so without its name.
+    method: the resolved method as `common.method.Method.describe` gives it, so without its name; and the column's backbone, as
+    `common.models.sizes.describe_backbone` gives it.
     data: content digest of the dataset.
     """
 
@@ -157,25 +195,37 @@ def spec_key(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(spec)).hexdigest()[:16]
 
 
-def describe_function(function: typing.Callable) -> dict[str, Any]:
-    """A plain function, or a `functools.partial` of one, as JSON: its name, its bound keywords and its defaults.
+def unwrap(function: typing.Callable) -> tuple[typing.Callable, dict[str, Any]]:
+    """A plain function, or a `functools.partial` of one, as the function and the values of its parameters: what is bound, and
+    the defaults of the rest. So `f`, and `f` with a default spelled out, are one thing, and 30 is 30.0 where a float is due.
 
-    So `f`, and `f` with a default spelled out, are one thing, and 30 is 30.0 where a float is due. A mend that changes
-    what a function computes must change its name or a keyword, or old records would pass for new ones.
+    A lambda, a nested function, a method or an object is a UserError: a record has to name what it is made of.
     """
     keywords: dict[str, Any] = {}
     while isinstance(function, partial):
         if function.args:
-            raise TypeError(f"{function} binds positional arguments; bind keywords, so that a record can name them")
+            raise UserError(f"{function.func.__name__} is bound to values by their places; bind keywords, so that a record can "
+                            "name them.")
         keywords = {**function.keywords, **keywords}
         function = function.func
+    name = getattr(function, "__qualname__", repr(function))
+    if not inspect.isfunction(function) or "<" in name or "." in name:
+        raise UserError(f"{name} cannot be a part of a method, as a record has to name it: write a function with a name at the "
+                        "top of a file, and bind its numbers with functools.partial.")
     parameters = inspect.signature(function).parameters
-    defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
-    bound = {}
-    for name, value in sorted({**defaults, **keywords}.items()):
-        is_float = name in parameters and parameters[name].annotation in (float, "float") and type(value) is int
-        bound[name] = describe_function(value) if callable(value) else float(value) if is_float else value
-    return {"function": function.__name__, **bound}
+    if unknown := sorted(set(keywords) - set(parameters)):
+        raise UserError(f"{name} has no parameter {unknown[0]!r}; it has: {', '.join(parameters)}.")
+    values = {n: p.default for n, p in parameters.items() if p.default is not p.empty} | keywords
+    as_float = {n for n, p in parameters.items() if p.annotation in (float, "float") and type(values.get(n)) is int}
+    return function, {name: float(value) if name in as_float else value for name, value in sorted(values.items())}
+
+
+def describe_function(function: typing.Callable) -> dict[str, Any]:
+    """A function as `unwrap` takes it, as JSON: its name, and the values of its parameters. What it computes is not in here,
+    but in `common.digest`."""
+    function, values = unwrap(function)
+    return {"function": function.__name__,
+            **{name: describe_function(value) if callable(value) else value for name, value in values.items()}}
 
 
 class _Reader(yaml.SafeLoader):
@@ -241,4 +291,8 @@ def _build_dataclass(value: Any, shape: type, where: str) -> Any:
     required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
     if missing := [n for n in required if n not in value]:
         raise UserError(f"{where}: key {missing[0]!r} is missing.")
-    return shape(**{name: build(v, hints[name], f"{where}: {name}") for name, v in value.items()})
+    parts = {name: build(v, hints[name], f"{where}: {name}") for name, v in value.items()}
+    try:
+        return shape(**parts)
+    except UserError as error:  # parts that are right by themselves and do not fit together
+        raise UserError(f"{where}: {error}") from None

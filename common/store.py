@@ -1,7 +1,9 @@
 """Where records, checkpoints and resume states live, and how records travel between machines. No torch.
 
-A record is `<paper>/results/<profile>/<column>/<method>-s<seed>-<key>.json`; a run is looked up by its key under all
-papers, so a run that several tables need is trained once. Nothing is ever half-written: a temporary file is renamed.
+A record is `<paper>/results/<profile>/<column>/<method>-s<seed>-<identity>.json`. The identity is `<key>-<digest>e<engine>`:
+which run it is, the digest of what its method computed, and the version of the engine (`common.digest`). A run is looked up by
+its identity under all papers, so a run that several tables need is trained once, and one whose code has changed since is not
+found: its record is stale. Nothing is ever half-written: a temporary file is renamed.
 """
 
 import errno
@@ -14,20 +16,24 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from common.errors import UserError
-from common.spec import canonical_json, spec_key
+import yaml
 
-SCHEMA = 1
+from common.errors import UserError
+from common.spec import canonical_json, load_yaml, spec_key
+
+SCHEMA = 2
 FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "schema": int, "key": str, "label": str, "spec": dict, "status": str, "accuracy": dict, "per_class_accuracy": list,
     "confusion": list, "groups": dict, "calibration": dict, "curves": dict, "norms": dict, "counts": list, "made": dict,
-    "digest": str,
+    "method_digest": str, "engine": int, "predictions": dict, "digest": str,
 }
 STATUSES = ("done", "diverged")
-RECORD = re.compile(r"-([0-9a-f]{16})\.json$")  # how the name of a record's file ends
+RECORD = re.compile(r"-(([0-9a-f]{16})-([0-9a-f]{16})e(\d+))\.json$")  # how the name of a record's file ends
+EQUIVALENT = "equivalent.yaml"  # in results/: digests that were reviewed and compute the same
 SPEC_FIELDS = {"column", "protocol", "method", "data", "seed"}
 
 
@@ -87,40 +93,107 @@ def parse_record(content: bytes, where: str) -> dict[str, Any]:
 
 
 def record_path(folder: Path, record: Mapping[str, Any]) -> Path:
-    """A readable file name that ends in the key."""
+    """A readable file name that ends in the identity."""
     method = re.sub(r"[^A-Za-z0-9.@]+", "-", record["label"]).strip("-")
-    return folder / f"{method}-s{record['spec']['seed']}-{record['key']}.json"
+    return folder / f"{method}-s{record['spec']['seed']}-{identity_of(record)}.json"
+
+
+def identity(key: str, digest: str, engine: int) -> str:
+    """Of a run: its key, the digest of what its method computes, the version of the engine."""
+    return f"{key}-{digest}e{engine}"
+
+
+def identity_of(record: Mapping[str, Any]) -> str:
+    return identity(record["key"], record["method_digest"], record["engine"])
 
 
 def save_record(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Seal and write a record into the folder; returns its file."""
+    """Seal and write a record into the folder, in the place of an older one of its run; returns its file."""
     path = record_path(folder, record)
     write_atomically(path, json.dumps(seal(record), separators=(",", ":"), allow_nan=False).encode() + b"\n")
+    for older in folder.glob(f"*-{record['key']}-*.json"):
+        if older != path and RECORD.search(older.name):
+            older.unlink()
     return path
 
 
+def files_by_key(root: Path) -> dict[str, Path]:
+    """Key -> file of the record of every run under `root` (the folder of all papers); only names are read.
+
+    Where a kill left two records of a run, that of the newer engine counts, else the one written last.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted(root.glob("*/results/*/*/*.json")):
+        if name := RECORD.search(path.name):
+            found.setdefault(name[2], []).append(path)
+    return {key: paths[0] if len(paths) == 1 else max(paths, key=_age) for key, paths in found.items()}
+
+
+def _age(path: Path) -> tuple[int, int]:
+    return int(RECORD.search(path.name)[4]), path.stat().st_mtime_ns
+
+
 def record_files(root: Path) -> dict[str, Path]:
-    """Key -> file of every record under `root` (the folder of all papers); only names are read."""
-    files = sorted(root.glob("*/results/*/*/*.json"))
-    return {found[1]: path for path in files if (found := RECORD.search(path.name))}
+    """Identity -> file of every record under `root`; a record whose digest was accepted for another has both identities."""
+    found, same = {}, equivalents(root)
+    for path in files_by_key(root).values():
+        _, key, digest, engine = RECORD.search(path.name).groups()
+        found |= {identity(key, name, int(engine)): path for name in same.get(digest, (digest,))}
+    return found
 
 
-def has_diverged(key: str, files: Mapping[str, Path]) -> bool:
+@dataclass(frozen=True)
+class Equivalent:
+    """A line of results/equivalent.yaml: two digests of one method, and why both compute the same numbers."""
+
+    old: str
+    new: str
+    because: str
+
+
+def equivalents(root: Path) -> dict[str, frozenset[str]]:
+    """Digest -> all digests that were accepted as computing the same, itself included. root: the folder of all papers."""
+    path, found = root.parent / "results" / EQUIVALENT, {}
+    for line in load_yaml(path, tuple[Equivalent, ...]) if path.exists() else ():
+        joined = found.get(line.old, frozenset({line.old})) | found.get(line.new, frozenset({line.new}))
+        found |= dict.fromkeys(joined, joined)
+    return found
+
+
+def accept(root: Path, old: str, new: str, because: str) -> Path:
+    """Add a line to results/equivalent.yaml; returns the file."""
+    for name in (old, new):
+        if not re.fullmatch(r"[0-9a-f]{16}", name):
+            raise UserError(f"{name!r} is not a digest, which has 16 hexadecimal digits; `status --stale` shows those of the "
+                            "records and of the code.")
+    if old == new:
+        raise UserError(f"{old} is both the old and the new digest: there is nothing to accept.")
+    if not because.strip():
+        raise UserError("--because is empty: say why both compute the same numbers, as a reader of the tables has to trust it.")
+    path = root.parent / "results" / EQUIVALENT
+    lines = load_yaml(path, tuple[Equivalent, ...]) if path.exists() else ()
+    rows = [*map(asdict, lines), {"old": old, "new": new, "because": because.strip()}]
+    head = b"# Digests that were reviewed and compute the same: records of either count for both (`python -m papers accept`).\n"
+    write_atomically(path, head + yaml.safe_dump(rows, sort_keys=False, allow_unicode=True, width=120).encode())
+    return path
+
+
+def has_diverged(identity: str, files: Mapping[str, Path]) -> bool:
     """Whether the run has a record that says so."""
-    return key in files and _read(files[key], key)["status"] == "diverged"
+    return identity in files and _read(files[identity])["status"] == "diverged"
 
 
 def load_records(root: Path, keys: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Key -> checked record, of all under `root` or of `keys` only."""
-    files = record_files(root)
+    """Key -> checked record, stale or not, of all under `root` or of `keys` only."""
+    files = files_by_key(root)
     wanted = files if keys is None else [k for k in keys if k in files]
-    return {key: _read(files[key], key) for key in wanted}
+    return {key: _read(files[key]) for key in wanted}
 
 
-def _read(path: Path, key: str) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     record = parse_record(path.read_bytes(), str(path))
-    if record["key"] != key:
-        raise UserError(f"{path} holds the record of key {record['key']}: rename or remove it.")
+    if identity_of(record) != RECORD.search(path.name)[1]:
+        raise UserError(f"{path} holds the record {identity_of(record)}: rename or remove it.")
     return record
 
 
@@ -132,7 +205,7 @@ def thin_records(root: Path, cache: Path) -> list[dict[str, Any]]:
     are not checked. Where it cannot be written, all are read again next time.
     """
     known, now, changed = _read_cache(cache), {}, False
-    for path in record_files(root).values():
+    for path in files_by_key(root).values():
         name, state = str(path.relative_to(root)), path.stat()
         found = known.get(name)
         if not found or found[:2] != [state.st_mtime_ns, state.st_size]:
@@ -213,7 +286,7 @@ def _read_source(source: Path) -> dict[str, bytes]:
 
 def pack_records(root: Path, target: Path, keys: Iterable[str] | None = None) -> int:
     """Write the records under `root` (all, or of `keys`) into one xz tar, the same bytes for the same records."""
-    buffer, files = io.BytesIO(), record_files(root)
+    buffer, files = io.BytesIO(), files_by_key(root)
     chosen = sorted(files[k] for k in (files if keys is None else keys) if k in files)
     if not chosen:
         raise UserError("There is no record to pack for this selection; `status` shows what there is.")

@@ -98,7 +98,7 @@ def toy_paper(folder: Path, claims: str = "", published: tuple[str, ...] = PUBLI
         (folder / "claims.yaml").write_text(claims)
     protocol = Protocol(4, 32, 0.1, 0.9, 0.0002, 1, (2, 3), 0.1, False)
     columns = {"paper": (Column("cifar10", "lt", 100, "resnet32"), Column("cifar10", "step", 100, "resnet32")),
-               "quick": (Column("digits", "lt", 20, "resnet8"),)}
+               "quick": (Column("digits", "lt", 20, "resnet8", "hash"),)}
     protocols = {name: {"written": protocol, "released": protocol} for name in ("paper", "quick")}
     return Paper("toy", "A toy paper", folder, columns, protocols, {"paper": 3, "quick": 2}, toy_methods, ("own",), ("1",),
                  (Table("1", "Errors"), Table("2", "Settings")), (), {"digits-lt-20": "cifar10-lt-100"})

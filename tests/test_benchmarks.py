@@ -25,7 +25,7 @@ def test_the_textbook_network_is_a_pack_of_one():
     facts, generator = SETS["cifar10"], np.random.default_rng(0)
     labels = np.repeat(np.arange(10, dtype=np.uint8), 200)
     pixels = generator.integers(256, size=(len(labels), facts.side, facts.side, facts.channels), dtype=np.uint8)
-    pack = Pack(packs.members(1), Images(pixels, labels, pixels[::20], labels[::20], tuple("0123456789")),
+    pack = Pack(packs.members(1), Images(pixels, labels, pixels[::20], labels[::20], tuple("0123456789"), np.arange(2000)),
                 Device("cpu", "float64", False))
     net = PlainResNet(BACKBONES["resnet32"].blocks, BACKBONES["resnet32"].width, facts.channels, facts.classes).double()
     head = {"fc.weight": pack.heads[0].weight[0].T, "fc.bias": pack.heads[0].bias[0, 0]}

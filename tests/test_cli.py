@@ -35,7 +35,7 @@ def make_small(copy: Path) -> Path:
     shutil.copytree(ROOT, copy, ignore=ignored)
     params = copy / "papers" / "mm" / "params.yaml"
     head, tail = params.read_text().split("quick:", 1)
-    tail = tail.replace("seeds: 2", "seeds: 1").replace("epochs: 30", "epochs: 2", 1).replace("[24, 27]", "[1, 2]")
+    tail = tail.replace("seeds: 2", "seeds: 1").replace("epochs: 30", "epochs: 2", 1).replace("[24, 27]", "[1]")
     params.write_text(head + "quick:" + tail)
     return copy
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = [
     {"errors", "spec", "losses", "models", "metrics"},
-    {"data", "store", "method", "baselines", "decoupled"},
+    {"data", "store", "method", "digest", "predictions", "baselines", "decoupled"},
     {"train", "report", "cost", "estimate", "packing"},
     {"large"},
     {"cli", "console", "doctor", "worth", "campaign", "selection", "options", "export", "travel"},

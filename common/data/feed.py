@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from common.data.augment import as_network_input, crop, mix, normalise, pad_images, source_pixels
-from common.data.imbalance import last_of_each, select
+from common.data.imbalance import select, set_aside
 from common.data.sets import SETS, Images
 from common.spec import Column
 
@@ -140,7 +140,7 @@ class Feed:
         self.cpu_labels = torch.from_numpy(images.y_train[kept].astype(np.int64))
         self.classes = len(column.counts) or self.facts.classes
         self.counts, self.size = np.bincount(self.cpu_labels, minlength=self.classes), len(kept)
-        whole = np.concatenate([kept, last_of_each(images.y_train, held_out, self.classes)])
+        whole = np.concatenate([kept, set_aside(images.y_train, column, images.archive_order, held_out)])
         self.labels = torch.from_numpy(images.y_train[whole].astype(np.int64)).to(device)
         self.padded = pad_images(torch.from_numpy(images.x_train[whole]).to(device), self.facts.pad)
         tested = images.y_test < self.classes

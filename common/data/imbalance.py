@@ -3,6 +3,7 @@
 `python -m common.data.imbalance data` writes data/lists/*.json from the prepared datasets in data/.
 """
 
+import base64
 import hashlib
 import json
 import sys
@@ -13,10 +14,10 @@ import numpy as np
 
 from common.data.sets import Images, content_digest, load
 from common.errors import UserError
-from common.spec import Column
+from common.spec import ARCHIVE_ORDER_KNOWN, Column
 
-# The columns whose lists are committed.
-LISTED = [("lt", r) for r in (10, 50, 100, 200)] + [("step", r) for r in (10, 100)]
+SEEDS = {"authors": 0, "seed-666": 666}  # of the subsets that NumPy draws
+RATIOS = [("lt", r) for r in (10, 50, 100, 200)] + [("step", r) for r in (10, 100)]  # of the columns whose lists are committed
 
 
 def class_counts(imbalance: str, ratio: float, n_max: int, classes: int) -> np.ndarray:
@@ -44,9 +45,9 @@ def class_counts(imbalance: str, ratio: float, n_max: int, classes: int) -> np.n
 def select(labels: np.ndarray, column: Column, archive_order: np.ndarray | None = None, held_out: int = 0) -> np.ndarray:
     """Ascending indices, int64, of the training images that `column` keeps; `labels` [count] are in canonical order.
 
-    The largest class of an imbalanced column is as large as the dataset's smallest. archive_order: as in `Images`,
-    needed where the column's subset is "archive", else a UserError. held_out: images of each class that are set aside
-    first (`last_of_each`), so that the largest class is smaller by as many.
+    Of every class, the first ones as `rank` has them. The largest class of an imbalanced column is as large as the dataset's
+    smallest. archive_order: as in `Images`; without it, a subset that goes by it is a UserError. held_out: images of each class
+    that `set_aside` takes, so that the largest class is smaller by as many.
     """
     present = np.bincount(labels) - held_out
     if column.imbalance == "none":
@@ -57,66 +58,89 @@ def select(labels: np.ndarray, column: Column, archive_order: np.ndarray | None 
             raise UserError(f"{column.name} asks for more images than the classes of {column.dataset} have.")
     else:
         counts = class_counts(column.imbalance, column.ratio, int(present.min()), len(present))
-    if column.subset == "archive":
-        return _select_as_archive(labels, counts, column, archive_order)
-    return np.concatenate([np.flatnonzero(labels == c)[:n] for c, n in enumerate(counts)])
+    if np.array_equal(counts, np.bincount(labels)):
+        return np.arange(len(labels))
+    ranks = rank(labels, column, archive_order)
+    return np.sort(np.concatenate([ranked[:n] for ranked, n in zip(ranks, counts, strict=False)]))
 
 
-def last_of_each(labels: np.ndarray, held_out: int, classes: int) -> np.ndarray:
-    """Ascending indices of the last `held_out` images of each of the first classes: those that no canonical subset keeps."""
-    return np.concatenate([np.flatnonzero(labels == c)[len(np.flatnonzero(labels == c)) - held_out:] for c in range(classes)])
+def set_aside(labels: np.ndarray, column: Column, archive_order: np.ndarray | None, held_out: int) -> np.ndarray:
+    """Ascending indices, int64, of the last `held_out` images of every class of the column, as `rank` has them.
+
+    `select` with the same `held_out` keeps none of them.
+    """
+    if not held_out:
+        return np.empty(0, np.int64)
+    ranks = rank(labels, column, archive_order)[:len(column.counts) or None]
+    return np.sort(np.concatenate([ranked[-held_out:] for ranked in ranks]))
 
 
-def _select_as_archive(labels: np.ndarray, counts: np.ndarray, column: Column, archive_order: np.ndarray | None) -> np.ndarray:
-    """The authors' draw: with NumPy's seed 0, class by class, shuffle the class's positions in the archive, keep the first."""
+def rank(labels: np.ndarray, column: Column, archive_order: np.ndarray | None) -> list[np.ndarray]:
+    """The indices of every class in the order in which the column's subset takes them."""
+    if column.subset == "hash":
+        return [np.flatnonzero(labels == c) for c in range(labels.max() + 1)]
     if archive_order is None:
-        raise UserError(f"{column.name} needs the order of the official archive; prepare {column.dataset} --from that archive.")
-    generator = np.random.RandomState(0)  # the same stream as np.random.seed(0), without touching the global state
-    canonical = np.argsort(archive_order)
-    kept = []
-    for c, n in enumerate(counts):
-        positions = np.sort(archive_order[labels == c]).astype(np.int64)
+        raise UserError(f"{column.name} asks for subset {column.subset!r}, which goes by the order of the official archive; that "
+                        f"is known of {' and '.join(ARCHIVE_ORDER_KNOWN)} only: write `subset: hash` for {column.dataset}.")
+    return shuffle_as_numpy(labels, archive_order, SEEDS[column.subset])
+
+
+def shuffle_as_numpy(labels: np.ndarray, archive_order: np.ndarray, seed: int) -> list[np.ndarray]:
+    """The routine of the authors' scripts (Cao et al., 2019, and all who follow them): the indices of every class, shuffled.
+
+    `np.random.seed(seed)`; then for every class, in increasing order, `np.random.shuffle` of its positions in the archive. A
+    class is shuffled whole whatever a column keeps of it, so the subsets of all ratios are nested.
+    """
+    generator = np.random.RandomState(seed)  # the stream of np.random.seed(seed), without touching the global state
+    at = np.argsort(archive_order)  # index of the image at each position
+    ranks = []
+    for c in range(labels.max() + 1):
+        positions = np.sort(archive_order[labels == c])
         generator.shuffle(positions)
-        kept.append(canonical[positions[:n]])
-    return np.sort(np.concatenate(kept))
+        ranks.append(at[positions])
+    return ranks
 
 
 @dataclass(frozen=True)
 class IndexList:
-    """A committed selection. ranges: the half-open [first, stop) of every class in the canonical train arrays.
+    """A committed selection, in terms of the official archive.
 
-    index_sha256: of the indices as little-endian int64. content_sha256: `content_digest` of the selected images.
+    counts: images of every class; total: their sum. kept: a bit mask in base64, whose bit p (a byte's highest bit comes first)
+    says whether training image p of the archive is kept. positions_sha256: `positions_digest` of these positions.
+    content_sha256: `content_digest` of the images.
     """
 
     dataset: str
     imbalance: str
     ratio: int
+    subset: str
     total: int
     counts: list[int]
-    ranges: list[list[int]]
-    index_sha256: str
+    kept: str
+    positions_sha256: str
     content_sha256: str
 
     @property
-    def indices(self) -> np.ndarray:
-        return np.concatenate([np.arange(first, stop, dtype=np.int64) for first, stop in self.ranges])
+    def positions(self) -> np.ndarray:
+        """Ascending positions in the official archive, int64 [total]."""
+        return np.flatnonzero(np.unpackbits(np.frombuffer(base64.b64decode(self.kept, validate=True), np.uint8)))
 
 
-def index_digest(indices: np.ndarray) -> str:
-    """SHA-256 of the indices as little-endian int64."""
-    return hashlib.sha256(np.asarray(indices).astype("<i8").tobytes()).hexdigest()
+def positions_digest(positions: np.ndarray) -> str:
+    """SHA-256 of ascending positions as little-endian int64."""
+    return hashlib.sha256(np.sort(positions).astype("<i8").tobytes()).hexdigest()
 
 
 def make_list(images: Images, column: Column) -> IndexList:
-    """The index list of a column with the canonical subset."""
-    if column.subset != "canonical":
-        raise UserError(f"{column.name}: lists hold canonical subsets only.")
-    indices = select(images.y_train, column)
-    labels = images.y_train[indices]
-    ranges = [[int(i[0]), int(i[-1]) + 1] for i in (indices[labels == c] for c in np.unique(labels))]
+    """The index list of a column whose dataset has a known archive order."""
+    indices = select(images.y_train, column, images.archive_order)
+    labels, positions = images.y_train[indices], images.archive_order[indices]
+    mask = np.zeros(len(images.y_train), bool)
+    mask[positions] = True
     return IndexList(
-        column.dataset, column.imbalance, column.ratio, len(indices), np.bincount(labels).tolist(), ranges,
-        index_digest(indices), content_digest(images.x_train[indices], labels),
+        column.dataset, column.imbalance, column.ratio, column.subset, len(indices), np.bincount(labels).tolist(),
+        base64.b64encode(np.packbits(mask)).decode(), positions_digest(positions),
+        content_digest(images.x_train[indices], labels),
     )
 
 
@@ -130,23 +154,28 @@ def read_list(path: Path) -> IndexList:
     """Read an index list; a missing or inconsistent one is a UserError."""
     try:
         listed = IndexList(**json.loads(Path(path).read_text()))
-        indices, counts = listed.indices, [stop - first for first, stop in listed.ranges]
+        positions, counted = listed.positions, sum(listed.counts)
     except FileNotFoundError:
         raise UserError(f"{path} is not here; restore it from git.") from None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not an index list ({error}); restore it from git.") from None
-    if counts != listed.counts or len(indices) != listed.total or index_digest(indices) != listed.index_sha256:
-        raise UserError(f"{path} contradicts itself: its ranges do not give its counts, total and digest; restore it from git.")
+    if not len(positions) == listed.total == counted or positions_digest(positions) != listed.positions_sha256:
+        raise UserError(f"{path} contradicts itself: its mask does not give its total and digest; restore it from git.")
     return listed
 
 
-def write_lists(folder: Path, datasets: tuple[str, ...] = ("cifar10", "cifar100")) -> list[Path]:
+def listed_columns(dataset: str) -> list[Column]:
+    """The columns whose lists are committed."""
+    chosen = [(*kind, subset) for subset in ("authors", "hash") for kind in RATIOS] + [("lt", 100, "seed-666")]
+    return [Column(dataset, imbalance, ratio, "resnet32", subset) for imbalance, ratio, subset in chosen]
+
+
+def write_lists(folder: Path, datasets: tuple[str, ...] = ARCHIVE_ORDER_KNOWN) -> list[Path]:
     """Write `<folder>/lists/<column>.json` for every listed column of the prepared datasets in `folder`."""
     written = []
     for dataset in datasets:
         images = load(dataset, folder)
-        for imbalance, ratio in LISTED:
-            column = Column(dataset, imbalance, ratio, backbone="resnet32")
+        for column in listed_columns(dataset):
             written.append(Path(folder) / "lists" / f"{column.name}.json")
             written[-1].parent.mkdir(parents=True, exist_ok=True)
             write_list(written[-1], make_list(images, column))

@@ -22,6 +22,7 @@ class ImageSet:
 
     train, test: images in the split. digest_train, digest_test: `content_digest` of the split; both empty where nobody
     states that of the genuine pixels, and then the rest has to do.
+    order_digest: `order_digest` of the order of the official archive, which data/lists/ holds; empty where it is not known.
     mean, std: per channel, as fractions of 255. pad: pixels of padding before a random crop. flip: mirror at random.
     """
 
@@ -37,6 +38,7 @@ class ImageSet:
     std: tuple[float, ...]
     pad: int
     flip: bool
+    order_digest: str = ""
 
     @property
     def digest(self) -> str:
@@ -44,6 +46,8 @@ class ImageSet:
         identity = f"{self.digest_train}:{self.digest_test}" if self.digest_train else self.name
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
+
+LISTS = Path(__file__).resolve().parents[2] / "data" / "lists"  # in git: orders of archives and index lists
 
 # The released codes normalise both CIFAR sets with these numbers, CIFAR-100 too.
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -54,12 +58,14 @@ SETS: dict[str, ImageSet] = {s.name: s for s in (
         digest_train="d59acf989e068e709ce686cda292672c7b212c08d29d3d3e6d8c3aa99eba6a85",
         digest_test="899683d46c3a8c66fd56e1af12202e69fe5a4517be10b0f68e04c78fe585c57c",
         mean=CIFAR_MEAN, std=CIFAR_STD, pad=4, flip=True,
+        order_digest="8bc677d155b688d08093ef524170d9ca3374e0ccd6f0d21bdd9ecae92cd44f35",
     ),
     ImageSet(
         "cifar100", side=32, channels=3, classes=100, train=50_000, test=10_000,
         digest_train="36ce7a701fbea47796e570c34382aad50f2539687cfcbc6ae96e2f56530d29b6",
         digest_test="d3cd5d87a1b9317a0982c8ef5535fe3b86da8da90b13ce5e9b23ea06400dd5eb",
         mean=CIFAR_MEAN, std=CIFAR_STD, pad=4, flip=True,
+        order_digest="872a33a2450110d3a6af8d6fd8742c2959071c92e25ca0f0672b1ba6c8ddf5bb",
     ),
     ImageSet(
         "mnist", side=28, channels=1, classes=10, train=60_000, test=10_000,
@@ -86,8 +92,9 @@ SETS: dict[str, ImageSet] = {s.name: s for s in (
 class Images:
     """A loaded dataset in canonical order: images uint8 [count, side, side, channels], labels uint8 [count].
 
-    classes: the name of every label. archive_order: position of each train image in the official archive, or None
-    where the archive was not the source. digests: `content_digest` of train and test, or nothing if these were not computed.
+    classes: the name of every label. archive_order, archive_order_test: position of each train and each test image in the
+    official archive, int64 [count], or None where it is not known. digests: `content_digest` of train and test, or nothing if
+    these were not computed.
     """
 
     x_train: np.ndarray
@@ -97,12 +104,13 @@ class Images:
     classes: tuple[str, ...]
     archive_order: np.ndarray | None = None
     digests: tuple[str, ...] = ()
+    archive_order_test: np.ndarray | None = None
 
 
 class Raw(NamedTuple):
     """A dataset as its source has it: images uint8 NHWC and labels, in the source's own order.
 
-    origin: what the images were read from. archive_order: position of each train image in the official archive, or None.
+    origin: what the images were read from. official: whether that is an official archive, so that the order should be its own.
     """
 
     x_train: np.ndarray
@@ -111,7 +119,7 @@ class Raw(NamedTuple):
     y_test: np.ndarray
     classes: tuple[str, ...]
     origin: str
-    archive_order: np.ndarray | None = None
+    official: bool = False
 
 
 def find_set(name: str) -> ImageSet:
@@ -131,6 +139,29 @@ def canonical_order(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Indices [count] that sort by label, then by the SHA-256 of the pixels; identical images keep their order."""
     keys = [(int(y), hashlib.sha256(x.tobytes()).digest()) for x, y in zip(images, labels, strict=True)]
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+
+
+def order_digest(train: np.ndarray, test: np.ndarray) -> str:
+    """SHA-256 of the archive positions of the train images, then of the test images, as little-endian uint16."""
+    return hashlib.sha256(np.concatenate([train, test]).astype("<u2").tobytes()).hexdigest()
+
+
+def archive_order(name: str) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+    """Position in the official archive of every train and every test image in canonical order, int64 [count].
+
+    It is read from `<LISTS>/<name>-archive-order.npz`, so it holds for any genuine copy, whatever its order. None where it is
+    not known. A file that is missing, or is not the one whose digest SETS holds, is a UserError.
+    """
+    if not SETS[name].order_digest:
+        return None, None
+    path, remedy = LISTS / f"{name}-archive-order.npz", "restore it from git"
+    if not path.is_file():
+        raise UserError(f"{path} is not here; {remedy}.")
+    arrays = read_arrays(path, remedy)
+    train, test = (arrays.get(split, np.empty(0)) for split in ("train", "test"))
+    if order_digest(train, test) != SETS[name].order_digest:
+        raise UserError(f"{path} does not hold the order of the official archive of {name}; {remedy}.")
+    return train.astype(np.int64), test.astype(np.int64)
 
 
 def prepare_hint(name: str) -> str:
@@ -154,7 +185,8 @@ def read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:
 def load(name: str, folder: Path) -> Images:
     """Read `<folder>/<name>.npz` as `prepare` made it. A missing, damaged or foreign file is a UserError.
 
-    The images are not hashed again: `prepare` did, and the file carries the digests and a checksum of every array.
+    The images are not hashed again: `prepare` did, and the file carries the digests and a checksum of every array. The order of
+    the official archive is not in the file: it follows from the genuine images (`archive_order`).
     """
     path = Path(folder) / f"{name}.npz"
     find_set(name)
@@ -163,11 +195,13 @@ def load(name: str, folder: Path) -> Images:
     arrays = read_arrays(path, f"delete it and make it anew: {prepare_hint(name)}")
     if problem := _problem(name, arrays):
         raise UserError(f"{path} is not what prepare makes: {problem}; make it anew: {prepare_hint(name)}.")
+    train, test = archive_order(name)
     return Images(
         *(arrays[key] for key in ("x_train", "y_train", "x_test", "y_test")),
         classes=tuple(map(str, arrays["classes"])),
-        archive_order=arrays.get("archive_order"),
+        archive_order=train,
         digests=(str(arrays["digest_train"]), str(arrays["digest_test"])),
+        archive_order_test=test,
     )
 
 
@@ -189,7 +223,4 @@ def _problem(name: str, arrays: dict[str, np.ndarray]) -> str | None:
             return f"{key} is {found}, expected uint8 {shape}"
     if len(arrays.get("classes", ())) != known.classes:
         return f"it names {len(arrays.get('classes', ()))} classes, expected {known.classes}"
-    order = arrays.get("archive_order")
-    if order is not None and order.shape != (known.train,):
-        return f"archive_order has shape {order.shape}, expected {(known.train,)}"
     return None

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.data import tiny
-from common.data.sets import SETS, Images, Raw, canonical_order, content_digest, find_set, load, read_arrays
+from common.data.sets import SETS, Images, Raw, archive_order, canonical_order, content_digest, find_set, load, read_arrays
 from common.errors import UserError
 from common.store import write_atomically
 
@@ -68,22 +68,24 @@ def prepare(name: str, folder: Path, source: Path | None = None) -> Path:
     """Make `<folder>/<name>.npz`, checked and in canonical order, and print where it came from; return its path.
 
     Order of sources: `source`, the environment's LONGTAIL_DATA, the official download; digits are scikit-learn's.
-    Does nothing where the file is there already, unless `source` can add the archive's order to it. A source that is
-    missing, truncated or not the genuine dataset is a UserError, and leaves what was there before.
+    Does nothing where the file is there already. A source that is missing, truncated or not the genuine dataset is a
+    UserError, and leaves what was there before.
     """
     find_set(name)
     path = Path(folder) / f"{name}.npz"
     if source and not Path(source).exists():
         raise UserError(f"{source} does not exist; give {forms(name)}.")
     present = _present(name, path)
-    if present and not (source and present.archive_order is None and _is_archive(name, Path(source))):
+    if present:
         print(f"{summarise(name, present)}, already in {path}.")
         return path
     raw = _obtain(name, path.parent, source)
     digests = check(name, raw)
-    images = to_canonical(raw, digests)
+    images = to_canonical(name, raw, digests)
     save(path, images)
     print(f"{summarise(name, images)}, from {raw.origin}, now in {path}.")
+    if raw.official and images.archive_order is not None and (difference := compare_order(raw, images)):
+        print(difference)
     return path
 
 
@@ -135,10 +137,6 @@ def read_source(name: str, source: Path) -> Raw:
     raise UserError(f"{source} holds no {name}; it may be, or hold, {forms(name)}.")
 
 
-def _is_archive(name: str, source: Path) -> bool:
-    return any(reader in (read_archive, read_idx_files) for reader, _ in list(_candidates(name, source))[:1])
-
-
 def _candidates(name: str, source: Path) -> Iterator[tuple[Callable[[str, Path], Raw], Path]]:
     """The readers that fit what is at `source`, best first. A folder may hold several datasets, each in its own folder."""
     archive = ARCHIVES.get(name)
@@ -188,7 +186,7 @@ def read_npz(name: str, path: Path) -> Raw:
         raise UserError(f"{path} has no array {missing[0]!r}; expected x_train, y_train, x_test, y_test and classes.")
     images = [x[..., None] if SETS[name].channels == 1 and x.ndim == 3 else x for x in (arrays["x_train"], arrays["x_test"])]
     classes = tuple(map(str, arrays["classes"]))
-    return Raw(images[0], arrays["y_train"], images[1], arrays["y_test"], classes, str(path), arrays.get("archive_order"))
+    return Raw(images[0], arrays["y_train"], images[1], arrays["y_test"], classes, str(path))
 
 
 def read_archive(name: str, path: Path) -> Raw:
@@ -207,7 +205,7 @@ def read_archive(name: str, path: Path) -> Raw:
     names = content[layout.meta].get(layout.names)
     if not isinstance(names, list):
         raise UserError(f"{path}: {layout.meta} has no {layout.names}; expected the official archive of {name}.")
-    return Raw(*splits, classes=tuple(map(str, names)), origin=str(path), archive_order=np.arange(len(splits[0])))
+    return Raw(*splits, classes=tuple(map(str, names)), origin=str(path), official=True)
 
 
 def _archive_files(path: Path, folder: str, wanted: tuple[str, ...]) -> dict[str, bytes]:
@@ -265,7 +263,7 @@ def read_idx_files(name: str, folder: Path) -> Raw:
     arrays = {key: _read_idx(_idx_path(folder, stem)) for key, stem in IDX.items()}
     images = {key: value[..., None] if key[0] == "x" else value for key, value in arrays.items()}
     classes = tuple(map(str, range(SETS[name].classes)))
-    return Raw(**images, classes=classes, origin=str(folder), archive_order=np.arange(len(arrays["x_train"])))
+    return Raw(**images, classes=classes, origin=str(folder), official=True)
 
 
 def _read_idx(path: Path) -> np.ndarray:
@@ -378,25 +376,39 @@ def check(name: str, raw: Raw) -> tuple[str, ...]:
         if digest and digests[-1] != digest:
             raise UserError(f"{raw.origin}: the {split} split of {name} has digest {digests[-1][:16]}, expected {digest[:16]}: "
                             "some labels or pixels are not those of the genuine dataset; take another copy.")
-    order = raw.archive_order
-    if order is not None and not np.array_equal(np.sort(order), np.arange(known.train)):
-        raise UserError(f"{raw.origin}: archive_order does not number the {known.train:,} train images; take another copy.")
     return tuple(digests)
 
 
-def to_canonical(raw: Raw, digests: tuple[str, ...]) -> Images:
-    """Both splits in canonical order, the archive's order carried along. What is in order already is not copied."""
+def to_canonical(name: str, raw: Raw, digests: tuple[str, ...]) -> Images:
+    """Both splits in canonical order, with the known order of the archive. What is in order already is not copied."""
     train, test = canonical_order(raw.x_train, raw.y_train), canonical_order(raw.x_test, raw.y_test)
     x_train, x_test = (x if (np.diff(order) == 1).all() else x[order] for x, order in ((raw.x_train, train), (raw.x_test, test)))
-    return Images(
-        x_train, raw.y_train[train].astype(np.uint8), x_test, raw.y_test[test].astype(np.uint8),
-        raw.classes, None if raw.archive_order is None else raw.archive_order[train].astype(np.int64), digests,
-    )
+    in_train, in_test = archive_order(name)
+    return Images(x_train, raw.y_train[train].astype(np.uint8), x_test, raw.y_test[test].astype(np.uint8), raw.classes,
+                  in_train, digests, in_test)
+
+
+def compare_order(raw: Raw, images: Images) -> str | None:
+    """What differs between the order of `raw`, which claims to be the official archive, and the known one: a sentence, or None.
+
+    images: the same in canonical order, with the order of the archive. Equal images are not told apart.
+    """
+    for split, x, y, ours, labels, order in (
+        ("train", raw.x_train, raw.y_train, images.x_train, images.y_train, images.archive_order),
+        ("test", raw.x_test, raw.y_test, images.x_test, images.y_test, images.archive_order_test),
+    ):
+        at = np.argsort(order)
+        other = (x != ours[at]).any((1, 2, 3)) | (y != labels[at])
+        if other.any():
+            return (f"The images of {raw.origin} are genuine, but {other.sum():,} of its {len(x):,} {split} images, the first "
+                    f"at position {np.argmax(other):,}, stand elsewhere in the official archive: the known order is used, not "
+                    "this one.")
+    return None
 
 
 def save(path: Path, images: Images) -> None:
     """Write checked images, with their digests, which `load` compares; the whole file or nothing."""
-    arrays = {key: getattr(images, key) for key in ("x_train", "y_train", "x_test", "y_test", "archive_order")}
+    arrays = {key: getattr(images, key) for key in ("x_train", "y_train", "x_test", "y_test")}
     arrays |= {"classes": np.array(images.classes)}
     arrays |= {f"digest_{s}": np.array(digest) for s, digest in zip(("train", "test"), images.digests, strict=True)}
-    write_atomically(path, lambda file: np.savez(file, **{k: v for k, v in arrays.items() if v is not None}))
+    write_atomically(path, lambda file: np.savez(file, **arrays))

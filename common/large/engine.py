@@ -28,8 +28,9 @@ from common.large.processes import Processes, gather, share_from_first, shares, 
 from common.large.record import LargeTally
 from common.large.sampling import Span, draw_order, draw_share_noise, spans
 from common.method import Planned
+from common.train.checks import check_parts
 from common.train.groups import class_scores, group_runs, make_head
-from common.train.pack import Device, Pack
+from common.train.pack import Device, Pack, use_device
 
 WORKERS = 8  # processes that decode images, for each training process
 TEST_BATCH = 256
@@ -68,15 +69,18 @@ class LargeRun(Pack):
     one pass; a larger share is taken in several, whose gradients add up. folder: where `weights/` may be.
     """
 
+    captures = False  # of a step; what the processes send each other stays out of graphs
+
     def __init__(self, member: Planned, images: LargeImages, device: Device, processes: Processes, folder: Path,
                  per_device: int | None = None, workers: int = WORKERS):
         self.members, self.device, self.runs, self.turns = [member], device, 1, [False]
         self.column, self.protocol, self.shape = member.run.column, member.run.protocol, member.method
         check_method(member)
+        check_parts(member.method, images.counts, self.protocol)
         self.images, self.processes, self.workers = images, processes, workers
         self.streams = 1 + len(self.shape.companions)
         self.facts = replace(find_large(images.name), crop=self.protocol.crop, jitter=self.protocol.jitter)
-        labels, at = torch.from_numpy(images.train_labels), torch.device(device.name)
+        labels, at = torch.from_numpy(images.train_labels), use_device(device)
         self.feed = LargeFeed(images.counts, len(labels), labels.to(at), labels)
         self.groups = group_runs(self.members, images.counts)
         net = LargeNetwork(self.column.backbone, self.shape.network, self.shape.adapter)
@@ -248,11 +252,13 @@ class LargeRun(Pack):
         """Counts over every `stride`-th image of the test set, the same on every process."""
         self.net.eval()
         self.heads.eval()
-        group, head, tally = self.groups[0], self.heads[0], LargeTally(self.groups[0].classes, self.rate.device)
-        for pixels, labels in self._tester(stride).batches():
+        group, head, tester, adjusted = self.groups[0], self.heads[0], self._tester(stride), self.shape.adjust is not None
+        tally = LargeTally(group.classes, self.rate.device, -(-len(self.images.test_labels) // stride), adjusted)
+        for at, (pixels, labels) in zip(tester.parts, tester.batches(), strict=True):
             features = self._tested_features(pixels)
-            logits = class_scores(group, head, features) + self.adjusts[0]
-            tally.add(logits, head.seen(features), labels.to(self.rate.device, non_blocking=True))
+            logits = class_scores(group, head, features)
+            tally.add(logits + self.adjusts[0], head.seen(features), labels.to(self.rate.device, non_blocking=True),
+                      torch.as_tensor(at, device=self.rate.device), logits if adjusted else None)
         tally.add_up(self.processes)
         return tally
 

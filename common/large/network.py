@@ -23,7 +23,8 @@ WEIGHTS = ".tv_in1k"  # torchvision's first weights, as the released codes load 
 class LargeNetwork(nn.Module):
     """Images [batch, 3, height, width] -> features [1, batch, copies * width]; the leading axis is that of runs.
 
-    network: "plain", "bilateral" with a last block for each of two streams, or "shifted" with nine means of each channel.
+    network: "plain", "bilateral" with a last block for each of two streams, or "shifted" with nine means of each channel; no
+    source has a "two-branch" one of this size.
     adapter: channels of a 1x1 convolution at the end, 0 for none.
     """
 
@@ -35,6 +36,8 @@ class LargeNetwork(nn.Module):
         self.trunk = timm.create_model(shape.timm, num_classes=0, global_pool="", zero_init_last=False, **shape.changes)
         last = self.trunk.layer4[-1]
         self.trunk.layer4 = self.trunk.layer4[:-1]
+        if network == "two-branch":
+            raise UserError(f"A two-branch network is built from a CIFAR ResNet; {name} is none, so take a plain one.")
         if network == "bilateral" and adapter:
             raise UserError(f"A bilateral network has no adapter; {name} was asked for with both.")
         self.branches = nn.ModuleList([last, copy.deepcopy(last)] if network == "bilateral" else [last])
@@ -58,12 +61,12 @@ class LargeNetwork(nn.Module):
 
 @torch.no_grad()
 def draw_weights(parts: list[nn.Module], generator: torch.Generator) -> None:
-    """Normal with variance 2 / fan-out for every convolution (He et al., 2015; as torchvision's ResNets), 1 and 0 for
-    batch normalisation, also of the last one in a block."""
+    """Normal with variance 2 / fan-out for every convolution (He et al., 2015; as timm's and torchvision's ResNets, which count
+    the outputs of all groups of a grouped one), 1 and 0 for batch normalisation, also of the last one in a block."""
     for module in (m for part in parts for m in part.modules()):
         if isinstance(module, nn.Conv2d):
             drawn = torch.empty(module.weight.shape, dtype=torch.float32)
-            fan_out = module.weight.shape[0] * module.weight[0, 0].numel() // module.groups
+            fan_out = module.weight.shape[0] * module.weight[0, 0].numel()
             module.weight.copy_(drawn.normal_(0, (2 / fan_out) ** 0.5, generator=generator))
         elif isinstance(module, nn.BatchNorm2d):
             for ones, zeros in ((module.weight, module.bias), (module.running_var, module.running_mean)):

@@ -10,6 +10,7 @@ from torch import Tensor
 from common.large.processes import Processes, add_up
 from common.metrics import BINS, class_summary
 from common.train.record import Curves, best_epoch, common_fields, surroundings
+from common.train.tally import answer
 
 if TYPE_CHECKING:
     from common.large.engine import LargeRun
@@ -19,18 +20,27 @@ TOP = 5
 
 class LargeTally:
     """Counts of one run over a test set: images and hits of each class, images whose class is among the first TOP,
-    calibration bins, summed feature norms of each class. (A confusion matrix of 8,142 classes would take half a gibibyte.)"""
+    calibration bins, summed feature norms of each class. (A confusion matrix of 8,142 classes would take half a gibibyte.)
 
-    def __init__(self, classes: int, device: torch.device | str):
+    answers: as of a `Tally`, at the place of each image in the test set, where it was on this process, else 0.
+    """
+
+    def __init__(self, classes: int, device: torch.device | str, images: int, adjusted: bool = False):
         self.tested = torch.zeros(classes, dtype=torch.int64, device=device)
         self.hits = torch.zeros_like(self.tested)
         self.near = torch.zeros((), dtype=torch.int64, device=device)
         self.bins = torch.zeros(BINS, 3, dtype=torch.float64, device=device)
         self.norms = torch.zeros(classes, dtype=torch.float64, device=device)
+        self.answers = [torch.zeros(images, dtype=torch.int32, device=device) for _ in range(4 if adjusted else 2)]
 
-    def add(self, logits: Tensor, features: Tensor, labels: Tensor) -> None:
-        """logits [1, batch, classes] (scaled as the loss scales them), features [1, batch, width], labels [batch]."""
+    def add(self, logits: Tensor, features: Tensor, labels: Tensor, at: Tensor, unadjusted: Tensor | None = None) -> None:
+        """logits [1, batch, classes] (scaled as the loss scales them), features [1, batch, width], labels [batch]; at: the places
+        of the images in the test set. unadjusted: the logits before something was added to them for the test."""
         confidence, predicted = logits[0].float().softmax(-1).max(-1)
+        kept = [*answer(predicted, confidence)]
+        kept += answer(*reversed(unadjusted[0].float().softmax(-1).max(-1))) if unadjusted is not None else ()
+        for mine, part in zip(self.answers, kept, strict=True):
+            mine[at] = part.int()
         hit = predicted == labels
         self.tested += torch.bincount(labels, minlength=len(self.tested))
         self.hits += torch.bincount(labels[hit], minlength=len(self.tested))
@@ -43,7 +53,11 @@ class LargeTally:
 
     def add_up(self, processes: Processes) -> None:
         """The counts of all processes, on each: hits are whole numbers, so the accuracy does not depend on how many there are."""
-        add_up(processes, [self.tested, self.hits, self.near, self.bins, self.norms])
+        add_up(processes, [self.tested, self.hits, self.near, self.bins, self.norms, *self.answers])
+
+    def answered(self) -> list[Tensor]:
+        """As `Tally.answered` gives them, of one run."""
+        return [part[None].to(torch.uint8 if place % 2 else torch.int16).cpu() for place, part in enumerate(self.answers)]
 
     def accuracy(self) -> float:
         """Top-1 accuracy in percent."""

@@ -25,14 +25,17 @@ from common.large.lists import load_large
 from common.large.processes import Processes, from_first, join, leave, share_from_first, together
 from common.large.record import LargeCurves, LargeTally, large_surroundings, make_large_record
 from common.method import Planned, missing_runs
+from common.predictions import write_predictions
 from common.store import record_files, save_record, write_atomically
-from common.train.loop import Progress, Workspace, evaluation_stride, load_start
+from common.train.loop import Progress, Workspace, evaluation_stride, load_start, predictions_of
 from common.train.pack import Device
 from common.train.record import make_diverged_record
+from common.train.tally import BestAnswers
 from common.train.work import Observe, Observer, choose_device
 
 LOOK = 10  # batches between two looks at the clock of rank 0, where there is a deadline
-FIELDS = {"key", "epoch", "batch", "seconds", "images", "ended", "loss_sum", "curves", "precision", "cuda", "tensors"}
+FIELDS = {"identity", "best", "epoch", "batch", "seconds", "images", "ended", "loss_sum", "curves", "precision", "cuda",
+          "tensors"}
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ def train_missing(processes: Processes, planned: Sequence[Planned], data: Path, 
                   observer: Observer) -> bool:
     """The runs of all processes, one after another. Returns False if the deadline came first."""
     device = together(processes, lambda: local_device(options, processes))
-    missing = from_first(processes, lambda: [m.run.key for m in missing_runs(planned, record_files(planned[0].root))])
-    found = {m.run.key: m for item in planned for m in item.chain}
+    missing = from_first(processes, lambda: [m.identity for m in missing_runs(planned, record_files(planned[0].root))])
+    found = {m.identity: m for item in planned for m in item.chain}
     for member in map(found.__getitem__, missing):
         run = together(processes, partial(begin, member, data, device, processes, options))
         with observer([member]) if processes.first else nullcontext(lambda progress: None) as observe:
@@ -106,8 +109,8 @@ def local_device(options: LargeOptions, processes: Processes) -> Device:
 
 def train_run(run: LargeRun, work: Workspace, observe: Observe) -> bool:
     """Train one run from where it stopped and leave its record and checkpoint. Returns False if the deadline ended it early."""
-    curves, place, file = LargeCurves(), Place(), state_file(work, run)
-    go_on(run, file, curves, place)
+    curves, place, file, best = LargeCurves(), Place(), state_file(work, run), BestAnswers(1)
+    go_on(run, file, curves, place, best)
     run.distribute()
     tally, begun = None, time.monotonic()
 
@@ -115,24 +118,24 @@ def train_run(run: LargeRun, work: Workspace, observe: Observe) -> bool:
         return place.seconds + (time.monotonic() - begun) * run.processes.world
 
     while place.epoch < run.protocol.epochs and all(run.alive):
-        if not train_epoch(run, work, file, curves, place, spent):
+        if not train_epoch(run, work, file, curves, place, best, spent):
             return False
-        tally = end_epoch(run, curves, place.epoch)
+        tally = end_epoch(run, curves, place.epoch, best)
         place.epoch, place.batch = place.epoch + 1, 0
         if run.processes.first:
             tell(run, place.epoch, curves, work, observe)
             if place.epoch < run.protocol.epochs and all(run.alive):
-                save_state(run, file, curves, place, spent())
+                save_state(run, file, curves, place, best, spent())
     if not run.protocol.epochs:
-        tally = end_epoch(run, curves, 0)
-    finish(run, curves, tally, spent(), place.images)
+        tally = end_epoch(run, curves, 0, best)
+    finish(run, curves, best, tally, spent(), place.images)
     if run.processes.first:
         for left in (file, *file.parent.glob(f".{file.name}.*")):  # and what a process that was killed while writing left
             left.unlink(missing_ok=True)
     return True
 
 
-def train_epoch(run: LargeRun, work: Workspace, file: Path, curves: LargeCurves, place: Place,
+def train_epoch(run: LargeRun, work: Workspace, file: Path, curves: LargeCurves, place: Place, best: BestAnswers,
                 spent: Callable[[], float]) -> bool:
     """Train the rest of an epoch; within it, rank 0 saves the state when it is time. False if the deadline came."""
     loss_sum = run.loss_sum.clone()
@@ -151,7 +154,7 @@ def train_epoch(run: LargeRun, work: Workspace, file: Path, curves: LargeCurves,
         late = is_late(run.processes, work, place.batch)
         due = time.monotonic() - saved >= work.save_seconds and place.batch < last
         if run.processes.first and (late or due):
-            save_state(run, file, curves, place, spent())
+            save_state(run, file, curves, place, best, spent())
             saved = time.monotonic()
         if late:
             return False
@@ -165,14 +168,17 @@ def is_late(processes: Processes, work: Workspace, batch: int) -> bool:
     return from_first(processes, lambda: time.monotonic() > work.deadline)
 
 
-def end_epoch(run: LargeRun, curves: LargeCurves, epoch: int) -> LargeTally:
+def end_epoch(run: LargeRun, curves: LargeCurves, epoch: int, best: BestAnswers) -> LargeTally:
     """Test the epoch just trained; a run whose loss has left the finite range is stopped."""
     run.share()
     loss = run.mean_loss() if run.protocol.epochs else math.nan
     if run.protocol.epochs and not math.isfinite(loss):
         run.stop_run(0, epoch)
-    tally = run.evaluate(evaluation_stride(run, epoch))
+    stride = evaluation_stride(run, epoch)
+    tally = run.evaluate(stride)
     curves.add_epoch(epoch, max(1, run.protocol.epochs), loss, tally)
+    if stride == 1:
+        best.add([tally.answered()], torch.tensor([tally.accuracy()], dtype=torch.float64))
     return tally
 
 
@@ -188,14 +194,15 @@ def tell(run: LargeRun, epoch: int, curves: LargeCurves, work: Workspace, observ
 
 
 def state_file(work: Workspace, run: LargeRun) -> Path:
-    return work.folder / "resume" / "large" / f"{run.members[0].run.key}.pt"
+    return work.folder / "resume" / "large" / f"{run.members[0].identity}.pt"
 
 
-def save_state(run: LargeRun, file: Path, curves: LargeCurves, place: Place, seconds: float) -> None:
+def save_state(run: LargeRun, file: Path, curves: LargeCurves, place: Place, best: BestAnswers, seconds: float) -> None:
     """Write all that the next start needs, also of another number of processes; rank 0 alone calls it."""
     buffer = io.BytesIO()
     torch.save({
-        "key": run.members[0].run.key, "epoch": place.epoch, "batch": place.batch, "seconds": seconds, "images": place.images,
+        "identity": run.members[0].identity, "best": best.tensors(), "epoch": place.epoch, "batch": place.batch,
+        "seconds": seconds, "images": place.images,
         "ended": run.ended, "loss_sum": run.loss_sum.cpu(), "curves": json.dumps(vars(curves)), "precision": run.device.precision,
         "cuda": run.device.cuda, "tensors": {name: tensor.cpu() for name, tensor in run.run_state(0).items()},
     }, buffer)
@@ -217,7 +224,7 @@ def read_state(file: Path, run: LargeRun) -> dict:
     return state
 
 
-def go_on(run: LargeRun, file: Path, curves: LargeCurves, place: Place) -> None:
+def go_on(run: LargeRun, file: Path, curves: LargeCurves, place: Place, best: BestAnswers) -> None:
     """Bring the run on all processes to where its state on rank 0 is, or to its start."""
     def read() -> dict | None:
         if not file.exists():
@@ -234,12 +241,14 @@ def go_on(run: LargeRun, file: Path, curves: LargeCurves, place: Place) -> None:
     if "epoch" in state:
         place.epoch, place.batch, place.seconds, place.images = (state[n] for n in ("epoch", "batch", "seconds", "images"))
         vars(curves).update(json.loads(state["curves"]))
+        best.load(state["best"], [0])
         for counter in run.counters():
             counter.fill_(place.epoch * len(run.batch_sizes) + place.batch)
 
 
-def finish(run: LargeRun, curves: LargeCurves, tally: LargeTally | None, seconds: float, trained: int) -> None:
-    """Rank 0 leaves a checkpoint, then the record. A record that is here already stays: its run was trained again for its
+def finish(run: LargeRun, curves: LargeCurves, best: BestAnswers, tally: LargeTally | None, seconds: float, trained: int
+           ) -> None:
+    """Rank 0 leaves a checkpoint, the predictions, then the record. A record that is here already stays: its run was trained again for its
     weights only."""
     member, state = run.members[0], run.run_state(0)
     if all(run.alive) and not all(t.isfinite().all() for t in state.values()):
@@ -250,6 +259,11 @@ def finish(run: LargeRun, curves: LargeCurves, tally: LargeTally | None, seconds
     if all(run.alive):
         tensors = {n: t.cpu().contiguous() for n, t in state.items() if n.startswith(("backbone.", "head."))}
         write_atomically(member.checkpoint, save(tensors, {"key": member.run.key, "label": member.label}))
-    if member.run.key not in record_files(member.root):
-        record = make_large_record(run, curves, tally, made) if all(run.alive) else make_diverged_record(run, 0, curves, made)
-        save_record(member.folder, record)
+    if member.identity in record_files(member.root):
+        return
+    if not all(run.alive):
+        save_record(member.folder, make_diverged_record(run, 0, curves, made))
+        return
+    found = predictions_of(run.images.test_labels, 0, best, tally.answered(), 0)
+    fields = write_predictions(member.folder, {member.run.key: found})
+    save_record(member.folder, make_large_record(run, curves, tally, made) | {"predictions": fields[member.run.key]})

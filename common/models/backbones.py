@@ -17,7 +17,7 @@ class PackedPlain(nn.Module):
 
     def __init__(self, shape: Plain, runs: int, channels: int, side: int, adapter: int = 0, shifted: bool = False):
         super().__init__()
-        self.runs, self.copies, layers = runs, 1, []
+        self.runs, self.copies, self.weights, layers = runs, 1, shape.weights, []
         following = [kind for kind, *_ in shape.layers[1:]] + [""]
         for (kind, *numbers), then in zip(shape.layers, following, strict=True):
             if kind == "conv":
@@ -85,13 +85,14 @@ def backbone(name: str, runs: int, channels: int = 3, network: str = "plain", si
     """The packed backbone of that name in `BACKBONES`: images [batch, runs * channels, side, side] -> features [runs, batch,
     copies * width].
 
-    network: "bilateral" gives a ResNet a last block for each of two streams; "shifted" has nine copies (`Tail`) and not one.
+    network: "bilateral" and "two-branch" give a ResNet its last block twice, for two streams or for one; "shifted" has nine
+    copies (`Tail`) and not one.
     adapter: channels of its last 1x1 convolution, 0 for none.
     """
     shape, shifted = BACKBONES[name], network == "shifted"
-    if network == "bilateral":
+    if network in ("bilateral", "two-branch"):
         if not isinstance(shape, Residual) or adapter:
-            raise UserError(f"A bilateral network is built from a ResNet without an adapter; {name} is none.")
+            raise UserError(f"A {network} network is built from a ResNet without an adapter; {name} is none.")
         return PackedBilateral(shape, runs, channels)
     if isinstance(shape, Residual):
         return PackedResNet(shape, runs, channels, adapter, shifted)

@@ -227,10 +227,22 @@ class CausalHead(PackedHead):
 
 
 class CentreHead(PackedHead):
-    """Minus half the squared distances to the means mu_k, which are `weight`: -|x - mu_k|^2 / 2. Means standard normal."""
+    """Minus half the squared distances to the means mu_k, which are `weight`: -|x - mu_k|^2 / 2.
+
+    means: how they start, as `common.method.Head.means` says.
+    """
+
+    def __init__(self, runs: int, width: int, classes: int, means: str = "normal"):
+        super().__init__(runs, width, classes)
+        self.means = means
 
     def draw(self, run: int, generator: torch.Generator) -> None:
-        self.weight[run].copy_(torch.randn(self.weight[run].shape, generator=generator))
+        weight = self.weight[run]
+        if self.means == "xavier":
+            weight.copy_((torch.rand(weight.shape, generator=generator) * 2 - 1) * math.sqrt(3 / len(weight)))
+        else:
+            deviation = math.sqrt(2 / len(weight)) if self.means == "msra" else 1.0
+            weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
 
     def logits(self, features: Tensor) -> Tensor:
         return torch.bmm(features, self.weight) - (features**2).sum(-1, keepdim=True) / 2 - (self.weight**2).sum(1, True) / 2
@@ -240,8 +252,8 @@ class GaussianHead(CentreHead):
     """-d_k = -[sum_d (x_d - mu_kd)^2 / sigma_kd^2 + ln sigma_kd^2] / 2 for diagonal Gaussians. The parameter is
     log_variances = ln sigma^2, 0 at first, so that a variance is positive whatever the optimiser does."""
 
-    def __init__(self, runs: int, width: int, classes: int):
-        super().__init__(runs, width, classes)
+    def __init__(self, runs: int, width: int, classes: int, means: str = "normal"):
+        super().__init__(runs, width, classes, means)
         self.log_variances = nn.Parameter(torch.zeros(runs, width, classes))
 
     def logits(self, features: Tensor) -> Tensor:
@@ -255,8 +267,8 @@ class QuadraticHead(CentreHead):
     features is summed over all classes, so that it is one number a sample:
     -[sum_jd a_jd^2 x_d^2 - 2 x . (a_k^2 mu_k) + sum_d a_kd^2 mu_kd^2] / 2 + sum_d ln a_kd / 2 (half the log-determinant)."""
 
-    def __init__(self, runs: int, width: int, classes: int):
-        super().__init__(runs, width, classes)
+    def __init__(self, runs: int, width: int, classes: int, means: str = "normal"):
+        super().__init__(runs, width, classes, means)
         self.inverse_deviations = nn.Parameter(torch.ones(runs, width, classes))
 
     def logits(self, features: Tensor) -> Tensor:

@@ -4,8 +4,7 @@ Channels of run m are [m * c, (m + 1) * c) of every feature map. Batch normalisa
 of a pack computes what it computes alone. One run (M = 1) is the plain network.
 
 Option-A shortcuts: where the shape changes, every second pixel and zero-padded channels, no parameters. ReLU after
-the addition; global average pool. Initialisation: kaiming_normal (fan-in, gain sqrt 2) on convolutions, batch
-normalisation (1, 0), as the released LDAM code has it.
+the addition; global average pool. Initialisation: as the released LDAM code has it, see `initialise`.
 """
 
 import math
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.models.sizes import Residual
-from common.models.tail import Tail, batch_norm
+from common.models.tail import Tail, batch_norm, full_precision
 
 
 class Block(nn.Module):
@@ -73,9 +72,10 @@ class PackedResNet(nn.Module):
 
 
 class PackedBilateral(PackedResNet):
-    """A ResNet whose last block is there twice, side by side: a branch for each of two streams (Zhou et al., 2020).
+    """A ResNet whose last block is there twice, side by side (Zhou et al., 2020).
 
-    Given the stream, images go through its branch: features [runs, batch, width / 2]; else through both, branch 0 first.
+    Given the stream, images go through its branch: features [runs, batch, width / 2]; else through both, branch 0 first:
+    [runs, batch, width].
     """
 
     def __init__(self, shape: Residual, runs: int, channels: int = 3):
@@ -93,19 +93,27 @@ class PackedBilateral(PackedResNet):
 
 @torch.no_grad()
 def initialise(net: nn.Module, generators: Sequence[torch.Generator]) -> None:
-    """Draw the convolutions of run m from generators[m], layer by layer, so that a run starts alike in every pack."""
+    """Draw the weights of run m from generators[m], layer by layer, so that a run starts alike in every pack: kaiming_normal
+    (fan-in, gain sqrt 2), or what a chain of layers says (`common.models.sizes`). Biases are zero, batch normalisation (1, 0)."""
+    xavier = getattr(net, "weights", "kaiming") == "xavier"
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            for weight, generator in zip(module.weight.chunk(len(generators)), generators, strict=True):
-                drawn = torch.empty(weight.shape, dtype=torch.float32)
-                weight.copy_(nn.init.kaiming_normal_(drawn, generator=generator))
+            parts, fan_in = module.weight.chunk(len(generators)), module.weight[0].numel()
         elif isinstance(module, PackedFull):
-            for weight, generator in zip(module.weight, generators, strict=True):
-                weight.copy_(torch.randn(weight.shape, generator=generator) * math.sqrt(2 / len(weight)))
+            parts, fan_in = module.weight, module.weight.shape[1]
+        else:
+            continue
+        for weight, generator in zip(parts, generators, strict=True):
+            if xavier:
+                weight.copy_((torch.rand(weight.shape, generator=generator) * 2 - 1) * math.sqrt(3 / fan_in))
+            else:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * math.sqrt(2 / fan_in))
+        if module.bias is not None:
+            module.bias.zero_()
 
 
 class PackedFull(nn.Module):
-    """A fully connected layer of M runs: [runs, batch, c_in] -> [runs, batch, c_out]; its bias is zero at first."""
+    """A fully connected layer of M runs: [runs, batch, c_in] -> [runs, batch, c_out], in the precision of its weights."""
 
     def __init__(self, runs: int, c_in: int, c_out: int):
         super().__init__()
@@ -113,4 +121,5 @@ class PackedFull(nn.Module):
         self.bias = nn.Parameter(torch.zeros(runs, 1, c_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x, self.weight)
+        with full_precision(x):
+            return torch.baddbmm(self.bias, x.to(self.weight.dtype), self.weight)

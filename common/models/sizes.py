@@ -1,8 +1,13 @@
-"""The names and shapes of the backbones, and what they cost. No torch: a plan reads this."""
+"""The names, shapes and initial weights of the backbones, and what they cost. No torch: a plan reads this.
+
+weights, of each shape: how convolutions and dense layers are drawn. "kaiming": normal, variance 2 / fan-in (He et al., 2015);
+"kaiming-fan-out": normal, variance 2 / fan-out; "xavier": uniform(+-sqrt(3 / fan-in)), the filler of that name in Caffe. Every
+bias starts at 0.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,7 @@ class Residual:
     width: int
     stages: int = 3
     projection: bool = False
+    weights: Literal["kaiming"] = field(default="kaiming", init=False)
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class Plain:
     2x2 maxima, ("mean",) over the image, ("full", width)."""
 
     layers: tuple[tuple, ...]
+    weights: Literal["kaiming", "xavier"] = "kaiming"
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Mobile:
     stem: int
     groups: tuple[tuple[int, int, int, int], ...]
     last: int
+    weights: Literal["kaiming"] = field(default="kaiming", init=False)
 
     @property
     def blocks(self) -> list[tuple[int, int, int, int]]:
@@ -51,13 +59,13 @@ class Mobile:
 
 
 def _small_cnn(widths: tuple[int, ...], full: tuple[tuple, ...], activation: str) -> Plain:
-    """The shape of the MNIST networks of the large-margin Gaussian mixture code: pairs of convolutions, then batch
-    normalisation, 2x2 maxima and the activation."""
+    """The shape of the MNIST networks of the large-margin Gaussian mixture code, and their weights: pairs of convolutions, then
+    batch normalisation, 2x2 maxima and the activation."""
     layers: list[tuple] = [("conv", widths[0], 5, 0), ("conv", widths[1], 3, 1), ("norm",), ("pool",), (activation,)]
     layers += [("conv", widths[2], 3, 1), ("conv", widths[3], 3, 1), ("norm",), ("pool",), (activation,)]
     for width in widths[4:]:
         layers += [("conv", width, 3, 1), ("norm",), ("pool",), (activation,)]
-    return Plain((*layers, *full))
+    return Plain((*layers, *full), "xavier")
 
 
 def _vgg(*blocks: tuple[int, ...]) -> Plain:
@@ -71,7 +79,7 @@ def _vgg(*blocks: tuple[int, ...]) -> Plain:
 
 
 def _flat(activation: str) -> Plain:
-    return _small_cnn((16, 16, 32, 32), (("full", 64), (activation,), ("full", 2)), activation)
+    return _small_cnn((32, 32, 64, 64), (("full", 128), (activation,), ("full", 2)), activation)
 
 
 def _deep(activation: str) -> Plain:
@@ -112,6 +120,7 @@ class Network:
     width: int
     multiplications: int
     changes: Mapping[str, Any] = field(default_factory=dict)
+    weights: Literal["kaiming-fan-out"] = field(default="kaiming-fan-out", init=False)
 
 
 NETWORKS: dict[str, Network] = {
@@ -122,6 +131,12 @@ NETWORKS: dict[str, Network] = {
     # for the miniature
     "resnet10w8": Network("resnet18", 64, 144_306_176, {"layers": (1, 1, 1, 1), "channels": (8, 16, 32, 64)}),
 }
+
+
+def describe_backbone(name: str) -> dict[str, Any]:
+    """What a backbone of either table computes and how it starts, for the identity of a run; not what it costs."""
+    shape = (BACKBONES | NETWORKS)[name]
+    return {"shape": type(shape).__name__, **{k: v for k, v in asdict(shape).items() if k != "multiplications"}}
 
 
 def multiplications(name: str, side: int, channels: int) -> int:

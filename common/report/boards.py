@@ -234,7 +234,8 @@ def protocol_words(protocol: Protocol) -> str:
     words = [f"{protocol.epochs} epochs", f"batch {protocol.batch_size}{', last one dropped' if protocol.drop_last else ''}",
              f"{protocol.optimiser} {protocol.rate:g}, momentum {protocol.momentum:g}", f"weight decay {protocol.weight_decay:g}"]
     warm = protocol.warmup_epochs
-    words += [f"{warm} warm-up epoch{'s' if warm > 1 else ''}"] if warm else []
+    share = f" from {protocol.warmup_start:.3g} of it" if protocol.warmup_start else ""
+    words += [f"{warm} warm-up epoch{'s' if warm > 1 else ''}{share}"] if warm else []
     if protocol.schedule == "cosine":
         words.append("cosine")
     elif protocol.decay_epochs:

@@ -184,9 +184,14 @@ def _spell(method: str) -> str:
 def standing_columns(paper: Paper, profile: Profile) -> dict[str, tuple[Column, ...]]:
     """Published column name -> the columns of this profile whose runs are shown for it."""
     found: dict[str, tuple[Column, ...]] = {}
+    there = {column.name for column in paper.columns[profile]}
     for column in paper.columns[profile]:
-        # The join is on dataset, imbalance and backbone: which images a subset keeps is not printed anywhere.
-        plain = replace(column, backbone=column.backbone.replace("-", ""), subset="canonical").name
+        # The join is on dataset, imbalance and backbone: which images a subset keeps is not printed anywhere. But the authors'
+        # are meant, so a column of other images stands for the number only where there is none of theirs.
+        authors = replace(column, subset="authors").name
+        if column.name != authors and authors in there:
+            continue
+        plain = replace(column, backbone=column.backbone.replace("-", ""), subset="authors").name
         name = plain if profile == "paper" else paper.stand_ins.get(column.name)
         if name is not None and (profile == "quick" or name not in found):
             found[name] = (*found.get(name, ()), column)

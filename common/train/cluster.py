@@ -71,9 +71,9 @@ class Cluster:
 
     def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe, plainer: int = 0) -> None:
         sent = {path.name: path.read_bytes() for path, state in work.states().items()
-                if {m.run.key for m in pack} <= set(state["keys"])}
+                if {m.identity for m in pack} <= set(state["identities"])}
         for start in (m.start for m in pack if m.start):
-            needed = start.checkpoint if start.checkpoint.exists() else record_files(self.root)[start.run.key]
+            needed = start.checkpoint if start.checkpoint.exists() else record_files(self.root)[start.identity]
             sent[str(needed.relative_to(self.root))] = needed.read_bytes()
         minutes = replace(work, deadline=time.time() + work.deadline - time.monotonic(), mirror=_nowhere)
         task = self.ray.remote(**self.needs, max_retries=0)(_train_elsewhere)

@@ -1,5 +1,6 @@
 """One training step as one CUDA graph: what a GPU would spend on launching kernels is paid once."""
 
+import gc
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,20 +18,24 @@ def capture(pack: "Pack", drawn: Drawn, compiled: bool) -> Callable[[Drawn], Non
     """Capture `pack.step` for batches of drawn's shape. Returns a function that trains on other draws of that shape.
 
     The warm-up trains for real, so weights, statistics, momenta and the loss sum are put back. `drawn` becomes the
-    graph's own input. The last, smaller batch of an epoch is captured uncompiled: one step in a hundred is not worth
-    a compilation.
+    graph's own input. Where the capture fails, the stream is again the one that it was.
     """
+    here = torch.cuda.current_stream()
     saved = [(t, t.clone()) for t in (*pack.state().values(), *pack.counters(), pack.loss_sum)]
     side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
+    side.wait_stream(here)
     with torch.cuda.stream(side):
         for _ in range(WARM_UP):
             pack.step(drawn, compiled)
-    torch.cuda.current_stream().wait_stream(side)
+    here.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     pack.optimiser.zero_grad(set_to_none=True)
-    with torch.cuda.graph(graph, pool=pack.memory):
-        pack.step(drawn, compiled)
+    gc.collect()  # what only a cycle holds must not be freed while the capture runs
+    try:
+        with torch.cuda.graph(graph, pool=pack.memory):
+            pack.step(drawn, compiled)
+    finally:
+        torch.cuda.set_stream(here)  # the end of a failed capture raises before it does this
     with torch.no_grad():
         for tensor, before in saved:
             tensor.copy_(before)

@@ -69,7 +69,8 @@ def make_head(group: Group, width: int, copies: int, images: int) -> PackedHead:
         return LinearHead(runs, width, outputs, head.bias, head.biased, **more)
     if head.kind == "cosine":
         return CosineHead(runs, width, outputs, **more)
-    return {"gaussian": GaussianHead, "centres": CentreHead, "quadratic": QuadraticHead}[head.kind](runs, width, outputs)
+    kind = {"gaussian": GaussianHead, "centres": CentreHead, "quadratic": QuadraticHead}[head.kind]
+    return kind(runs, width, outputs, head.means)
 
 
 def make_outputs(method: Method, head: PackedHead, features: Tensor, context: Context) -> Outputs:

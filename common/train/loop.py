@@ -4,27 +4,34 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from common.data.sets import Images
 from common.errors import UserError
 from common.method import Planned
 from common.models.backbones import backbone
 from common.models.memory import FROM_FIRST, class_means
+from common.predictions import Answers, Predictions, write_predictions
 from common.spec import canonical_json, spec_key
 from common.store import has_diverged, record_files, save_record, write_atomically
+from common.train.checks import check_first_batch
 from common.train.clusters import cluster_counts, divide_by_features
 from common.train.pack import TEST_BATCH, Device, Pack, take_run
 from common.train.record import Curves, make_diverged_record, make_record, surroundings
+from common.train.tally import BestAnswers, Tally
 
 WATCH = 10  # before the rate first decays an epoch is tested on every tenth test image: the whole set costs a quarter of an epoch
-STATE = {"keys", "epoch", "seconds", "ended", "curves", "precision", "cuda", "bounds", "tensors"}
+SAVES = {"cpu": 30.0, "cuda": 300.0}  # seconds between two states of a pack: a GPU waits for each
+LAST = 30.0  # seconds before a deadline in which one more is saved, as the process may be killed at it
+STATE = {"identities", "epoch", "seconds", "ended", "curves", "precision", "cuda", "bounds", "tensors", "best"}
 
 
 @dataclass(frozen=True)
@@ -44,15 +51,21 @@ def no_mirror(name: str, content: bytes) -> None:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where unfinished work is kept, out of git and out of DVC's sight. save_seconds: the least time between two saves."""
+    """Where unfinished work is kept, out of git and out of DVC's sight. save_seconds: the least time between two saves; None
+    for what SAVES says of the device."""
 
     folder: Path
-    save_seconds: float
+    save_seconds: float | None
     deadline: float = math.inf  # of time.monotonic(); a pack pauses before the epoch that would pass it
     mirror: Callable[[str, bytes], None] = no_mirror  # gets name and content of every resume state, for another machine
 
-    def resume_file(self, keys: Sequence[str]) -> Path:
-        return self.folder / "resume" / f"{spec_key({'keys': list(keys)})}.pt"
+    def resume_file(self, identities: Sequence[str]) -> Path:
+        return self.folder / "resume" / f"{spec_key({'identities': list(identities)})}.pt"
+
+    def must_save(self, cuda: bool, saved: float, now: float) -> bool:
+        """Whether a state is due `now` where the last one is of `saved`, both of time.monotonic()."""
+        every = SAVES["cuda" if cuda else "cpu"] if self.save_seconds is None else self.save_seconds
+        return now - saved >= every or saved < self.deadline - LAST <= now
 
     def states(self) -> dict[Path, dict]:
         """Every resume state that is here; tensors are read when they are used."""
@@ -86,7 +99,7 @@ def load_start(pack: Pack) -> None:
         if start := member.start:
             path = start.checkpoint
             if not path.exists():
-                if has_diverged(start.run.key, record_files(member.root)):
+                if has_diverged(start.identity, record_files(member.root)):
                     pack.stop_run(run, 0)
                     continue
                 raise UserError(f"{path} is missing: {member.label} starts from {start.label}, so train that first.")
@@ -113,7 +126,7 @@ def give_centroids(pack: Pack) -> None:
                 head.centroids.copy_(means[group.first:group.stop])
 
 
-def give_clusters(pack: Pack, run: int, state: Mapping[str, torch.Tensor]) -> None:
+def give_clusters(pack: Pack, run: int, state: Mapping[str, Tensor]) -> None:
     """Divide the training images of a run by the features that the weights `state` of its start give them."""
     member, facts = pack.members[run], pack.feed.facts
     method, first = member.method, member.method.starts_from
@@ -129,10 +142,11 @@ def give_clusters(pack: Pack, run: int, state: Mapping[str, torch.Tensor]) -> No
     pack.load_run_state(run, {"head.clusters": found[None]})
 
 
-def test_only(pack: Pack, curves: Curves) -> list:
+def test_only(pack: Pack, curves: Curves, best: BestAnswers) -> list[Tally]:
     """What a setting of no epochs does: the whole test set, once."""
     tallies = pack.evaluate()
     curves.add(0, 0, [math.nan] * pack.runs, tallies)
+    best.add([tally.answered() for tally in tallies], torch.cat([tally.accuracy() for tally in tallies]).cpu())
     return tallies
 
 
@@ -144,42 +158,54 @@ def train_pack(members: Sequence[Planned], images: Images, device: Device, work:
     least one epoch, so it always gets further.
     """
     pack = Pack(members, images, device)
-    keys = [m.run.key for m in pack.members]
-    file, begun_in = work.resume_file(keys), find_state(work, keys)
-    epoch, curves, seconds = 0, Curves(pack.runs), 0.0
+    try:
+        return train_on(pack, work, observe)
+    finally:
+        pack.close()
+
+
+def train_on(pack: Pack, work: Workspace, observe: Callable[[Progress], None]) -> bool:
+    """Train the epochs that the pack still lacks, as `train_pack` says."""
+    identities = [m.identity for m in pack.members]
+    file, begun_in = work.resume_file(identities), find_state(work, identities)
+    epoch, curves, seconds, best = 0, Curves(pack.runs), 0.0, BestAnswers(pack.runs)
     if begun_in:
-        epoch, curves, seconds = load_state(pack, begun_in)
+        epoch, curves, seconds = load_state(pack, begun_in, best)
     else:
         load_start(pack)
+        check_first_batch(pack)
     begun, took = time.monotonic(), []
-    tallies = [] if pack.protocol.epochs else test_only(pack, curves)
+    tallies = [] if pack.protocol.epochs else test_only(pack, curves, best)
     saved = before = begun
     while epoch < pack.protocol.epochs and any(pack.alive):
-        tallies = run_epoch(pack, epoch, curves)
+        tallies = run_epoch(pack, epoch, curves, best)
         epoch += 1
         tell(pack, epoch, curves, work, observe)
         now = time.monotonic()
         took.append(now - before)
         late = now + max(took[1:] or took) > work.deadline  # the first epoch compiles
-        if epoch < pack.protocol.epochs and (late or now - saved >= work.save_seconds):
-            save_state(pack, file, epoch, curves, seconds + now - begun, work)
+        if epoch < pack.protocol.epochs and (late or work.must_save(pack.device.cuda, saved, now)):
+            save_state(pack, file, epoch, curves, best, seconds + now - begun, work)
             if late:
                 return False
             saved = time.monotonic()
         before = time.monotonic()
-    finish(pack, curves, tallies, seconds + time.monotonic() - begun)
+    finish(pack, curves, best, tallies, seconds + time.monotonic() - begun)
     file.unlink(missing_ok=True)
     return True
 
 
-def run_epoch(pack: Pack, epoch: int, curves: Curves) -> list:
+def run_epoch(pack: Pack, epoch: int, curves: Curves, best: BestAnswers) -> list[Tally]:
     """Train and test one epoch; a run whose loss has left the finite range is stopped."""
     losses = pack.train_epoch(epoch).tolist()
     for run, loss in enumerate(losses):
         if pack.alive[run] and not math.isfinite(loss):
             pack.stop_run(run, epoch)
-    tallies = pack.evaluate(evaluation_stride(pack, epoch))
+    stride = evaluation_stride(pack, epoch)
+    tallies = pack.evaluate(stride)
     curves.add(epoch, pack.protocol.epochs, losses, tallies)
+    if stride == 1:
+        best.add([tally.answered() for tally in tallies], torch.cat([tally.accuracy() for tally in tallies]).cpu())
     return tallies
 
 
@@ -194,13 +220,13 @@ def tell(pack: Pack, epoch: int, curves: Curves, work: Workspace, observe: Calla
     work.log(column=pack.column.name, epoch=epoch, loss_and_accuracy=runs)
 
 
-def save_state(pack: Pack, file: Path, epoch: int, curves: Curves, seconds: float, work: Workspace) -> None:
+def save_state(pack: Pack, file: Path, epoch: int, curves: Curves, best: BestAnswers, seconds: float, work: Workspace) -> None:
     """Write all that the next start needs; draws need no state, they are made from (seed, purpose, epoch)."""
     buffer = io.BytesIO()
     state = {
-        "keys": [m.run.key for m in pack.members], "epoch": epoch, "seconds": seconds / pack.runs, "ended": pack.ended,
+        "identities": [m.identity for m in pack.members], "epoch": epoch, "seconds": seconds / pack.runs, "ended": pack.ended,
         "curves": json.dumps(vars(curves)), "precision": pack.device.precision, "cuda": pack.device.cuda,
-        "bounds": pack.bounds, "tensors": {n: t.cpu() for n, t in pack.state().items()},
+        "bounds": pack.bounds, "tensors": {n: t.cpu() for n, t in pack.state().items()}, "best": best.tensors(),
     }
     torch.save(state, buffer)
     write_atomically(file, buffer.getvalue())
@@ -220,22 +246,23 @@ def read_state(file: Path) -> dict:
     return state
 
 
-def find_state(work: Workspace, keys: Sequence[str]) -> Path | None:
+def find_state(work: Workspace, identities: Sequence[str]) -> Path | None:
     """The resume state that holds all of these runs and got furthest: their own, or that of a pack which they were part of."""
-    found = [(state["epoch"], file) for file, state in work.states().items() if set(keys) <= set(state["keys"])]
+    found = [(state["epoch"], file) for file, state in work.states().items() if set(identities) <= set(state["identities"])]
     return max(found)[1] if found else None
 
 
-def load_state(pack: Pack, file: Path) -> tuple[int, Curves, float]:
-    """Restore the pack's runs; returns the epochs done, the curves and the seconds spent."""
+def load_state(pack: Pack, file: Path, best: BestAnswers) -> tuple[int, Curves, float]:
+    """Restore the pack's runs and their best answers; returns the epochs done, the curves and the seconds spent."""
     state = read_state(file)
     was = ("cuda" if state["cuda"] else "cpu", state["precision"])
     if was != ("cuda" if pack.device.cuda else "cpu", pack.device.precision):
         raise UserError(f"{file} was begun in {was[1]} on {was[0]}; go on with --device {was[0]} --precision {was[1]}, or delete "
                         "it to start again.")
-    saved, curves = Curves(len(state["keys"])), Curves(pack.runs)
+    saved, curves = Curves(len(state["identities"])), Curves(pack.runs)
     vars(saved).update(json.loads(state["curves"]))
-    places = [state["keys"].index(m.run.key) for m in pack.members]
+    places = [state["identities"].index(m.identity) for m in pack.members]
+    best.load(state["best"], places)
     for run, place in enumerate(places):
         pack.load_run_state(run, take_run(state["tensors"], place, state["bounds"]))
     for name, value in vars(saved).items():
@@ -245,20 +272,52 @@ def load_state(pack: Pack, file: Path) -> tuple[int, Curves, float]:
     return state["epoch"], curves, state["seconds"] * pack.runs
 
 
-def finish(pack: Pack, curves: Curves, tallies: list, seconds: float) -> None:
-    """Leave a checkpoint, then a record, of every run; `seconds` is shared equally. A record that is here already stays:
-    its run was trained again for its weights only."""
+def finish(pack: Pack, curves: Curves, best: BestAnswers, tallies: Sequence[Tally], seconds: float) -> None:
+    """Leave the predictions, then of every run a checkpoint and a record; `seconds` is shared equally. A record that is here
+    already stays: its run was trained again for its weights only."""
     made, have = {**surroundings(pack), "seconds": round(seconds / pack.runs, 3)}, record_files(pack.members[0].root)
-    for run, member in enumerate(pack.members):
-        if pack.alive[run] and not all(t.isfinite().all() for t in pack.run_state(run).values()):
+    whole = {name: tensor.cpu() for name, tensor in pack.state().items()}  # a device answers each question slowly
+    states = [take_run(whole, run, pack.bounds) for run in range(pack.runs)]
+    for run, state in enumerate(states):
+        if pack.alive[run] and not all(t.isfinite().all() for t in state.values()):
             pack.stop_run(run, pack.protocol.epochs - 1)  # the very last step spoiled the weights, after the last loss
+    answered = keep_predictions(pack, best, tallies, have)
+    for run, (member, state) in enumerate(zip(pack.members, states, strict=True)):
         if pack.alive[run]:
-            tensors = {n: t.cpu().contiguous() for n, t in pack.run_state(run).items() if n.startswith(("backbone.", "head."))}
+            tensors = {n: t.contiguous() for n, t in state.items() if n.startswith(("backbone.", "head."))}
             write_atomically(member.checkpoint, save(tensors, {"key": member.run.key, "label": member.label}))
-        if member.run.key in have:
+        if member.identity in have:
             continue
         if pack.alive[run]:
-            group = next(i for i, g in enumerate(pack.groups) if g.first <= run < g.stop)
-            save_record(member.folder, make_record(pack, run, curves, tallies[group], made))
+            record = make_record(pack, run, curves, tallies[pack.group_of(run)], made)
+            save_record(member.folder, record | {"predictions": answered[member.identity]})
         else:
             save_record(member.folder, make_diverged_record(pack, run, curves, made))
+
+
+def keep_predictions(pack: Pack, best: BestAnswers, tallies: Sequence[Tally], have: Container[str]) -> dict[str, dict[str, str]]:
+    """Write a file of predictions into every folder that gets records, of the runs that get one. Returns by identity what the
+    records hold of it."""
+    answered, found = [tally.answered() for tally in tallies], {}
+    by_folder: dict[Path, list[int]] = {}
+    for run, member in enumerate(pack.members):
+        if pack.alive[run] and member.identity not in have:
+            by_folder.setdefault(member.folder, []).append(run)
+    for folder, runs in by_folder.items():
+        kept = {}
+        for run in runs:
+            group = pack.group_of(run)
+            labels = torch.cat(tallies[group].labels).cpu().numpy()
+            row = run - pack.groups[group].first
+            kept[pack.members[run].run.key] = predictions_of(labels, run, best, answered[group], row)
+        fields = write_predictions(folder, kept)
+        found |= {pack.members[run].identity: fields[pack.members[run].run.key] for run in runs}
+    return found
+
+
+def predictions_of(labels: np.ndarray, run: int, best: BestAnswers, answered: Sequence[Tensor], row: int) -> Predictions:
+    """What a run answered to the test images in its last epoch (a row of what the tally of its group has) and in its best."""
+    last, confidence, *plain = (part[row].numpy() for part in answered)
+    adjusted, unadjusted = (part[run].numpy() for part in best.predicted)
+    return Predictions(labels, Answers(last, adjusted, confidence),
+                       Answers(plain[0], unadjusted, plain[1]) if plain else None)

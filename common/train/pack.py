@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from common.data.feed import INDEX, PARTNER, TURN, Draw, Drawn, Feed, draw_noise, stream
 from common.data.sets import Images
 from common.method import Context, Planned
-from common.metrics import Tally
 from common.models.backbones import backbone
 from common.models.resnet import initialise
+from common.train.ahead import Ahead
+from common.train.checks import check_parts, per_sample
 from common.train.clusters import cluster_counts, divide_randomly
 from common.train.graph import capture
 from common.train.groups import Group, class_scores, group_runs, make_head, make_outputs, own_labels
 from common.train.meta import learn_weights
+from common.train.tally import Tally
 
 Precision = Literal["bfloat16", "float32", "float64"]
 TEST_BATCH = 500
@@ -49,24 +51,42 @@ class Device:
         return torch.float64 if self.precision == "float64" else torch.float32
 
 
+def use_device(device: Device) -> torch.device:
+    """Make the device this process's own, with the settings of cuDNN that it wants; returns it with its number.
+
+    TF32 is for bfloat16 alone: float32 means float32.
+    """
+    at = torch.device(device.name)
+    if not device.cuda:
+        return at
+    if at.index is None:
+        at = torch.device("cuda", torch.cuda.current_device())
+    torch.cuda.set_device(at)  # streams and captures are those of the current device
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = device.precision == "bfloat16"
+    return at
+
+
 class Pack:
     """The state of M runs: network, optimiser, feed; one `step` trains all of them on their own next batch.
 
     members: runs of one column, one protocol and one shape; equal methods must stand together.
     """
 
+    ahead: Ahead | None = None  # where a GPU works while the next epoch is drawn
+
     def __init__(self, members: Sequence[Planned], images: Images, device: Device):
         self.members, self.device = list(members), device
         self.column, self.protocol = members[0].run.column, members[0].run.protocol
-        self.runs, at = len(members), torch.device(device.name)
-        if device.cuda:
-            torch.cuda.set_device(at)  # streams and captures are those of the current device
+        self.runs, at = len(members), use_device(device)
         turns = [m.method.task == "rotation" for m in members]
         self.turns = turns
         self.shape = members[0].method
         self.streams = 1 + len(self.shape.companions)
         self.feed = Feed(images, self.column, turns=any(turns), device=at, dtype=getattr(torch, device.precision),
                          held_out=self.shape.held_out)
+        for method in dict.fromkeys(m.method for m in members):
+            check_parts(method, self.feed.counts, self.protocol)
         self.groups = group_runs(members, self.feed.counts)
         net = backbone(self.column.backbone, self.runs, self.feed.facts.channels, self.shape.network, self.feed.facts.side,
                        self.shape.adapter)
@@ -82,7 +102,19 @@ class Pack:
             self._forward, self._batch, self._criterion = (
                 torch.compile(f, dynamic=False) for f in (self.net, self.feed.batch, self._losses))
         self._graphs: dict[tuple[int, bool], Callable[[Drawn], None]] = {}
-        self.memory = torch.cuda.graph_pool_handle() if device.cuda else None  # one for all graphs, whose replays never overlap
+        self.memory = torch.cuda.graph_pool_handle() if self.captures else None  # one for all graphs, whose replays never overlap
+        if device.cuda:
+            self.ahead = Ahead(self.draw, device.dtype)
+
+    @property
+    def captures(self) -> bool:
+        """Whether a step is a CUDA graph."""
+        return self.device.cuda and self.device.graph
+
+    def close(self) -> None:
+        """Wait for what is still being drawn, so that nothing holds the pack's memory."""
+        if self.ahead:
+            self.ahead.close()
 
     def _initialise(self, net: nn.Module) -> None:
         seeds = [m.run.seed for m in self.members]
@@ -108,10 +140,12 @@ class Pack:
         self.epoch_drawn: Drawn | None = None
         self.loss_sum = torch.zeros(self.runs, dtype=torch.float64, device=at)
         self.ended: list[int | None] = [None] * self.runs  # the epoch in which a run left the finite range
-        self._ahead: dict[int, Drawn] = {}
 
-    def _make_optimiser(self) -> torch.optim.SGD:
-        """What is frozen gets no gradient; what a head says may have a rate of its own, its bias no decay."""
+    def _make_optimiser(self) -> torch.optim.Optimizer:
+        """What is frozen gets no gradient; what a head says may have a rate of its own, its bias no decay.
+
+        On CUDA Adam's count of steps is on the device, where a captured step moves it.
+        """
         self.freeze()
         decays: dict[tuple[float, float], list[Tensor]] = {}
         for parameter in self.net.parameters():
@@ -130,10 +164,12 @@ class Pack:
         if kind in ("sgd", "nesterov"):
             optimiser = torch.optim.SGD(groups, momentum=momentum, nesterov=kind == "nesterov", **how)
         else:
-            optimiser = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind](groups, betas=(momentum, 0.999), **how)
+            optimiser = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind](
+                groups, betas=(momentum, 0.999), capturable=self.device.cuda, **how)
         for parameter in self.parameters():  # from the start, so that a captured step and a resumed one find theirs
             zeros = {name: torch.zeros_like(parameter) for name in MOMENTS[kind].values()}
-            count = {} if kind in ("sgd", "nesterov") else {"step": torch.zeros((), device=parameter.device)}
+            count = {} if kind in ("sgd", "nesterov") else {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device)}
             optimiser.state[parameter].update(zeros | count)
         return optimiser
 
@@ -176,7 +212,7 @@ class Pack:
             rate.fill_(factor * self.protocol.learning_rate(epoch))
         self.context.epoch.fill_(epoch)
         self.loss_sum.zero_()
-        drawn = self._ahead.pop(epoch) if epoch in self._ahead else self.draw(epoch)
+        drawn = self.ahead.take(epoch) if self.ahead else self.draw(epoch)
         if self.epoch_drawn is None:
             self.epoch_drawn = drawn.map(self._place)
         else:
@@ -190,7 +226,7 @@ class Pack:
 
     def _place(self, drawn: Tensor) -> Tensor:
         """On the device, and in its precision where it is no integer."""
-        return drawn.to(self.rate.device, self.device.dtype if drawn.is_floating_point() else drawn.dtype)
+        return drawn.to(self.rate.device, self.device.dtype if drawn.is_floating_point() else drawn.dtype, non_blocking=True)
 
     def draw(self, epoch: int) -> Drawn:
         """What every run draws in an epoch, on the CPU: a function of the epoch alone."""
@@ -211,33 +247,27 @@ class Pack:
     def train_epoch(self, epoch: int) -> Tensor:
         """Train one epoch. Returns each run's mean loss per sample, float64 [runs] on the CPU."""
         self.begin_epoch(epoch)
+        if self.ahead and epoch + 1 < self.protocol.epochs:
+            self.ahead.begin(epoch + 1)
         for batch in self.batches():
             self._run_step(batch)
-        if self.device.cuda and epoch + 1 < self.protocol.epochs:
-            self._ahead = {epoch + 1: self.draw(epoch + 1)}  # while the device works on what was launched
         return (self.loss_sum / sum(self.batch_sizes)).cpu()
 
     def _run_step(self, drawn: Drawn) -> None:
-        if not self.device.cuda:
-            return self.step(drawn)
         size = drawn.images.shape[-1]
+        compiled = size == self.protocol.batch_size  # one smaller batch an epoch is not worth a compilation
+        if not self.captures:
+            return self.step(drawn, compiled)
         kind = size, self.learns_weights
         if kind not in self._graphs:
-            self._graphs[kind] = capture(self, drawn.map(torch.clone), compiled=size == self.protocol.batch_size)
+            self._graphs[kind] = capture(self, drawn.map(torch.clone), compiled)
         self._graphs[kind](drawn)
 
     def step(self, drawn: Drawn, compiled: bool = True) -> None:
         """One optimisation step of all runs on a batch of draws."""
-        batch, forward, criterion = (self._batch, self._forward, self._criterion) if compiled else (
-            self.feed.batch, self.net, self._losses)
         learned = learn_weights(self, drawn) if self.learns_weights else None
-        images = [batch(drawn.images, drawn.blend if drawn.blend.numel() else None), *(batch(other) for other in drawn.others)]
-        if self.shape.meta_rate:
-            images = images[:1]  # the held-out images teach the weights only
-        with self.autocast(), nullcontext() if self.protocol.trains == "all" else torch.no_grad():
-            features = [forward(x, k if self.shape.network == "bilateral" else None) for k, x in enumerate(images)]
-        features = features[0] if len(features) == 1 else torch.stack(features, 1)
-        losses = criterion(features.to(self.device.dtype), drawn, learned)
+        features = self._batch_features(drawn, compiled)
+        losses = (self._criterion if compiled else self._losses)(features, drawn, learned)
         self.loss_sum += losses.detach() * drawn.images.shape[-1]
         self.optimiser.zero_grad(set_to_none=True)
         losses.sum().backward()  # the runs share no weight, so each gets the gradient of its own loss
@@ -245,7 +275,22 @@ class Pack:
         for group, head in zip(self.groups, self.heads, strict=True):
             if group.method.head.centres:
                 part = slice(group.first, group.stop)
-                head.move_centres(features[part].detach().to(self.device.dtype), self.feed.labels[drawn.images[INDEX, part]])
+                head.move_centres(features[part].detach(), self.feed.labels[drawn.images[INDEX, part]])
+
+    def losses_of(self, drawn: Drawn) -> Tensor:
+        """Each run's loss on a batch of draws, [runs], without a step."""
+        return self._losses(self._batch_features(drawn, compiled=False), drawn)
+
+    def _batch_features(self, drawn: Drawn, compiled: bool) -> Tensor:
+        """Features of a batch of draws in the precision of the weights: [runs, batch, width] or [runs, streams, batch, width]."""
+        batch, forward = (self._batch, self._forward) if compiled else (self.feed.batch, self.net)
+        images = [batch(drawn.images, drawn.blend if drawn.blend.numel() else None), *(batch(other) for other in drawn.others)]
+        if self.shape.meta_rate:
+            images = images[:1]  # the held-out images teach the weights only
+        with self.autocast(), nullcontext() if self.protocol.trains == "all" else torch.no_grad():
+            features = [forward(x, k if self.shape.network == "bilateral" else None) for k, x in enumerate(images)]
+        features = features[0] if len(features) == 1 else torch.stack(features, 1)
+        return features.to(self.device.dtype)
 
     def autocast(self) -> AbstractContextManager:
         if self.device.precision == "bfloat16":
@@ -272,7 +317,8 @@ class Pack:
             for k, (y, share) in enumerate(zip(terms, shares, strict=True)):
                 context = mine if drawn_noise is None else mine._replace(noise=drawn_noise[k])
                 w = share * (weights[head.parent[y] if group.parent else y] if learned is None else learned[part])
-                total, weight = total + (w * method.loss(outputs, self._seen(y, drawn, part), context)).sum(-1), weight + w
+                loss = per_sample(method.loss(outputs, self._seen(y, drawn, part), context), y, method)
+                total, weight = total + (w * loss).sum(-1), weight + w
             losses.append(total / (weight.sum(-1) if method.reduction == "weighted" else labels.shape[-1]))
         return torch.cat(losses)
 
@@ -292,13 +338,15 @@ class Pack:
         for start in range(0, len(self.feed.test_labels), TEST_BATCH * stride):
             stop = min(start + TEST_BATCH * stride, len(self.feed.test_labels))
             images, labels, quarters = self.feed.test_batch(start, stop, stride, self.turns)
+            forward = self._forward if len(images) == TEST_BATCH else self.net  # a remainder is not worth a compilation
             with self.autocast():
-                features = self._forward(images)
+                features = forward(images)
             features = features.to(self.device.dtype)
             for group, head, adjust, tally in zip(self.groups, self.heads, self.adjusts, tallies, strict=True):
                 part = features[group.first:group.stop]
-                logits = class_scores(group, head, part) + adjust
-                tally.add(logits, head.seen(part), labels if group.method.task == "classes" else quarters)
+                logits = class_scores(group, head, part)
+                tally.add(logits + adjust, head.seen(part), labels if group.method.task == "classes" else quarters,
+                          unadjusted=logits if group.method.adjust else None)
         return tallies
 
     @torch.no_grad()
@@ -330,6 +378,10 @@ class Pack:
         with torch.no_grad():
             for tensor in self.run_state(run).values():
                 tensor.zero_()
+
+    def group_of(self, run: int) -> int:
+        """The number of the group that a run belongs to."""
+        return next(i for i, g in enumerate(self.groups) if g.first <= run < g.stop)
 
     @property
     def bounds(self) -> list[tuple[int, int]]:
@@ -364,7 +416,8 @@ def take_run(state: Mapping[str, Tensor], run: int, bounds: Sequence[tuple[int, 
     for name, tensor in state.items():
         before, found, after = name.partition("heads.")
         if not found:
-            share[name] = tensor.chunk(runs)[run]
+            each = len(tensor) // runs
+            share[name] = tensor[run * each:(run + 1) * each]
             continue
         group, _, rest = after.partition(".")
         first, stop = bounds[int(group)]

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.metrics import Tally, summary
+from common.digest import ENGINE
+from common.method import digest_of
+from common.metrics import summary
 from common.store import SCHEMA
 from common.train.pack import Device, Pack
+from common.train.tally import Tally
 
 FEATURES = 2000  # images of a split whose features a record keeps, where a figure wants them; equally many of each class
 FEATURE_NORMS = 20  # how often, evenly over the epochs, the feature norms are stored, which are one number a class
@@ -55,7 +58,7 @@ def best_epoch(accuracy: Sequence[float], tested: Sequence[int]) -> int:
 def make_record(pack: Pack, run: int, curves: Curves, tally: Tally, made: Mapping[str, Any]) -> dict[str, Any]:
     """The record of run `run`, whose group's last evaluation over the whole test set is `tally`."""
     member, state = pack.members[run], pack.run_state(run)
-    group = next(g for g in pack.groups if g.first <= run < g.stop)
+    group = pack.groups[pack.group_of(run)]
     at = run - group.first
     counts = pack.feed.counts if member.method.task == "classes" else np.full(4, len(pack.feed.labels))
     parts = summary(tally.confusion[at].cpu().numpy(), tally.bins[at].cpu().numpy(), counts)
@@ -109,10 +112,12 @@ def common_fields(pack: Pack, run: int, curves: Curves, made: Mapping[str, Any])
     return {
         "schema": SCHEMA,
         "key": member.run.key,
+        "method_digest": digest_of(member.method, member.run.column), "engine": ENGINE,
         "label": f"{member.run.column.name} {member.method.label}",
         "spec": member.run.spec(),
         "curves": {"train_loss": finite, "test_accuracy": curves.accuracy[run], "tested": curves.tested},
         "made": dict(made),
+        "predictions": {},  # of a run that diverged
     }
 
 
@@ -120,7 +125,8 @@ def surroundings(pack: Pack) -> dict[str, Any]:
     """Device, precision, versions and commit: what made a record, beside its spec."""
     return {
         "device": device_name(pack.device), "device_type": "cuda" if pack.device.cuda else "cpu",
-        "precision": pack.device.precision, "compiled": pack.device.compile, "torch": torch.__version__,
+        "precision": pack.device.precision, "compiled": pack.device.compile,
+        "graph": pack.captures, "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": commit(), "runs_in_pack": pack.runs,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -47,18 +47,21 @@ class Trained(NamedTuple):
 
 def unfinished_packs(work: Workspace, missing: Sequence[Planned]) -> list[list[Planned]]:
     """What goes on from a resume state: the missing runs of each, side by side as they were; the furthest state first."""
-    by_key, packs = {m.run.key: m for m in missing}, []
+    by_identity, packs = {m.identity: m for m in missing}, []
     for state in sorted(work.states().values(), key=lambda s: -s["epoch"]):
-        if mine := [by_key.pop(key) for key in state["keys"] if key in by_key]:
+        if mine := [by_identity.pop(name) for name in state["identities"] if name in by_identity]:
             packs.append(mine)
     return packs
 
 
 def drop_states(work: Workspace, have: Container[str], missing: Sequence[Planned]) -> None:
-    """Delete the resume states whose runs all have their records, and are not trained again for their weights."""
-    wanted = {m.run.key for m in missing}
+    """Delete the resume states whose runs all have their records, and are not trained again for their weights; and those of
+    missing runs that code began which computed something else."""
+    wanted = {m.run.key: m.identity for m in missing}
     for file, state in work.states().items():
-        if all(key in have and key not in wanted for key in state["keys"]):
+        names = {name.partition("-")[0]: name for name in state["identities"]}
+        stale = any(wanted.get(key, name) != name for key, name in names.items())
+        if stale or all(name in have and key not in wanted for key, name in names.items()):
             file.unlink(missing_ok=True)
 
 
@@ -206,9 +209,9 @@ def last_line(why: str) -> str:
 
 def _forget(work: Workspace, pack: Sequence[Planned]) -> None:
     """Delete the state of a pack that is begun anew with fewer runs."""
-    keys = {m.run.key for m in pack}
+    names = {m.identity for m in pack}
     for file, state in work.states().items():
-        if set(state["keys"]) == keys:
+        if set(state["identities"]) == names:
             file.unlink(missing_ok=True)
 
 
@@ -291,9 +294,6 @@ def choose_device(name: str | None, precision: str | None, compiled: bool | None
     if cuda and (not torch.cuda.is_available() or (torch.device(name).index or 0) >= torch.cuda.device_count()):
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise UserError(f"{name} was asked for, but {found} CUDA devices are here; use --device cpu, or see `doctor`.")
-    if cuda:
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = precision not in ("float32", "float64")  # float32 is float32
     default = "bfloat16" if cuda else "float32"
     return Device(name, precision or default, cuda if compiled is None else compiled, graph)
 

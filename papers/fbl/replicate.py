@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.baselines import bbn_row, ce_row, hybrid_sc_row, la_rows, ldam_drw_row
+from common.baselines import bbn_row, ce_row, hybrid_sc_row, la_post_hoc_row, la_row, ldam_drw_row
 from common.cli import main
 from common.data.large_sets import find_large
 from common.decoupled import decoupling_row, disalign_row, with_second_settings
@@ -82,7 +82,10 @@ def fbl_balanced_logits(z: "Tensor", f: "Tensor", stimulus: "Tensor", alpha: "Te
 
 
 def fbl(outputs: Outputs, labels: "Tensor", context: Context, *, strength: float, curriculum: Callable) -> "Tensor":
-    """Eq. (4.8): cross-entropy of z^b, with alpha(t) = strength * curriculum(t), t from 1 to T (Algorithm 4.1, line 2)."""
+    """Eq. (4.8): cross-entropy of z^b, with alpha(t) = strength * curriculum(t), t from 1 to T (Algorithm 4.1, line 2).
+
+    strength: the factor that Eq. (4.7), "proportional to", leaves open; see `strength`.
+    """
     alpha = strength * curriculum(context.epoch + 1)
     return cross_entropy(fbl_balanced_logits(outputs.logits, outputs.features, fbl_stimulus(context.counts), alpha), labels)
 
@@ -92,7 +95,7 @@ def fbl_as_released(outputs: Outputs, labels: "Tensor", context: Context, *, str
     """The released loss: lambda is divided by its largest value, and t counts from 0."""
     stimulus = fbl_stimulus(context.counts)
     alpha = strength * curriculum(context.epoch)
-    z = fbl_balanced_logits(outputs.logits, outputs.features, stimulus / stimulus.max(), alpha)
+    z = fbl_balanced_logits(outputs.logits, outputs.features, stimulus / stimulus.max().clamp(min=EPS), alpha)
     return cross_entropy(z, labels)
 
 
@@ -119,13 +122,17 @@ class Baselines:
 
 @dataclass(frozen=True)
 class Params:
+    """strength, large_strength: alpha lambda_j of the smallest class where the curriculum is 1, on CIFAR and on the large sets.
+    constant_from: the ratio whose alpha the variant `strength=constant` has at another one."""
+
     paper: Profile
     quick: Profile
     stand_ins: dict[str, str]
-    strength: dict[Reading, float]
+    strength: float
+    large_strength: float
+    constant_from: int
     baselines: Baselines
     large: LargeColumns
-    large_strength: float
 
 
 PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
@@ -149,14 +156,32 @@ def early_epochs(column: Column) -> int:
     return (PARAMS.quick if column.name in PARAMS.quick.columns else PARAMS.paper).early
 
 
-def own_rows(column: Column, reading: Reading, protocol: Protocol) -> list[Method]:
-    """FBL on every column, and the other curricula of Table 4.4 where it has them: CIFAR-10-LT at ratio 100.
+def strength(column: Column, reading: Reading) -> float:
+    """alpha where the curriculum is 1: the released constant, which multiplies lambda_j / lambda_max. In the text's notation
+    (gap) it is divided by lambda_max = log(n_max / n_min), so that both readings are equally strong on every column."""
+    if column.name in LARGE:
+        sizes = find_large(column.dataset).train
+        constant, ratio = PARAMS.large_strength, sizes.largest / sizes.smallest
+    else:
+        constant, ratio = PARAMS.strength, column.ratio
+    return constant if reading == "released" else constant / math.log(ratio)
 
-    The released parabola is divided by T - 10, the other released curricula by T.
-    """
-    loss = partial(LOSSES[reading], strength=PARAMS.strength[reading])
+
+def fbl_row(column: Column, reading: Reading, protocol: Protocol) -> Method:
+    """FBL with the parabola, which the released code divides by T - 10."""
     end = protocol.epochs - (early_epochs(column) if reading == "released" else 0)
-    rows = [Method("fbl", reading, partial(loss, curriculum=partial(fbl_parabolic_increase, T=float(end))))]
+    curriculum = partial(fbl_parabolic_increase, T=float(end))
+    return Method("fbl", reading, partial(LOSSES[reading], strength=strength(column, reading), curriculum=curriculum))
+
+
+def own_rows(column: Column, reading: Reading, protocol: Protocol) -> list[Method]:
+    """FBL on every column; on CIFAR-10-LT the other curricula of Table 4.4 at ratio 100, all of them divided by T, and at ratio
+    50 the text's loss with one alpha for all ratios."""
+    row = fbl_row(column, reading, protocol)
+    rows, loss = [row], partial(LOSSES[reading], strength=strength(column, reading))
+    if published_name(column) == "cifar10-lt-50" and reading == "written":
+        constant = PARAMS.strength / math.log(PARAMS.constant_from)
+        rows.append(replace(row, loss=partial(row.loss, strength=constant), variant="strength=constant"))
     if published_name(column) == "cifar10-lt-100":
         rows += [Method(name, reading, partial(loss, curriculum=partial(curriculum, T=float(protocol.epochs))))
                  for name, curriculum in ABLATION.items()]
@@ -170,7 +195,8 @@ def baselines(column: Column, reading: Reading, protocol: Protocol) -> list[Meth
         ce_row(reading),
         ldam_drw_row(reading, protocol, s=p.scale, largest=p.largest_margin, beta=p.effective_number),
         bbn_row(reading, protocol),
-        *la_rows(reading, tau=p.tau),
+        la_row(reading, p.tau),
+        la_post_hoc_row(reading, protocol, p.tau),
         hybrid_sc_row(reading, protocol),
     ]
     return [row for row in rows if row.name not in NOT_PRINTED.get(published_name(column), ())]
@@ -182,16 +208,13 @@ def published_name(column: Column) -> str:
 
 
 def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
-    """Tables 4.3 and 4.7b. The text's strength is the code's, divided by the largest stimulus ln(n_max / n_min), as on CIFAR."""
-    rows, sizes = [], find_large(column.dataset).train
+    """Tables 4.3 and 4.7b."""
+    rows = []
     for reading in READINGS:
         protocol, p = protocols[reading], PARAMS.baselines
-        strength = PARAMS.large_strength / (math.log(sizes.largest / sizes.smallest) if reading == "written" else 1.0)
-        end = float(protocol.epochs - (PARAMS.paper.early if reading == "released" else 0))
-        loss = partial(LOSSES[reading], strength=strength, curriculum=partial(fbl_parabolic_increase, T=end))
         drw = ldam_drw_row(reading, protocol, s=p.scale, largest=p.largest_margin, beta=p.effective_number)
-        rows += [ce_row(reading), drw, decoupling_row(reading, protocols), la_rows(reading, tau=p.tau)[0],
-                 disalign_row(reading, protocols), Method("fbl", reading, loss)]
+        rows += [ce_row(reading), drw, decoupling_row(reading, protocols), la_row(reading, p.tau),
+                 disalign_row(reading, protocols), fbl_row(column, reading, protocol)]
     left_out = ("ldam-drw", "la") if column.dataset == "places-lt" else ()  # not printed
     return [replace(row, keep_features=False) for row in rows if row.name not in left_out]
 

@@ -30,7 +30,7 @@ from common.baselines import (
     cosface_row,
     deconfound_tde_row,
     hybrid_sc_row,
-    la_rows,
+    la_row,
     ldam_drw_row,
     mislas_row,
     mixup_crt_row,
@@ -179,7 +179,10 @@ class SecondLoss:
 
 @dataclass(frozen=True)
 class Switches:
+    """rates: other starts of the written second stage's cosine."""
+
     cloud: float
+    rates: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -193,9 +196,12 @@ class Places:
 
 @dataclass(frozen=True)
 class Baselines:
+    """not_printed: the rows that Table 5.2 does not have at some ratios."""
+
     effective_number: float
     moving_statistics: tuple[str, ...]
     tde_alpha: dict[str, float]
+    not_printed: dict[int, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -247,7 +253,8 @@ def second_stage(name: str, reading: Reading, protocols: Mapping[str, Protocol],
                  sampler: Callable | None = None, rescale: str = "", cloud: float | None = None, **changes) -> Method:
     """Lines 8 to 13: the classifier alone, on samples that `sampler` draws (CBEN where it is None); the backbone frozen.
 
-    rescale: "class" is LWS, "tau" is tau-normalisation, on the first stage's classifier as it is; "" is cRT.
+    rescale: "class" is LWS, "tau" is tau-normalisation, on the first stage's classifier as it is; "" is cRT. The learned tau
+    is a temperature too: with w / |w|^tau the logits are s |w_j|^(1 - tau) cos theta_j, so tau changes s as well.
     """
     p = setting(reading)
     head = Head("cosine", keep=True, rate=0.0, rescale=rescale) if rescale else Head("cosine", keep=p.keep)
@@ -267,30 +274,47 @@ def stands_for(column: Column) -> str:
     return PARAMS.stand_ins.get(column.name, column.name)
 
 
+def with_moving_statistics(protocols: Mapping[str, Protocol], column: Column) -> dict[str, Protocol]:
+    """MisLAS's second stage, and the released one after mixup, which is MisLAS's too, move the batch statistics on some sets."""
+    moves = column.dataset in PARAMS.baselines.moving_statistics
+    moving = ("written-mislas", "released-mislas", "released-crt")
+    return {**protocols, **{name: replace(protocols[name], moving_statistics=moves) for name in moving}}
+
+
 def baselines(column: Column, protocols: Mapping[str, Protocol], reading: Reading) -> list[Method]:
-    """The other rows of Table 5.2, each under the setting of the text and under that of the code."""
-    p, protocol, second = PARAMS.baselines, protocols[reading], f"{reading}-mislas"
-    moving = replace(protocols[second], moving_statistics=column.dataset in p.moving_statistics)
-    return [
+    """The other rows of Table 5.2, each under the setting of the text and under that of the code; De-confound-TDE, whose
+    numbers are quoted, under its source's."""
+    p, protocol, protocols = PARAMS.baselines, protocols[reading], with_moving_statistics(protocols, column)
+    rows = [
         ce_row(reading),
         mixup_row(reading),
         ldam_drw_row(reading, protocol),
-        deconfound_tde_row(reading, p.tde_alpha[column.dataset]),
+        deconfound_tde_row(reading, p.tde_alpha[column.dataset], protocols["deconfound"]),
         mixup_crt_row(reading, protocols),
         bbn_row(reading, protocol),
         hybrid_sc_row(reading, protocol),
-        mislas_row(reading, column, {**protocols, second: moving}),
+        mislas_row(reading, column, protocols),
     ]
+    return [row for row in rows if row.name not in p.not_printed.get(column.ratio, ())]
+
+
+def own_rows(protocols: Mapping[str, Protocol], reading: Reading) -> list[Method]:
+    """GCL of Table 5.2: with CBEN in the text, with class balance in the README of the code, where CBEN is an option."""
+    cben = second_stage("gcl", reading, protocols)
+    if reading == "written":
+        return [cben]
+    return [replace(cben, sampler=class_balanced), replace(cben, variant="sampler=cben")]
 
 
 def ablations(protocols: Mapping[str, Protocol], reading: Reading) -> list[Method]:
-    """Tables 5.4 (cloud sizes), 5.5 (samplers) and 5.6 (re-training); `gcl` itself is a row of all three."""
+    """Tables 5.4 (cloud sizes), 5.5 (samplers) and 5.6 (re-training); `gcl-cben` is a row of all three."""
     sizes = {"gcl-cloud-cosine": cloud_cosine,
              **{name: partial(cloud_power, exponent=value) for name, value in PARAMS.exponents.items()}}
     effective = partial(effective_number_sampler, beta=PARAMS.baselines.effective_number)
     samplers = {"gcl-instance-balance": shuffled, "gcl-class-balance": class_balanced, "gcl-effective-number": effective}
     rescaled = {"gcl-lws": "class", "gcl-tau": "tau"}
     return [
+        second_stage("gcl-cben", reading, protocols),
         *(second_stage(name, reading, protocols, size=size) for name, size in sizes.items()),
         *(second_stage(name, reading, protocols, sampler=sampler) for name, sampler in samplers.items()),
         first_stage(reading),
@@ -299,13 +323,17 @@ def ablations(protocols: Mapping[str, Protocol], reading: Reading) -> list[Metho
 
 
 def switches(protocols: Mapping[str, Protocol]) -> list[Method]:
-    """One difference between the readings at a time; the chapter prints no such rows."""
-    w, r = PARAMS.written, PARAMS.released
+    """One difference between the readings, or one gap filled otherwise, at a time; the chapter prints no such rows."""
+    w, r, s = PARAMS.written, PARAMS.released, PARAMS.switches
     plain = partial(gcl, s=r.s, cloud=r.cloud, sigma=r.sigma)
+    crt = mixup_crt_row("written", protocols)
     return [
-        second_stage("gcl", "written", protocols, cloud=PARAMS.switches.cloud, variant=f"cloud={PARAMS.switches.cloud}"),
+        second_stage("gcl", "written", protocols, cloud=s.cloud, variant=f"cloud={s.cloud}"),
         second_stage("gcl", "written", protocols, head=Head("cosine", keep=not w.keep), variant="classifier=kept"),
-        second_stage("gcl", "released", protocols, loss=plain, variant="loss=equation"),
+        second_stage("gcl", "released", protocols, sampler=class_balanced, loss=plain, variant="loss=equation"),
+        *(replace(row, protocol=replace(row.protocol, rate=rate), variant=f"rate={rate}")
+          for row in (second_stage("gcl", "written", protocols), crt) for rate in s.rates),
+        replace(crt, protocol=replace(crt.protocol, moving_statistics=True), variant="statistics=moving"),
     ]
 
 
@@ -314,7 +342,7 @@ def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method
     protocol, alpha = protocols["written"], PARAMS.large_mixup
     own = second_stage("gcl", "written", protocols)
     rows = [
-        ce_row("written"), mixup_row("written", alpha), ldam_drw_row("written", protocol), la_rows("written")[0],
+        ce_row("written"), mixup_row("written", alpha), ldam_drw_row("written", protocol), la_row("written"),
         oltr_row("written", column, protocols), decoupling_row("written", protocols), disalign_row("written", protocols),
         mixup_crt_row("written", protocols, alpha), mislas_row("written", column, protocols, alpha),
         replace(own, starts_from=replace(own.starts_from, mixup=alpha)),
@@ -344,9 +372,7 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
     ablation = stands_for(column) == PARAMS.ablation
     rows = []
     for reading in READINGS:
-        rows += [*baselines(column, protocols, reading), second_stage("gcl", reading, protocols)]
-        if reading == "released":  # as the README of the code has it; CBEN is an option there
-            rows.append(second_stage("gcl", reading, protocols, sampler=class_balanced, variant="sampler=class-balanced"))
+        rows += [*baselines(column, protocols, reading), *own_rows(protocols, reading)]
         rows += ablations(protocols, reading) if ablation else []
     rows += switches(protocols) if ablation else []
     shown = ("ce", "gcl") if ablation else ()  # Figure 5.4

@@ -61,52 +61,59 @@ def icu_moments(x: "Tensor", mu: "Tensor", member: "Tensor") -> tuple["Tensor", 
     return n, x.transpose(-1, -2) @ share, (from_own(x, mu, member) ** 2).transpose(-1, -2) @ share
 
 
-def icu_regulariser(x: "Tensor", mu: "Tensor", variances: "Tensor", member: "Tensor", lambda_mu: float,
-                    lambda_sigma: float) -> "Tensor":
+def icu_regulariser(x: "Tensor", mu: "Tensor", variances: "Tensor", member: "Tensor", lambda_mu: float, lambda_sigma: float,
+                    dimensions: str) -> "Tensor":
     """Eq. (14): sum of lambda_mu |mu_k - mean_k|^2 + lambda_sigma |sigma_k^2 - deviation_k|^2 over the batch's classes k. [...].
 
+    dimensions: whether |.|^2 is the "sum" of the squares over the dimensions, or their "mean".
     """
     n, mean, deviation = icu_moments(x, mu, member)
     terms = lambda_mu * (mu - mean) ** 2 + lambda_sigma * (variances - deviation) ** 2
-    return (terms * (n > 0)).sum((-1, -2))
+    squares = terms.mean(-2) if dimensions == "mean" else terms.sum(-2)
+    return (squares * (n > 0).squeeze(-2)).sum(-1)
 
 
-def _regulariser(outputs: Outputs, labels: "Tensor", x: "Tensor", lambda_mu: float, lambda_sigma: float) -> "Tensor":
-    """Eq. (14) of features x with what the head holds, [..., 1]."""
+def _regulariser(outputs: Outputs, labels: "Tensor", lambda_mu: float, lambda_sigma: float, dimensions: str) -> "Tensor":
+    """Eq. (14) of the features with what the head holds, [..., 1]."""
     mu, variances = outputs.head["weight"], outputs.head["log_variances"].exp()
-    return icu_regulariser(x, mu, variances, members(outputs.logits, labels), lambda_mu, lambda_sigma).unsqueeze(-1)
+    member = members(outputs.logits, labels)
+    return icu_regulariser(outputs.features, mu, variances, member, lambda_mu, lambda_sigma, dimensions).unsqueeze(-1)
 
 
 def icu(outputs: Outputs, labels: "Tensor", context: Context, *, alpha: float, gamma: float, lambda_mu: float,
-        lambda_sigma: float) -> "Tensor":
+        lambda_sigma: float, dimensions: str = "mean") -> "Tensor":
     """Eq. (8) with the margins of Eqs. (17) and (18). [..., batch].
 
-    The features are constants in Eq. (14), so that means and variances follow the batch and draw no feature (gap): the text
-    derives the gradients of mu (Eq. 15) and sigma (Eq. 16) alone, and "removes the constraints" of center loss on the features.
+    |.|^2 of Eq. (14) is a mean over the dimensions (gap): the text does not say, the released code has it, and the "sum" leaves
+    the finite range within tens of steps where there are many dimensions. Its gradient reaches the features too, as
+    "|mu_k - mean_k|^2 in Eq. 14 has the same meaning as the Eq. 3 in center loss" (section 3.2), which draws them.
     """
-    d_y, x = icu_own_distance(outputs.logits, labels, gamma), outputs.features.detach()
-    return icu_classification(outputs.logits, labels, d_y, alpha) + _regulariser(outputs, labels, x, lambda_mu, lambda_sigma)
+    d_y = icu_own_distance(outputs.logits, labels, gamma)
+    regulariser = _regulariser(outputs, labels, lambda_mu, lambda_sigma, dimensions)
+    return icu_classification(outputs.logits, labels, d_y, alpha) + regulariser
 
 
 def icu_multiplied(outputs: Outputs, labels: "Tensor", context: Context, *, alpha: float, gamma: float, lambda_mu: float,
-                   lambda_sigma: float) -> "Tensor":
+                   lambda_sigma: float, dimensions: str = "mean") -> "Tensor":
     """`icu` with the other reading of Eq. (18)."""
     d_y = icu_own_distance_multiplied(outputs.logits, labels, outputs.head["log_variances"], gamma)
-    x = outputs.features.detach()
-    return icu_classification(outputs.logits, labels, d_y, alpha) + _regulariser(outputs, labels, x, lambda_mu, lambda_sigma)
+    regulariser = _regulariser(outputs, labels, lambda_mu, lambda_sigma, dimensions)
+    return icu_classification(outputs.logits, labels, d_y, alpha) + regulariser
 
 
-def icu_joint(outputs: Outputs, labels: "Tensor", context: Context, *, alpha: float, gamma: float, lambda_mu: float,
-              lambda_sigma: float) -> "Tensor":
-    """`icu` with the gradient of Eq. (14) to the features as well."""
-    d_y, x = icu_own_distance(outputs.logits, labels, gamma), outputs.features
-    return icu_classification(outputs.logits, labels, d_y, alpha) + _regulariser(outputs, labels, x, lambda_mu, lambda_sigma)
+def icu_detached(outputs: Outputs, labels: "Tensor", context: Context, *, alpha: float, gamma: float, lambda_mu: float,
+                 lambda_sigma: float, dimensions: str = "mean") -> "Tensor":
+    """`icu` with the features as constants in Eq. (14), so that means and variances follow the batch and draw no feature: the
+    text derives the gradients of mu (Eq. 15) and sigma (Eq. 16) alone."""
+    constant = outputs._replace(features=outputs.features.detach())  # the logits keep their gradient
+    return icu(constant, labels, context, alpha=alpha, gamma=gamma, lambda_mu=lambda_mu, lambda_sigma=lambda_sigma,
+               dimensions=dimensions)
 
 
 def icu_per_sample(outputs: Outputs, labels: "Tensor", context: Context, *, alpha: float, gamma: float, lambda_mu: float,
                    lambda_sigma: float) -> "Tensor":
-    """`icu` with the released form of the regulariser: of each sample, the mean over dimensions instead of the sum, and with a
-    gradient to the features."""
+    """`icu` with the released form of the regulariser: squares and absolute differences of each sample, not of the classes'
+    moments, and their mean over samples and dimensions."""
     member, head = members(outputs.logits, labels), outputs.head
     squares = from_own(outputs.features, head["weight"], member) ** 2
     variances = member @ head["log_variances"].exp().transpose(-1, -2)
@@ -176,10 +183,10 @@ def icu_l_softmax(outputs: Outputs, labels: "Tensor", context: Context, *, m: in
     return cross_entropy(replace_target(z, labels, own), labels)
 
 
-def icu_l_gm(outputs: Outputs, labels: "Tensor", context: Context, *, alpha: float, most: float, every: float,
+def icu_l_gm(outputs: Outputs, labels: "Tensor", context: Context, *, alpha: float, factor: float, every: float, most: float,
              weight: float) -> "Tensor":
     """Eqs. (4) and (5), L-GM (Wan et al., 2018), with unit covariances: cross-entropy of -d_k with (1 + alpha) d_y for the own
-    class, + weight d_y; alpha doubles every `every` epochs up to `most`."""
+    class, + weight d_y; alpha is multiplied by `factor` every `every` epochs, up to `most`."""
     z = outputs.logits
-    alpha = (alpha * (math.log(2) * (context.epoch / every).floor()).exp()).clamp(max=most)
+    alpha = (alpha * (math.log(factor) * (context.epoch / every).floor()).exp()).clamp(max=most)
     return cross_entropy(replace_target(z, labels, (1 + alpha) * target(z, labels)), labels) - weight * target(z, labels)

@@ -15,7 +15,6 @@ cos_j: cosine between feature and class anchor j; n_j: training images of class 
 first stage (s_base), s_j: scale of class j under GA; y: label; C: classes.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,7 +30,8 @@ from common.baselines import (
     cosface_row,
     equalization_row,
     focal_row,
-    la_rows,
+    la_post_hoc_row,
+    la_row,
     ldam_drw_row,
     meta_rows,
     mislas_row,
@@ -45,6 +45,7 @@ from common.losses import cross_entropy, ldam, shift_target
 from common.method import COSINE, Context, Figure, Method, Outputs, Paper, Table
 from common.report.figures import Panel, class_counts_figure, curves, embedding, per_class_error
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
+from papers.kps.boundaries import AXES, DECISION, ONES, angle_boundary, boundary_lines, cosine_boundary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -216,7 +217,7 @@ def own_rows(column: Column, reading: Reading, protocols: Mapping[str, Protocol]
     """
     setting, protocol = getattr(PARAMS, reading), protocols[reading]
     ga, plain = ga_loss(reading, setting, ga_epoch(protocol)), plain_loss(reading, setting)
-    drw = partial(deferred, before=uniform_weights, start=protocol.decay_epochs[0],
+    drw = partial(deferred, before=uniform_weights, start=protocol.first_decay,
                   then=partial(effective_number_weights, beta=PARAMS.effective_number))
     # MiSLAS's configurations let the running statistics follow the second stage on CIFAR-100, not on CIFAR-10.
     second = replace(protocols[f"{reading}-mislas"], moving_statistics=column.dataset == "cifar100")
@@ -237,10 +238,14 @@ def printed_as(column: Column) -> str:
 
 
 def baselines(column: Column, reading: Reading, protocol: Protocol) -> list[Method]:
-    """The quoted rows of Table 3.2; the equalized and the logit-adjusted loss are printed for ratio 100 only."""
+    """The quoted rows of Table 3.2; the equalized and the logit-adjusted loss are printed for ratio 100 only.
+
+    The released code puts every loss but cross-entropy on the cosine head, so its focal loss sees unscaled cosines.
+    """
+    focal = focal_row(reading)
     rows = [
         ce_row(reading),
-        focal_row(reading),
+        replace(focal, head=COSINE) if reading == "released" else focal,
         cosface_row(reading),
         arcface_row(reading),
         ldam_drw_row(reading, protocol),
@@ -249,7 +254,7 @@ def baselines(column: Column, reading: Reading, protocol: Protocol) -> list[Meth
         *meta_rows(reading, protocol),
     ]
     if printed_as(column).endswith("-100"):
-        rows += [equalization_row(reading), *la_rows(reading)[:1]]
+        rows += [equalization_row(reading), la_row(reading)]
     return rows
 
 
@@ -277,7 +282,7 @@ def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method
     rows = [
         ce_row("written"), focal_row("written"), cosface_row("written"), arcface_row("written"),
         ldam_drw_row("written", protocol), cb_focal_row("written", classes),
-        equalization_row("written", threshold=PARAMS.large_rare / classes), la_rows("written")[0], bbn_row("written", protocol),
+        equalization_row("written", threshold=PARAMS.large_rare / classes), la_row("written"), bbn_row("written", protocol),
         replace(decoupled, name="decoupling"), own, replace(own, name="kps-mixup", mixup=LARGE_MIXUP),
         mislas, replace(mislas, name="mislas-kps", loss=partial(ga.func, **{**ga.keywords, "start": 0}), head=COSINE),
     ]
@@ -291,14 +296,15 @@ def switches(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
     """One difference at a time, on one column; the thesis prints no such rows."""
     if printed_as(column) != "cifar10-lt-100":
         return []
-    found = [row for reading in READINGS for row in la_rows(reading)[1:]]
+    found = [la_post_hoc_row(reading, protocols[reading]) for reading in READINGS]
     for reading, other in (READINGS, READINGS[::-1]):
         m_max = getattr(PARAMS, other).m_max
         changed = ga_loss(reading, replace(getattr(PARAMS, reading), m_max=m_max), ga_epoch(protocols[reading]))
         found.append(Method("kps", reading, changed, COSINE, variant=f"m_max={m_max}"))
-    late = ga_loss("written", PARAMS.written, protocols["written"].decay_epochs[0])
+    late = ga_loss("written", PARAMS.written, protocols["written"].first_decay)
     mislas_kps = own_rows(column, "written", protocols)[-1]
     return [*found, Method("kps", "written", late, COSINE, variant="start=decay"),
+            replace(focal_row("released"), variant="head=linear"),
             replace(mislas_kps, sampler=shuffled, variant="sampler=instance")]
 
 
@@ -314,37 +320,6 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
 
 
 # ---------------------------------------------------------------- Figures 2.1 and 3.2 to 3.8
-
-DEGREES = tuple(2.0 * i for i in range(91))
-AXES = ("angle to anchor 1 (°)", "angle to anchor 2 (°)")
-
-
-def cosine_boundary(own: float, r_own: float, m_own: float, r_other: float) -> float | None:
-    """Eq. (3.6) and its form with radii in section 3.4.2.1: the angle to the other class's anchor at which
-    r_own cos(own) - m_own = r_other cos(other), both in degrees; None where there is none."""
-    cos = (r_own * math.cos(math.radians(own)) - m_own) / r_other
-    return math.degrees(math.acos(cos)) if abs(cos) <= 1 else None
-
-
-def angle_boundary(own: float, r_own: float, m_own: float, r_other: float) -> float | None:
-    """Eq. (3.19): the angle to the other anchor at which r_own own + m_own = r_other other."""
-    other = (r_own * own + math.degrees(m_own)) / r_other
-    return other if 0 <= other <= 180 else None
-
-
-def boundary_lines(boundary: Callable, r: tuple[float, float], m: tuple[float, float], name: str = "") -> list[tuple]:
-    """The class boundaries of class 1 and class 2 as (label, angles to anchor 1, angles to anchor 2)."""
-    first = [(t, boundary(t, r[0], m[0], r[1])) for t in DEGREES]
-    second = [(boundary(t, r[1], m[1], r[0]), t) for t in DEGREES]
-    lines = []
-    for label, points in ((f"{name}class 1 (head)", first), (f"{name}class 2 (tail)", second)):
-        inside = [(x, y) for x, y in points if x is not None and y is not None]
-        lines.append((label, [x for x, _ in inside], [y for _, y in inside]))
-    return lines
-
-
-DECISION = ("decision boundary", list(DEGREES), list(DEGREES))
-ONES = (1.0, 1.0)
 
 
 def two_class_lists() -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:

@@ -206,11 +206,17 @@ PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
 
 def drw(protocol: Protocol, then) -> partial:
     """Algorithm 1: all weights 1 before the learning rate is annealed (T_0), `then` from it on."""
-    return partial(deferred, before=uniform_weights, then=then, start=protocol.decay_epochs[0])
+    return partial(deferred, before=uniform_weights, then=then, start=protocol.first_decay)
 
 
 def drw_as_written(protocol: Protocol) -> dict[str, Any]:
-    """Algorithm 1, line 9: (1 / m) sum of L / n_y from T_0 on."""
+    """Algorithm 1 with the re-weighting of section 4 (2): from T_0 on "the inverse of the sample size of its class",
+    re-normalised "to make the weights 1 on average in the mini-batch"."""
+    return {"head": COSINE, "weights": drw(protocol, inverse_weights)}
+
+
+def drw_of_algorithm_1(protocol: Protocol) -> dict[str, Any]:
+    """Algorithm 1, line 9, to the letter: (1 / m) sum of L / n_y from T_0 on."""
     return {"head": COSINE, "weights": drw(protocol, inverse_counts), "reduction": "batch"}
 
 
@@ -222,17 +228,18 @@ def drw_as_released(protocol: Protocol) -> dict[str, Any]:
 
 def drs(protocol: Protocol) -> partial:
     """Deferred re-sampling: every image once an epoch before T_0, every class equally often from it on."""
-    return partial(deferred, before=shuffled, then=class_balanced, start=protocol.decay_epochs[0])
+    return partial(deferred, before=shuffled, then=class_balanced, start=protocol.first_decay)
 
 
 def baselines(column: Column, protocol: Protocol) -> list[Method]:
-    """The quoted rows of Table 1. LDAM is trained with both scales: the text's s = 10 and its own code's s = 30."""
+    """The quoted rows of Table 1. LDAM without re-weighting is trained with both scales, the text's s = 10 and its own code's
+    s = 30; LDAM-DRW with its own code's, and with both readings of DRW."""
     p, w = PARAMS.baselines, PARAMS.written
     effective = partial(effective_number_weights, beta=p.effective_number)
     ldam_10, ldam_30 = (partial(ldam, s=s, largest=p.largest_margin) for s in (w.scale, p.scale))
     prior = Head("linear", bias=-math.log(SETS[column.dataset].classes - 1), decay_bias=False)
     rotation = Method("ssp-rotation", "written", softmax_cross_entropy, task="rotation")
-    released_drw = {"loss": ldam_30, **drw_as_released(protocol)}
+    as_released = {"loss": ldam_30, **drw_as_released(protocol)}
     rows = [
         ce_row("written"),
         Method("focal", "written", partial(focal, gamma=p.focal_gamma)),
@@ -246,9 +253,9 @@ def baselines(column: Column, protocol: Protocol) -> list[Method]:
         Method("ldam-hg-drs", "written", partial(ldam_hinge, s=p.scale, largest=p.largest_margin), COSINE,
                sampler=drs(protocol)),
         Method("m-drw", "written", partial(uniform_margin, s=p.scale, m=p.uniform_margin), **drw_as_released(protocol)),
-        Method("ldam-drw", "written", ldam_10, **drw_as_written(protocol)),
-        Method("ldam-drw", "released", **released_drw),
-        Method("ldam-drw-ssp", "written", **released_drw, starts_from=rotation),
+        Method("ldam-drw", "written", ldam_30, **drw_as_written(protocol)),
+        Method("ldam-drw", "released", **as_released),
+        Method("ldam-drw-ssp", "written", **as_released, starts_from=rotation),
     ]
     not_printed = ("hg-drs", "ldam-hg-drs") if column.dataset == "cifar100" else ()
     return [r for r in rows if r.name not in not_printed]
@@ -285,11 +292,10 @@ def switches(column: Column, protocol: Protocol) -> list[Method]:
     if PARAMS.stand_ins.get(column.name, column.name) != "cifar10-lt-100":
         return []
     w, grid, theirs = PARAMS.written, PARAMS.grids[column.name], vars(PARAMS.released.settings[column.name]["mm-drw"])
-    best = {"s": w.scale, "delta": grid.delta, "beta": grid.best}
-    normalised = drw(protocol, inverse_weights)
+    best, drw_written = {"s": w.scale, "delta": grid.delta, "beta": grid.best}, drw_as_written(protocol)
     return [
-        Method("mm-drw", "written", partial(mm_scaled_margin, **best), **drw_as_written(protocol), variant="margin=scaled"),
-        Method("mm-drw", "written", partial(mm, **best), COSINE, normalised, variant="weights=normalised"),
+        Method("mm-drw", "written", partial(mm_scaled_margin, **best), **drw_written, variant="margin=scaled"),
+        Method("mm-drw", "written", partial(mm, **best), **drw_of_algorithm_1(protocol), variant="weights=algorithm-1"),
         Method("mm-drw", "released", partial(mm, **theirs), **drw_as_released(protocol), variant="margin=equations"),
     ]
 

@@ -119,10 +119,7 @@ def cluster_weights(counts: np.ndarray, epoch: int, *, beta: float, u: int, roun
 
 @dataclass(frozen=True)
 class Profile:
-    """deferred: the epoch from which what is deferred begins."""
-
     seeds: int
-    deferred: int
     protocols: dict[str, Protocol]
     columns: dict[str, Column]
 
@@ -225,7 +222,7 @@ def two_head_full(column: Column, start: int) -> Method:
 def summed(method: Method, protocol: Protocol) -> Method:
     """The same trained network with the other way from clusters to classes: probabilities are summed. It is only tested."""
     return replace(method, variant="mapping=sum", decide="sum", head=replace(method.head, keep=True),
-                   starts_from=replace(method, protocol=protocol), protocol=replace(protocol, epochs=0, trains="head"))
+                   starts_from=replace(method, protocol=protocol), protocol=protocol.only_tested())
 
 
 # ---------------------------------------------------------------- section 3: which rows a column has
@@ -239,23 +236,23 @@ def stands_for(column: Column) -> str:
     return PARAMS.stand_ins.get(column.name, column.name)
 
 
-def deferred_from(column: Column) -> int:
-    return (PARAMS.quick if column.name in PARAMS.quick.columns else PARAMS.paper).deferred
+def second_setting(column: Column, protocols: Mapping[str, Protocol]) -> Protocol:
+    """That of MiSLAS's second stage, which on some sets moves the batch statistics of its backbone."""
+    return replace(protocols[f"{READING}-mislas"], moving_statistics=column.dataset in PARAMS.baselines.moving_statistics)
 
 
 def baselines(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
-    p, protocol, start = PARAMS.baselines, protocols[READING], deferred_from(column)
-    second = replace(protocols[f"{READING}-mislas"], moving_statistics=column.dataset in p.moving_statistics)
+    p, protocol = PARAMS.baselines, protocols[READING]
     margins = {"s": p.scale, "largest": p.largest_margin}
     return [
         ce_row(READING), focal_row(READING), mixup_row(READING),
         cb_rw_row(READING, beta=p.effective_number),
         ldam_row(READING, **margins),
         cb_focal_row(READING, SETS[column.dataset].classes, beta=p.effective_number),
-        drs_row(READING, start),
-        ldam_drw_row(READING, protocol, **margins, beta=p.effective_number, start=start),
+        drs_row(READING, protocol.first_decay),
+        ldam_drw_row(READING, protocol, **margins, beta=p.effective_number),
         bbn_row(READING, protocol),
-        mislas_row(READING, column, {**protocols, f"{READING}-mislas": second}),
+        mislas_row(READING, column, {**protocols, f"{READING}-mislas": second_setting(column, protocols)}),
         hybrid_sc_row(READING, protocol),
     ]
 
@@ -273,9 +270,15 @@ def sweeps(column: Column) -> list[Method]:
     ]
 
 
+def controls(column: Column) -> list[Method]:
+    """CE and the class-division head behind the trunk adapter: what rows with FBH must be compared with where they have one."""
+    adapted = {"adapter": adapter_channels(column), "variant": "adapter=trunk"}
+    return [replace(ce_row(READING), keep_features=False, **adapted), replace(cdh(), **adapted)]
+
+
 def switches(column: Column, protocol: Protocol) -> list[Method]:
-    """Every gap of the text filled the other way, one at a time, each with its control."""
-    s, start, both = PARAMS.switches, deferred_from(column), two_head(column)
+    """Every gap of the text filled the other way, one at a time."""
+    s, start, both = PARAMS.switches, protocol.first_decay, two_head(column)
     full = two_head_full(column, start)
     weights = partial(cluster_weights, beta=DEFAULT.beta, u=DEFAULT.u, rounding=DEFAULT.rounding)
     recipes = {"weight-decay": replace(protocol, weight_decay=s.weight_decay),
@@ -288,12 +291,11 @@ def switches(column: Column, protocol: Protocol) -> list[Method]:
         *(replace(method, protocol=recipe, variant=f"recipe={name}")
           for name, recipe in recipes.items() for method in (ce_row(READING), both)),
     ]
-    adapted = {"adapter": adapter_channels(column), "variant": "adapter=trunk"}
-    found += [replace(ce_row(READING), keep_features=False, **adapted), replace(cdh(), **adapted)]
     if both.adapter:  # fewer channels than classes: classes may share channels instead
         shared = {"adapter": 0, "head": Head("linear", groups="cyclic"), "variant": "groups=cyclic"}
         return [*found, *(replace(method, **shared) for method in (fbh(column), both))]
     dropped = {"head": Head("linear", groups="drop"), "variant": "groups=drop"}
+    adapted = {"adapter": adapter_channels(column), "variant": "adapter=trunk"}
     return [*found, *(replace(m, **change) for change in (dropped, adapted) for m in (fbh(column), both))]
 
 
@@ -316,7 +318,7 @@ def second_stage(column: Column, protocols: Mapping[str, Protocol]) -> Method:
     first = replace(two_head(column), mixup=DEFAULT.mixup, protocol=protocols[READING], variant=f"mixup={DEFAULT.mixup:g}")
     return replace(first, name="two-head-full", variant="reweight=stage2", mixup=0.0, head=replace(first.head, keep=True),
                    weights=partial(effective_number_weights, beta=DEFAULT.beta), starts_from=first,
-                   protocol=protocols[f"{READING}-mislas"])
+                   protocol=second_setting(column, protocols))
 
 
 def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
@@ -324,13 +326,14 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
     if column.name in LARGE:
         return tuple(large_rows(column, protocols))
     protocol, name = protocols[READING], stands_for(column)
-    full = two_head_full(column, deferred_from(column))
+    full = two_head_full(column, protocol.first_decay)
     others = baselines(column, protocols)
     if column.backbone not in ("resnet32", "resnet8", "resnet18"):
         return tuple(m for m in (*others, full) if m.name in SINGLE_ROWS)
     left_out = NOT_PRINTED.get(column.dataset, ())
     own = [fbh(column), cdh(), two_head(column), full]
     rows = [m for m in others if m.name not in left_out] + own + [summed(m, protocol) for m in own[1:]]
+    rows += controls(column) if full.adapter or name in PARAMS.switched else []
     rows += sweeps(column) if name == PARAMS.sweeps else []
     rows += [*switches(column, protocol), second_stage(column, protocols)] if name in PARAMS.switched else []
     return tuple(rows)

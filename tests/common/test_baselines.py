@@ -15,6 +15,7 @@ FIRST = {"written": Protocol(200, 128, 0.1, 0.9, 2e-4, 5, (160, 180), 0.01, Fals
 SECOND = Protocol(10, 128, 0.1, 0.9, 2e-4, 0, (), 1.0, False, schedule="cosine", trains="head")
 PROTOCOLS = {**FIRST, **{f"{r}-{kind}": replace(SECOND, batch_size=FIRST[r].batch_size, moving_statistics=kind == "crt")
                          for r in FIRST for kind in ("crt", "mislas")}}
+SOURCE = Protocol(200, 256, 0.2, 0.9, 5e-4, 5, (119, 159), 0.01, True, warmup_start=1 / 3)  # of De-confound-TDE
 COLUMN = Column("cifar10", "lt", 100, "resnet32")
 COUNTS = np.array([50, 5000, 500])
 
@@ -22,8 +23,9 @@ COUNTS = np.array([50, 5000, 500])
 def every_row(reading):
     p = FIRST[reading]
     return [rows.ce_row(reading), rows.focal_row(reading), rows.cosface_row(reading), rows.arcface_row(reading),
-            rows.ldam_drw_row(reading, p), rows.cb_focal_row(reading, 10), rows.equalization_row(reading), *rows.la_rows(reading),
-            rows.bbn_row(reading, p), *rows.meta_rows(reading, p), rows.deconfound_tde_row(reading, 1.5),
+            rows.ldam_drw_row(reading, p), rows.cb_focal_row(reading, 10), rows.equalization_row(reading), rows.la_row(reading),
+            rows.la_post_hoc_row(reading, p), rows.bbn_row(reading, p), *rows.meta_rows(reading, p),
+            rows.deconfound_tde_row(reading, 1.5, SOURCE),
             rows.mixup_row(reading), rows.mixup_crt_row(reading, PROTOCOLS), rows.hybrid_sc_row(reading, p),
             rows.mislas_row(reading, COLUMN, PROTOCOLS)]
 
@@ -38,7 +40,8 @@ MEANT = {
     "cb-focal": ({"function": "sigmoid_focal", "gamma": 1.0}, {"weights": "effective_number_weights", "reduction": "batch"}),
     "equalization": ({"function": "equalization", "rate": 0.9, "threshold": 0.005}, {"noise": "uniform"}),
     "la": ({"function": "logit_adjusted", "tau": 1.0}, {}),
-    "la[mode=posthoc]": ({"function": "softmax_cross_entropy"}, {"adjust": {"function": "prior_adjustment", "tau": 1.0}}),
+    "la[mode=posthoc]": ({"function": "softmax_cross_entropy"},
+                         {"adjust": {"function": "prior_adjustment", "tau": 1.0}, "starts": True}),
     "bbn": ({"function": "bilateral", "epochs": 200},
             {"network": "bilateral", "companions": ["reversed_frequency"], "combine": {"function": "cumulative", "epochs": 200}}),
     "meta-ldam": ({"function": "ldam", "s": 30.0, "largest": 0.5},
@@ -46,7 +49,7 @@ MEANT = {
                    "meta_rate": 0.01}),
     "meta-focal": ({"function": "focal", "gamma": 1.0},
                    {"weights": "deferred", "reduction": "batch", "companions": ["held_out"], "held_out": 10, "meta_rate": 0.01}),
-    "deconfound-tde": ({"function": "softmax_cross_entropy"}, {"head": "causal"}),
+    "deconfound-tde": ({"function": "softmax_cross_entropy"}, {"head": "causal", "network": "two-branch"}),
     "mixup": ({"function": "softmax_cross_entropy"}, {"mixup": 1.0}),
     "mixup-crt": ({"function": "softmax_cross_entropy"}, {"sampler": "class_balanced", "starts": True}),
     "hybrid-sc": ({"function": "hybrid_contrastive", "temperature": 0.1, "epochs": 200},
@@ -77,8 +80,31 @@ def test_rows_are_what_the_literature_says(reading):
 def test_only_second_stages_carry_a_setting_of_their_own():
     for reading in FIRST:
         for row in every_row(reading):
-            expected = PROTOCOLS[f"{reading}-{row.name.removeprefix('mixup-')}"] if row.starts_from else None
-            assert row.protocol == expected, row.label
+            expected = PROTOCOLS[f"{reading}-{row.name.removeprefix('mixup-')}"] if row.name in ("mixup-crt", "mislas") else None
+            if row.name not in ("deconfound-tde", "la"):
+                assert row.protocol == expected, row.label
+
+
+def test_deconfound_tde_has_its_sources_setting_in_every_reading():
+    written, released = (rows.deconfound_tde_row(reading, 1.0, SOURCE) for reading in FIRST)
+    assert written.protocol == released.protocol == SOURCE
+    assert written.describe() == released.describe()
+
+
+def test_post_hoc_adjustment_tests_the_network_of_the_row_ce_and_trains_nothing():
+    for reading, first in FIRST.items():
+        loss, row = rows.la_row(reading), rows.la_post_hoc_row(reading, first)
+        assert loss.protocol is loss.starts_from is None
+        assert (row.protocol.epochs, row.protocol.trains, row.protocol.decay_epochs) == (0, "head", ())
+        assert (row.head.kind, row.head.keep) == ("linear", True)
+        start = make_run(COLUMN, row.starts_from.protocol, row.starts_from, 1)
+        assert start.key == make_run(COLUMN, first, rows.ce_row(reading), 1).key
+
+
+@pytest.mark.parametrize(("epochs", "divisor"), [(200, 200), (180, 200), (90, 100), (100, 100), (20, 20)])
+def test_bbn_mixes_over_the_epochs_of_its_code(epochs, divisor):
+    row = rows.bbn_row("written", replace(FIRST["written"], epochs=epochs, decay_epochs=()))
+    assert row.loss.keywords == row.combine.keywords == {"epochs": divisor}
 
 
 def test_heads():
@@ -104,7 +130,8 @@ def test_numbers_can_be_changed():
     assert rows.focal_row("written", gamma=2).describe()["loss"]["gamma"] == 2.0
     assert rows.cosface_row("written", s=15, m=0.2).describe()["loss"] == {"function": "uniform_margin", "s": 15.0, "m": 0.2}
     assert rows.arcface_row("written", s=64, m=0.3).describe()["loss"] == {"function": "arcface", "s": 64.0, "m": 0.3}
-    assert rows.la_rows("written", tau=2)[1].describe()["adjust"]["tau"] == 2.0
+    assert rows.la_row("written", tau=2).describe()["loss"]["tau"] == 2.0
+    assert rows.la_post_hoc_row("written", FIRST["written"], tau=2).describe()["adjust"]["tau"] == 2.0
     assert rows.ldam_drw_row("written", FIRST["written"], s=10, beta=0.99).describe()["weights"]["then"]["beta"] == 0.99
     assert rows.cb_focal_row("written", 100, beta=0.9).head.bias == pytest.approx(-math.log(99))
 
@@ -161,17 +188,18 @@ def test_second_stages_start_from_the_mixup_row_of_their_reading_and_seed(tmp_pa
                 (stage,) = [p for p in planned if (p.method.label, p.run.seed) == (f"{name}@{reading}", seed)]
                 assert stage.run.protocol.trains == "head"
                 assert stage.start.run.key == keys[f"mixup@{reading}", seed]
-    assert len({m.run.key for m in planned}) == len(planned) == 2 * len(methods)
+    once = 2 * (len(methods) - 1)  # De-confound-TDE is one run of both readings
+    assert len({m.run.key for m in planned}) == len(planned) == once
 
 
 def test_readings_differ_by_their_setting_alone_but_for_focal():
     """Where the two settings agree, a row of both readings is one run."""
     p, same = FIRST["written"], dict.fromkeys(FIRST, FIRST["written"])
     same |= {f"{reading}-{kind}": SECOND for reading in FIRST for kind in ("crt", "mislas")}
-    for make in (rows.ce_row, rows.cosface_row, rows.arcface_row, rows.equalization_row, lambda r: rows.la_rows(r)[0],
-                 lambda r: rows.la_rows(r)[1], lambda r: rows.ldam_drw_row(r, p), lambda r: rows.cb_focal_row(r, 10),
+    for make in (rows.ce_row, rows.cosface_row, rows.arcface_row, rows.equalization_row, rows.la_row,
+                 lambda r: rows.la_post_hoc_row(r, p), lambda r: rows.ldam_drw_row(r, p), lambda r: rows.cb_focal_row(r, 10),
                  lambda r: rows.bbn_row(r, p), lambda r: rows.meta_rows(r, p)[0], lambda r: rows.meta_rows(r, p)[1],
-                 lambda r: rows.deconfound_tde_row(r, 1.0), rows.mixup_row, lambda r: rows.mixup_crt_row(r, same),
+                 lambda r: rows.deconfound_tde_row(r, 1.0, p), rows.mixup_row, lambda r: rows.mixup_crt_row(r, same),
                  lambda r: rows.hybrid_sc_row(r, p), lambda r: rows.mislas_row(r, COLUMN, same)):
         keys = {make_run(COLUMN, row.protocol or p, row, 0).key for row in map(make, FIRST)}
         assert len(keys) == 1, make("written").name

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from common import losses
-from tests.loss_checks import batch_permutation_gap, check_class_permutation, check_literal, check_run_axes
+from common.method import Outputs
+from tests.loss_checks import batch_permutation_gap, check_class_permutation, check_literal, check_run_axes, context
 
 
 def softmax_ce(z, y):
@@ -93,10 +94,68 @@ def test_neutral_parameters_give_cross_entropy():
 
 
 def test_sigmoid_focal_stays_finite_for_large_logits():
-    from common.method import Outputs
-    from tests.loss_checks import context
-
     z = torch.tensor([[500.0, -500.0, 80.0, -80.0]])
     value = losses.sigmoid_focal(Outputs(z, z), torch.tensor([1]), context((1, 1, 1, 1)), gamma=1.0)
     assert value.isfinite().all()
     assert float(value) == pytest.approx(500 + 500 + 80, rel=1e-5)
+
+
+# ---------------------------------------------------------------- focal losses where p is 0 or 1
+
+
+FOCALS = {"focal": losses.focal, "focal, detached": losses.focal_detached}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("gap", [-60.0, -1.0, 0.0, 1.0, 20.0, 40.0])
+@pytest.mark.parametrize("name", FOCALS)
+def test_focal_and_its_slope_are_right_where_p_rounds_to_0_or_1(name, gap, gamma, dtype):
+    """Two classes, z_y above the other by `gap`: q = 1 - p = 1 / (1 + e^gap), -log p = log(1 + e^-gap), dp/dz = p q."""
+    z = torch.tensor([[0.0, gap]], dtype=dtype, requires_grad=True)
+    value = FOCALS[name](Outputs(z, z), torch.tensor([1]), context((1, 1)), gamma=gamma)
+    value.sum().backward()
+    q, p, log_p = 1 / (1 + math.exp(gap)), 1 / (1 + math.exp(-gap)), -math.log1p(math.exp(-gap))
+    slope = -(q ** (gamma + 1)) + (0 if "detached" in name else gamma * p * q**gamma * log_p)
+    rel, least = (1e-4, 1e-37) if dtype == torch.float32 else (1e-12, 0)
+    assert value.tolist() == pytest.approx([-(q**gamma) * log_p], rel=rel, abs=least)
+    assert z.grad[0].tolist() == pytest.approx([-slope, slope], rel=rel, abs=least)
+
+
+@pytest.mark.parametrize("name", FOCALS)
+def test_focal_of_a_certain_sample_has_no_loss_and_no_slope(name):
+    """In float32 1 - p is 0 for logits [30, 0], where a power of 0.5 by itself has no slope."""
+    z = torch.tensor([[30.0, 0.0], [1000.0, 0.0], [-1000.0, 0.0], [0.0, 0.0]], requires_grad=True)
+    value = FOCALS[name](Outputs(z, z), torch.zeros(4, dtype=torch.int64), context((1, 1)), gamma=0.5)
+    value.sum().backward()
+    assert value.tolist() == pytest.approx([0, 0, 1000, math.log(2) / math.sqrt(2)], rel=1e-6, abs=1e-12)
+    assert z.grad[:2].abs().max() < 1e-12
+    assert z.grad[2].tolist() == pytest.approx([-1, 1])
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_sigmoid_focal_has_its_slope_at_0(gamma):
+    """At z = 0, where log(1 + e^z) written with |z| has the slope 0 or 1: d/dp of (1 - p)^gamma (-log p) at 1/2, times 1/4."""
+    z = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    losses.sigmoid_focal(Outputs(z, z), torch.tensor([1]), context((1, 1, 1)), gamma=gamma).sum().backward()
+    slope = -(0.5**gamma) * (gamma * math.log(2) + 1) / 2
+    assert z.grad[0].tolist() == pytest.approx([-slope, slope, -slope], rel=1e-12)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0])
+@pytest.mark.parametrize("far", [40.0, 500.0])
+def test_sigmoid_focal_is_right_at_both_ends(gamma, far):
+    z = torch.tensor([[far, -far]], requires_grad=True)
+    right, wrong = (losses.sigmoid_focal(Outputs(z, z), torch.tensor([y]), context((1, 1)), gamma=gamma) for y in (0, 1))
+    (right + wrong).sum().backward()
+    assert right.tolist() == pytest.approx([2 * math.exp(-far) ** (1 + gamma)], rel=1e-4, abs=1e-37)
+    assert wrong.tolist() == pytest.approx([2 * far], rel=1e-6)
+    assert z.grad[0].tolist() == pytest.approx([1, -1], rel=1e-6)
+
+
+def test_softplus_and_its_slope_at_the_ends():
+    x = torch.tensor([-1000.0, -50.0, 0.0, 50.0, 1000.0], requires_grad=True)
+    value = losses.softplus(x)
+    value.sum().backward()
+    assert value.tolist() == pytest.approx([0, math.exp(-50), math.log(2), 50, 1000], rel=1e-6, abs=0)
+    assert x.grad.tolist() == pytest.approx([0, math.exp(-50), 0.5, 1, 1], rel=1e-6, abs=0)

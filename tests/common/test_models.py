@@ -1,16 +1,21 @@
 """Backbones and heads: parameter counts of the literature, initialisation, packed heads against plain ones."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.models.backbones import backbone
-from common.models.heads import CosineHead, LinearHead
-from common.models.resnet import initialise
-from common.models.sizes import BACKBONES, multiplications
+from common.errors import UserError
+from common.losses import softmax_cross_entropy
+from common.method import Method, make_run
+from common.models.backbones import PackedPReLU, backbone
+from common.models.heads import CentreHead, CosineHead, GaussianHead, LinearHead, QuadraticHead
+from common.models.resnet import PackedFull, initialise
+from common.models.sizes import BACKBONES, NETWORKS, Plain, describe_backbone, multiplications
+from common.spec import Column, Protocol
 
 
 def count(module) -> int:
@@ -81,6 +86,78 @@ def test_initialisation_is_kaiming_normal_with_fan_in_and_the_runs_own():
     alone = backbone("resnet20", 1)
     initialise(alone, [torch.Generator().manual_seed(2)])
     assert torch.equal(alone.blocks[-1].conv2.weight, second)
+
+
+@pytest.mark.parametrize("name", ["6layercnn2d", "6layercnn2dprelu", "6layercnn100d", "6layercnn100dprelu"])
+def test_the_mnist_networks_start_as_their_sources_files_have_them(name):
+    """Uniform within +-sqrt(3 / fan-in), the Xavier filler of Caffe, zero biases, slopes of 0.25."""
+    net = backbone(name, 2, 1, side=28)
+    initialise(net, [torch.Generator().manual_seed(s) for s in (1, 2)])
+    layers = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | PackedFull)]
+    assert sum(m.bias is None for m in layers) == (2 if name.startswith("6layercnn2d") else 3)  # batch norm follows at once
+    for layer in layers:
+        assert layer.bias is None or not layer.bias.any()
+        each = [layer.weight, layer.weight.chunk(2)[1]] if isinstance(layer, torch.nn.Conv2d) else [layer.weight, layer.weight[1]]
+        assert not torch.equal(each[0][:len(each[1])], each[1])
+        limit = math.sqrt(3 / (layer.weight[0].numel() if isinstance(layer, torch.nn.Conv2d) else layer.weight.shape[1]))
+        assert layer.weight.abs().max().item() <= limit
+        assert layer.weight.std().item() == pytest.approx(limit / math.sqrt(3), rel=4 / layer.weight.numel() ** 0.5)
+    slopes = [m.slope for m in net.modules() if isinstance(m, PackedPReLU)]
+    assert bool(slopes) == name.endswith("prelu")
+    assert all(slope.eq(0.25).all() for slope in slopes)
+
+
+def test_the_mnist_network_of_two_features_has_four_convolutions_and_two_dense_layers():
+    """32, 32, 64, 64 channels, then 128 and 2; 5x5 without padding, then 3x3: 12 by 12 and 6 by 6 pixels after the maxima."""
+    net = backbone("6layercnn2d", 1, 1, side=28)
+    layers = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | PackedFull)]
+    shapes = [tuple(m.weight.shape[-4:]) for m in layers]
+    assert shapes == [(32, 1, 5, 5), (32, 32, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3), (1, 64 * 6 * 6, 128), (1, 128, 2)]
+    assert net.width == 2
+
+
+def test_a_two_branch_resnet_sees_an_image_with_both_last_blocks():
+    """The network of BBN for one stream: 537,488 parameters, 128 features."""
+    net = backbone("resnet32", 1, network="two-branch")
+    initialise(net, [torch.Generator().manual_seed(0)])
+    assert (count(net), net.width, net.copies) == (537_488, 128, 1)
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    net.eval()
+    assert torch.equal(net(images), torch.cat([net(images, 0), net(images, 1)], -1))
+    assert not torch.equal(net(images, 0), net(images, 1))
+    for name, adapter in (("vgg16", 0), ("resnet32", 20)):
+        with pytest.raises(UserError, match=f"two-branch network is built from a ResNet without an adapter; {name} is none"):
+            backbone(name, 1, network="two-branch", adapter=adapter)
+
+
+def test_means_start_standard_normal_or_by_their_width():
+    for kind in (CentreHead, GaussianHead, QuadraticHead):
+        for means, deviation in (("normal", 1.0), ("msra", math.sqrt(2 / 50)), ("xavier", math.sqrt(1 / 50))):
+            head = kind(1, 50, 200, means)
+            head.initialise([torch.Generator().manual_seed(0)])
+            assert head.weight.std().item() == pytest.approx(deviation, rel=0.03)
+            assert (head.weight.abs().max().item() <= math.sqrt(3 / 50)) == (means == "xavier")
+        plain = kind(1, 50, 200)
+        plain.initialise([torch.Generator().manual_seed(0)])
+        assert plain.weight.std().item() == pytest.approx(1, rel=0.03)
+
+
+def test_the_key_of_a_run_names_the_shape_of_its_network_and_how_it_starts(monkeypatch):
+    protocol = Protocol(1, 1, 0.1, 0.9, 0.0, 0, (), 1.0, False)
+    method, column = Method("ce", "written", softmax_cross_entropy), Column("mnist", "none", 1, "6layercnn2d")
+    run = make_run(column, protocol, method, 0)
+    shape = BACKBONES["6layercnn2d"]
+    assert run.spec()["method"]["backbone"] == {
+        "shape": "Plain", "layers": [list(layer) for layer in shape.layers], "weights": "xavier"}
+    keys = {run.key}
+    for other in (Plain(shape.layers), Plain((*shape.layers[:-1], ("full", 3)), "xavier")):
+        monkeypatch.setitem(BACKBONES, "6layercnn2d", other)
+        keys.add(make_run(column, protocol, method, 0).key)
+    assert len(keys) == 3
+    said = make_run(Column("imagenet", "none", 1, "resnext50"), protocol, method, 0).method["backbone"]
+    assert said == {"shape": "Network", "timm": "resnext50_32x4d", "width": 2048, "changes": {}, "weights": "kaiming-fan-out"}
+    assert all(describe_backbone(n) == {"shape": "Residual", **asdict(s)} for n, s in BACKBONES.items() if n.startswith("resnet"))
+    assert not set(BACKBONES) & set(NETWORKS)
 
 
 def test_heads_are_a_linear_layer_and_a_cosine():

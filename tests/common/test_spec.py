@@ -5,8 +5,10 @@ from functools import partial
 
 import pytest
 
+from common.baselines import ce_row, ldam_drw_row
 from common.errors import UserError
-from common.spec import Column, Protocol, Run, build, describe_function, load_yaml, spec_key
+from common.method import make_run
+from common.spec import Column, LargeProtocol, Protocol, Run, build, describe_function, load_yaml, spec_key
 
 PROTOCOL = Protocol(200, 128, 0.1, 0.9, 0.0002, 5, (160, 180), 0.01, False)
 GOOD = """
@@ -75,6 +77,78 @@ def test_rates_are_those_of_the_ldam_family():
     assert rates == pytest.approx([0.02, 0.08, 0.1, 0.1, 1e-3, 1e-3, 1e-5, 1e-5])
 
 
+def test_at_epoch_n_means_that_n_epochs_are_trained_before():
+    """The rule of every `written` setting: with decays at 2 and 3, two epochs have the whole rate."""
+    p = Protocol(4, 32, 1.0, 0.9, 0.0, 0, (2, 3), 0.1, False)
+    assert [p.learning_rate(e) for e in range(4)] == pytest.approx([1, 1, 0.1, 0.01])
+    assert p.first_decay == 2
+
+
+def test_bbns_warm_up_starts_from_a_third():
+    warm = dataclasses.replace(PROTOCOL, rate=1.0, warmup_start=1 / 3)
+    assert [round(warm.learning_rate(e), 3) for e in range(6)] == [0.467, 0.6, 0.733, 0.867, 1, 1]
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"epochs": 20}, r"decay_epochs \[160, 180\]: epoch 160 is never reached in a run of 20"),
+    ({"epochs": 180}, r"epoch 180 is never reached in a run of 180"),
+    ({"decay_epochs": (-1, 160)}, "epoch -1 is never reached"),
+    ({"decay_epochs": (180, 160)}, "must rise"),
+    ({"decay_epochs": (160, 160)}, "must rise"),
+    ({"epochs": 0}, r"warmup_epochs 5: a warm-up ends within the run, which has 0"),
+    ({"epochs": 0, "warmup_epochs": 0}, "epoch 160 is never reached in a run of 0"),
+    ({"epochs": -1}, "epochs -1"),
+    ({"warmup_epochs": 201}, "warmup_epochs 201"),
+    ({"warmup_epochs": -1}, "warmup_epochs -1"),
+    ({"warmup_start": 1.5}, "warmup_start 1.5"),
+    ({"schedule": "cosine"}, r"decay_epochs \[160, 180\]: a cosine has no such steps"),
+])
+def test_an_epoch_outside_the_run_is_one_sentence(changes, said):
+    with pytest.raises(UserError, match=said) as error:
+        dataclasses.replace(PROTOCOL, **changes)
+    assert "\n" not in str(error.value)
+    large = LargeProtocol(**vars(PROTOCOL))
+    with pytest.raises(UserError, match=said):
+        dataclasses.replace(large, **changes)
+
+
+def test_a_file_whose_numbers_do_not_fit_together_is_named(tmp_path):
+    path = write(tmp_path, GOOD.replace("epochs: 200", "epochs: 20"))
+    with pytest.raises(UserError, match="epoch 160 is never reached") as error:
+        load_yaml(path, Protocol)
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("schedule", ["steps", "cosine"])
+def test_what_waits_for_a_decay_that_never_comes_is_refused(schedule):
+    never = dataclasses.replace(PROTOCOL, decay_epochs=(), schedule=schedule)
+    with pytest.raises(UserError, match="would never begin"):
+        ldam_drw_row("written", never)
+    assert describe_function(ldam_drw_row("written", never, start=3).weights)["start"] == 3
+
+
+def from_epoch(*_, start: int):
+    return None
+
+
+@pytest.mark.parametrize("part", ["loss", "weights", "sampler"])
+@pytest.mark.parametrize(("epochs", "start"), [(20, 24), (20, 20), (20, -1)])
+def test_a_start_outside_the_run_is_refused_for_anybodys_row(part, epochs, start):
+    column, short = Column("cifar10", "lt", 100, "resnet32"), dataclasses.replace(PROTOCOL, epochs=epochs, decay_epochs=())
+    late = dataclasses.replace(ce_row("written"), **{part: partial(from_epoch, start=start)})
+    with pytest.raises(UserError, match=f"ce@written: from_epoch starts at epoch {start}, which a run of {epochs} never reaches"):
+        make_run(column, short, late, 0)
+    last = dataclasses.replace(late, **{part: partial(from_epoch, start=epochs - 1)})
+    assert make_run(column, short, last, 0).method[part]["start"] == epochs - 1
+    assert make_run(column, short.only_tested(), late, 0).protocol.epochs == 0  # it trains nothing
+
+
+def test_what_is_only_tested_has_no_schedule():
+    tested = PROTOCOL.only_tested()
+    assert (tested.epochs, tested.warmup_epochs, tested.decay_epochs, tested.trains) == (0, 0, (), "head")
+    assert (tested.batch_size, tested.rate) == (PROTOCOL.batch_size, PROTOCOL.rate)
+
+
 def run(**changes) -> Run:
     base = {"column": Column("cifar10", "lt", 100, "resnet32"), "protocol": PROTOCOL,
             "method": {"loss": {"function": "ce"}}, "data": "d", "seed": 0}
@@ -83,32 +157,42 @@ def run(**changes) -> Run:
 
 def test_the_key_is_stable_and_every_part_of_the_spec_decides_it():
     """A change of this value orphans every stored record: change it knowingly."""
-    assert run().key == "d634be1d22f71959"
+    assert run().key == "422b1b4f0b59390c"
     others = [run(seed=1), run(data="e"), run(method={"loss": {"function": "ce", "s": 1}}),
               run(column=Column("cifar10", "lt", 10, "resnet32")),
-              run(column=Column("cifar10", "lt", 100, "resnet32", "archive")),
+              run(column=Column("cifar10", "lt", 100, "resnet32", "hash")),
               run(protocol=dataclasses.replace(PROTOCOL, rate=0.2))]
     assert len({r.key for r in [run(), *others]}) == 7
     assert spec_key(run().spec()) == run().key
 
 
+def loss(z, *, s: float, inner, beta: float = 0.5):
+    return z
+
+
+def inside(z, power: int = 2):
+    return z
+
+
 def test_functions_are_described_by_name_and_keywords():
-    def loss(z, *, s: float, inner, beta: float = 0.5):
-        return z
-
-    def inside(z, power: int = 2):
-        return z
-
     nested = partial(partial(loss, s=3.0), inner=partial(inside, power=3), s=4)
     described = {"function": "loss", "beta": 0.5, "inner": {"function": "inside", "power": 3}, "s": 4.0}
     assert describe_function(nested) == described
     assert str(describe_function(nested)["s"]) == "4.0"
     assert describe_function(partial(nested, beta=0.5)) == described
-    with pytest.raises(TypeError, match="positional"):
+    with pytest.raises(UserError, match="by their places"):
         describe_function(partial(loss, 1))
 
 
 def test_column_names():
     assert Column("cifar10", "lt", 100, "resnet32").name == "cifar10-lt-100"
     assert Column("cifar10", "step", 10, "resnet110").name == "cifar10-step-10-resnet110"
-    assert Column("mnist", "none", 1, "resnet20", "archive").name == "mnist-resnet20-archive"
+    assert Column("mnist", "none", 1, "resnet20").name == "mnist-resnet20"
+
+
+def test_a_name_says_the_subset_where_the_authors_images_could_be_had():
+    assert Column("cifar100", "lt", 100, "vgg16", "hash").name == "cifar100-lt-100-vgg16-hash"
+    assert Column("cifar10", "lt", 100, "resnet32", "seed-666").name == "cifar10-lt-100-seed-666"
+    assert Column("cifar10", "counts", 1, "resnet32", counts=(50, 20)).name == "cifar10-50-20"
+    assert Column("digits", "lt", 20, "resnet8", "hash").name == "digits-lt-20"
+    assert Column("tiny-imagenet", "lt", 50, "resnet18", "hash").name == "tiny-imagenet-lt-50-resnet18"

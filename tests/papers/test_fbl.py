@@ -60,8 +60,24 @@ def test_columns_are_called_what_they_are():
     assert set(PARAMS.stand_ins.values()) <= set(PARAMS.paper.columns)
 
 
-def test_the_written_strength_is_the_released_one_at_ratio_100():
-    assert PARAMS.strength["written"] == pytest.approx(PARAMS.strength["released"] / math.log(100), abs=1e-6)
+@pytest.mark.parametrize("column", [*COLUMNS, *PAPER.large])
+def test_the_stimulus_of_the_smallest_class_is_the_codes_on_every_column_and_in_both_readings(column):
+    """alpha lambda_max of the text, n_max over n_min by hand, against the constant of the code."""
+    code = 60.0 if column in COLUMNS else 150.0
+    ratio = {"imagenet-lt-resnet50": 1280 / 5, "inaturalist2018-resnet50": 1000 / 2, "places-lt-resnet152": 4980 / 5}.get(column)
+    found = rows(column)
+    assert found["fbl@released"].loss.keywords["strength"] == code
+    assert found["fbl@written"].loss.keywords["strength"] * math.log(ratio or COLUMNS[column].ratio) == pytest.approx(code)
+
+
+def test_one_alpha_for_all_ratios_is_a_variant_at_ratio_50():
+    """Its smallest class then has 51.0, where the plain row has 60."""
+    plain, constant = (rows("cifar10-lt-50")[f"fbl{variant}@written"].describe() for variant in ("", "[strength=constant]"))
+    assert {key for key in plain if plain[key] != constant[key]} == {"loss"}
+    assert constant["loss"] == plain["loss"] | {"strength": pytest.approx(60 / math.log(100))}
+    assert constant["loss"]["strength"] * math.log(50) == pytest.approx(51.0, abs=0.05)
+    assert constant["loss"]["strength"] == rows("cifar10-lt-100")["fbl@written"].loss.keywords["strength"]
+    assert [name for name in COLUMNS if "fbl[strength=constant]@written" in rows(name)] == ["cifar10-lt-50"]
 
 
 @pytest.mark.parametrize(("column", "strength", "ends"), [  # 150 / ln 256, 150 / ln 500, 150 / ln 996
@@ -94,11 +110,11 @@ CURVES = {  # row of Table 4.4: curriculum, its T in the two readings
 def test_the_rows_of_table_4_4_are_what_the_readme_says():
     found = rows("cifar10-lt-100")
     for name, (curve, *ends) in CURVES.items():
-        for reading, end in zip(READINGS, ends, strict=True):
+        for reading, strength, end in zip(READINGS, (60 / math.log(100), 60.0), ends, strict=True):
             method = found[f"{name}@{reading}"]
             said = method.describe()
             assert said["loss"] == {
-                "function": "fbl" if reading == "written" else "fbl_as_released", "strength": PARAMS.strength[reading],
+                "function": "fbl" if reading == "written" else "fbl_as_released", "strength": pytest.approx(strength),
                 "curriculum": {"function": curve, "T": end}}, method.label
             assert said["head"] == {**said["head"], "kind": "linear", "bias": None, "project": 0, "rescale": ""}
             assert (said["sampler"], said["weights"]) == ({"function": "shuffled"}, {"function": "uniform_weights"})
@@ -113,7 +129,12 @@ def test_the_baselines_are_under_the_setting_of_their_reading():
         assert ldam["loss"] == {"function": "ldam", "s": 30.0, "largest": 0.5}
         assert (ldam["weights"]["start"], ldam["weights"]["then"]["beta"]) == (160, 0.9999)
         assert found[f"la@{reading}"].loss.keywords == {"tau": 1.0}
-        assert found[f"la[mode=posthoc]@{reading}"].adjust is not None
+        post_hoc = found[f"la[mode=posthoc]@{reading}"]
+        assert post_hoc.adjust is not None
+        assert post_hoc.protocol.epochs == 0
+        (ce,) = plan(PAPER, "paper", columns=("cifar10-lt-100",), methods=(f"ce@{reading}",), seeds=1)
+        (tested,) = plan(PAPER, "paper", columns=("cifar10-lt-100",), methods=(post_hoc.label,), seeds=1)
+        assert tested.start.run.key == ce.run.key
         assert found[f"bbn@{reading}"].network == "bilateral"
         assert found[f"hybrid-sc@{reading}"].head.project > 0
     batches = {p.run.method["loss"]["function"]: p.run.protocol.batch_size
@@ -122,12 +143,13 @@ def test_the_baselines_are_under_the_setting_of_their_reading():
 
 
 def test_the_plan_has_each_run_once():
-    """Columns: 11, 5, 7 and 4 rows in each of two readings; logit adjustment has two of them."""
-    for profile, sizes in (("paper", {"cifar10-lt-100": 11, "cifar10-lt-50": 5, "cifar100-lt-100": 7, "cifar100-lt-50": 4}),
-                           ("quick", {"digits-lt-20": 11, "digits-lt-10": 5})):
+    """Columns: 11, 5, 7 and 4 rows in each of two readings; logit adjustment has two of them, and at ratio 50 of CIFAR-10 the
+    text's FBL another strength."""
+    for profile, sizes in (("paper", {"cifar10-lt-100": 22, "cifar10-lt-50": 11, "cifar100-lt-100": 14, "cifar100-lt-50": 8}),
+                           ("quick", {"digits-lt-20": 22, "digits-lt-10": 11})):
         for name, size in sizes.items():
             keys = [p.run.key for p in plan(PAPER, profile, columns=(name,))]
-            assert len(keys) == len(set(keys)) == 2 * size * PAPER.seeds[profile], name
+            assert len(keys) == len(set(keys)) == size * PAPER.seeds[profile], name
 
 
 def test_quick_curricula_end_with_the_quick_schedule():

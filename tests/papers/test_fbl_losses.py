@@ -90,15 +90,15 @@ def test_a_loss_by_hand():
     assert found.tolist() == pytest.approx([math.log(101 / 100), math.log(101)])
 
 
-def test_the_readings_are_one_at_ratio_100_where_their_alphas_are():
-    """60 / ln 100 on log ratios is 60 on stimuli in [0, 1]: how the written strength was chosen. At ratio 50 they differ."""
-    strength = fbl.PARAMS.strength
-    for counts, same in (((5000, 50, 700), True), ((5000, 100, 700), False)):
-        outputs, labels, _ = make(cosines=False, counts=counts)
-        written = partial(fbl.fbl, strength=strength["written"], curriculum=PARABOLA)(outputs, labels, context(counts, 99))
-        released = partial(fbl.fbl_as_released, strength=strength["released"], curriculum=PARABOLA)(
-            outputs, labels, context(counts, 100))
-        assert torch.allclose(written, released, rtol=1e-5) is same
+@pytest.mark.parametrize(("counts", "column"), [((5000, 50, 700), "cifar10-lt-100"), ((5000, 100, 700), "cifar10-lt-50")])
+def test_the_readings_are_one_where_their_curricula_are_at_every_ratio(counts, column):
+    """60 / ln(n_max / n_min) on log ratios is 60 on stimuli in [0, 1]: how the written strength is chosen."""
+    outputs, labels, _ = make(cosines=False, counts=counts)
+    at = fbl.PARAMS.paper.columns[column]
+    written, released = (partial(loss, strength=fbl.strength(at, reading), curriculum=PARABOLA)(
+        outputs, labels, context(counts, epoch)) for reading, loss, epoch in (("written", fbl.fbl, 99),
+                                                                            ("released", fbl.fbl_as_released, 100)))
+    torch.testing.assert_close(written, released, rtol=1e-9, atol=1e-9)
 
 
 def test_without_a_stimulus_it_is_cross_entropy():

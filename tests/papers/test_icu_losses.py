@@ -12,6 +12,7 @@ from common.losses import cross_entropy
 from common.method import Context, Outputs
 from common.models.heads import CentreHead, GaussianHead, LinearHead, QuadraticHead
 from papers.icu import equations as icu
+from papers.icu.replicate import PARAMS
 
 WIDTH, CLASSES, BATCH, ABSENT = 3, 5, 12, 3  # no sample of the batch is of class ABSENT
 HEADS = {
@@ -64,7 +65,7 @@ def distance(x: list[float], mu: list[float], log_variances: list[float]) -> flo
 ALPHA, GAMMA, ONE, TWO = 0.3, 0.2, 0.15, 0.07
 
 
-def regulariser(x, y, mu, log_variances) -> float:
+def regulariser(x, y, mu, log_variances, dimensions: str) -> float:
     """Eq. (14) with Eqs. (12) and (13), class by class and dimension by dimension."""
     total = 0.0
     for k in set(y):
@@ -73,10 +74,10 @@ def regulariser(x, y, mu, log_variances) -> float:
             mean = sum(f[d] for f in mine) / len(mine)
             deviation = sum((f[d] - mu[k][d]) ** 2 for f in mine) / len(mine)
             total += ONE * (mu[k][d] - mean) ** 2 + TWO * (math.exp(log_variances[k][d]) - deviation) ** 2
-    return total
+    return total / WIDTH if dimensions == "mean" else total
 
 
-def literal_icu(outputs, labels, gamma_is_added: bool = True, per_sample: bool = False):
+def literal_icu(outputs, labels, gamma_is_added: bool = True, per_sample: bool = False, dimensions: str = "mean"):
     x, y = outputs.features.tolist(), labels.tolist()
     mu, log_variances = columns(outputs.head["weight"]), columns(outputs.head["log_variances"])
     found = []
@@ -90,7 +91,7 @@ def literal_icu(outputs, labels, gamma_is_added: bool = True, per_sample: bool =
             for d in range(WIDTH):
                 square = (mu[k][d] - f[d]) ** 2
                 value += (ONE * square + TWO * abs(square - math.exp(log_variances[k][d]))) / WIDTH
-        found.append(value if per_sample else value + regulariser(x, y, mu, log_variances))
+        found.append(value if per_sample else value + regulariser(x, y, mu, log_variances, dimensions))
     return found
 
 
@@ -152,14 +153,15 @@ MARGINS = {"alpha": ALPHA, "gamma": GAMMA, "lambda_mu": ONE, "lambda_sigma": TWO
 CASES = {  # the head, the loss, the same in loops
     "ICU": ("gaussian", partial(icu.icu, **MARGINS), literal_icu),
     "ICU, gamma multiplied": ("gaussian", partial(icu.icu_multiplied, **MARGINS), partial(literal_icu, gamma_is_added=False)),
-    "ICU, joint": ("gaussian", partial(icu.icu_joint, **MARGINS), literal_icu),
+    "ICU, summed": ("gaussian", partial(icu.icu, **MARGINS, dimensions="sum"), partial(literal_icu, dimensions="sum")),
+    "ICU, detached": ("gaussian", partial(icu.icu_detached, **MARGINS), literal_icu),
     "ICU, per sample": ("gaussian", partial(icu.icu_per_sample, **MARGINS), partial(literal_icu, per_sample=True)),
     "3c24b06": ("quadratic", partial(icu.icu_as_released, alpha=ALPHA, beta=GAMMA, weight=ONE), literal_released),
     "254170f": ("centres", partial(icu.icu_as_first_released, alpha=ALPHA, weight=ONE), literal_first_released),
     "center": ("moving", partial(icu.icu_center, weight=ONE), literal_center),
     "L-Softmax": ("unbiased", partial(icu.icu_l_softmax, m=4, base=100.0, least=2.0, epochs=8),
                   partial(literal_l_softmax, share=100.0)),
-    "L-GM": ("centres", partial(icu.icu_l_gm, alpha=ALPHA, most=0.7, every=5.0, weight=ONE), literal_l_gm),
+    "L-GM": ("centres", partial(icu.icu_l_gm, alpha=ALPHA, factor=2.0, every=5.0, most=0.7, weight=ONE), literal_l_gm),
 }
 
 
@@ -227,9 +229,12 @@ def regulariser_terms(seed: int = 0):
 
 
 def test_gradients_of_equations_15_and_16_with_the_sign_that_differentiation_gives():
-    """Eq. (15) prints a plus before 4 eta_2; differentiating Eq. (14) with Eq. (13) gives a minus."""
+    """Eq. (15) prints a plus before 4 eta_2; differentiating Eq. (14) with Eq. (13) gives a minus. Of the sum over dimensions;
+    the gradients of the mean are these over their number."""
     x, mu, sigma, member = regulariser_terms()
-    icu.icu_regulariser(x, mu, sigma ** 2, member, ONE, TWO).backward()
+    icu.icu_regulariser(x, mu, sigma ** 2, member, ONE, TWO, "mean").backward()
+    for parameter in (mu, sigma):
+        parameter.grad *= WIDTH
     n, mean, deviation = icu.icu_moments(x, mu.detach(), member)
     there, gap = (n > 0).double(), sigma.detach() ** 2 - deviation
     as_printed, mended = ((2 * ONE + sign * 4 * TWO * gap) * (mu.detach() - mean) * there for sign in (1, -1))
@@ -238,10 +243,10 @@ def test_gradients_of_equations_15_and_16_with_the_sign_that_differentiation_giv
     assert (mu.grad - as_printed).abs().max() > 0.1
 
 
-def test_the_regulariser_draws_means_and_variances_and_in_one_form_only_the_features():
+def test_the_regulariser_draws_means_variances_and_features_which_one_form_takes_as_constants():
     outputs, labels, context = make("gaussian")
     weights = {**MARGINS, "lambda_mu": 50.0}
-    for loss, draws in ((icu.icu, False), (icu.icu_multiplied, False), (icu.icu_joint, True), (icu.icu_per_sample, True)):
+    for loss, draws in ((icu.icu, True), (icu.icu_multiplied, True), (icu.icu_detached, False), (icu.icu_per_sample, True)):
         x, head = outputs.features.clone().requires_grad_(), {n: t.clone().requires_grad_() for n, t in outputs.head.items()}
         loss(outputs._replace(features=x, head=head), labels, context, **weights).mean().backward()  # the logits are given
         assert all(tensor.grad.abs().max() > 1e-3 for tensor in head.values())
@@ -250,13 +255,13 @@ def test_the_regulariser_draws_means_and_variances_and_in_one_form_only_the_feat
 
 def test_a_class_that_is_absent_contributes_nothing():
     x, mu, sigma, member = regulariser_terms()
-    value = icu.icu_regulariser(x, mu, sigma ** 2, member, ONE, TWO)
+    value = icu.icu_regulariser(x, mu, sigma ** 2, member, ONE, TWO, "sum")
     value.backward()
     assert mu.grad[:, ABSENT].abs().max() == 0
     assert sigma.grad[:, ABSENT].abs().max() == 0
     with torch.no_grad():
         mu[:, ABSENT] += 100
-        assert icu.icu_regulariser(x, mu, sigma ** 2, member, ONE, TWO) == value
+        assert icu.icu_regulariser(x, mu, sigma ** 2, member, ONE, TWO, "sum") == value
 
 
 def test_the_regulariser_is_zero_at_the_moments_of_the_batch():
@@ -265,7 +270,7 @@ def test_the_regulariser_is_zero_at_the_moments_of_the_batch():
     with torch.no_grad():
         n, mean, _ = icu.icu_moments(x, mu, member)
         _, _, deviation = icu.icu_moments(x, mean, member)
-        assert float(icu.icu_regulariser(x, mean, deviation, member, 1.0, 1.0)) == pytest.approx(0, abs=1e-20)
+        assert float(icu.icu_regulariser(x, mean, deviation, member, 1.0, 1.0, "sum")) == pytest.approx(0, abs=1e-20)
         for k in set(range(CLASSES)) - {ABSENT}:
             mine = x[member[:, k] > 0]
             assert n[0, k] == len(mine)
@@ -308,7 +313,8 @@ def test_with_unit_variances_and_no_margins_it_is_the_squared_distance_classifie
     squares = ((outputs.features[:, None] - outputs.head["weight"].T) ** 2).sum(-1)
     found = icu.icu(outputs._replace(head=unit), labels, context, alpha=0.0, gamma=0.0, lambda_mu=0.0, lambda_sigma=0.0)
     torch.testing.assert_close(found, cross_entropy(-squares / 2, labels))
-    torch.testing.assert_close(found, icu.icu_l_gm(outputs, labels, context, alpha=0.0, most=0.0, every=1.0, weight=0.0))
+    torch.testing.assert_close(found, icu.icu_l_gm(outputs, labels, context, alpha=0.0, factor=1.0, every=1.0, most=0.0,
+                                                    weight=0.0))
 
 
 def gap(x: float, means: list[float], variances: list[float]) -> float:
@@ -394,12 +400,16 @@ def test_annealing_goes_from_plain_softmax_to_the_margin():
     torch.testing.assert_close(start, plain, rtol=1e-6, atol=1e-6)
 
 
-def test_alpha_of_l_gm_doubles_up_to_its_limit():
-    """On CIFAR-100: 0.1, from 5,000 iterations on 0.2, from 10,000 on 0.3."""
+def test_alpha_of_l_gm_grows_up_to_its_limit():
+    """On CIFAR-100: 0.1, from 5,000 iterations on 0.2, from 10,000 on 0.3. On MNIST: 0.001, three times as much after every
+    1,000 iterations of 64 images, 0.1 from 5,000 on."""
     outputs, labels, context = make("centres")
     own = outputs.logits.gather(1, labels[:, None])[:, 0]
-    for epoch, alpha in ((0, 0.1), (12, 0.1), (13, 0.2), (25, 0.2), (26, 0.3), (306, 0.3)):
-        found = icu.icu_l_gm(outputs, labels, context._replace(epoch=torch.tensor(float(epoch)).double()), alpha=0.1, most=0.3,
-                             every=12.8, weight=0.0)
+    on_cifar, on_mnist = ({n: getattr(PARAMS.baselines.l_gm[d], n) for n in ("alpha", "factor", "every", "most")}
+                          for d in ("cifar100", "mnist"))
+    cases = [(on_cifar, *case) for case in ((0, 0.1), (12, 0.1), (13, 0.2), (25, 0.2), (26, 0.3), (306, 0.3))]
+    cases += [(on_mnist, *case) for case in ((1, 0.001), (2, 0.003), (3, 0.009), (4, 0.027), (5, 0.081), (6, 0.1), (9, 0.1))]
+    for values, epoch, alpha in cases:
+        found = icu.icu_l_gm(outputs, labels, context._replace(epoch=torch.tensor(float(epoch)).double()), **values, weight=0.0)
         z = outputs.logits.scatter(1, labels[:, None], ((1 + alpha) * own)[:, None])
         torch.testing.assert_close(found, cross_entropy(z, labels))

@@ -71,12 +71,12 @@ def test_readings_differ_where_the_readme_says_so():
     assert (written["loss"]["s"], written["loss"]["delta"], written["loss"]["beta"]) == (10.0, 1.2, 1.3)
     assert (released["loss"]["s"], released["loss"]["delta"], released["loss"]["beta"]) == (26.0, 1.29, 1.528)
     assert released["loss"]["function"] == "mm_ldam_as_released"
-    assert written["weights"]["then"] == {"function": "inverse_counts"}
+    assert (written["weights"]["then"], written["reduction"]) == ({"function": "inverse_weights"}, "weighted")
     assert released["weights"]["then"] == {"function": "effective_number_weights", "beta": 0.9999}
     assert written["weights"]["start"] == released["weights"]["start"] == 160
 
 
-ONE, INVERSE, EFFECTIVE = "uniform_weights", "inverse_counts", "effective_number_weights"
+ONE, INVERSE, EFFECTIVE = "uniform_weights", "inverse_weights", "effective_number_weights"
 # label: loss, its numbers, head, weights before and after epoch 160, sampler before and after, divided by
 ROWS = {
     "ce@written": ("softmax_cross_entropy", {}, "linear", ONE, ONE, "shuffled", "shuffled", "weighted"),
@@ -91,17 +91,17 @@ ROWS = {
     "ldam-hg-drs@written": ("ldam_hinge", {"s": 30.0, "largest": 0.5}, "cosine", ONE, ONE, "shuffled", "class_balanced",
                             "weighted"),
     "m-drw@written": ("uniform_margin", {"s": 30.0, "m": 0.5}, "cosine", ONE, EFFECTIVE, "shuffled", "shuffled", "weighted"),
-    "ldam-drw@written": ("ldam", {"s": 10.0, "largest": 0.5}, "cosine", ONE, INVERSE, "shuffled", "shuffled", "batch"),
+    "ldam-drw@written": ("ldam", {"s": 30.0, "largest": 0.5}, "cosine", ONE, INVERSE, "shuffled", "shuffled", "weighted"),
     "ldam-drw@released": ("ldam", {"s": 30.0, "largest": 0.5}, "cosine", ONE, EFFECTIVE, "shuffled", "shuffled", "weighted"),
     "ldam-drw-ssp@written": ("ldam", {"s": 30.0, "largest": 0.5}, "cosine", ONE, EFFECTIVE, "shuffled", "shuffled", "weighted"),
     "mm@written": ("mm", {"s": 10.0, "delta": 0.6, "beta": 1.5}, "cosine", ONE, ONE, "shuffled", "shuffled", "weighted"),
     "mm@released": ("mm_as_released", {"s": 30.0, "delta": 1.4, "beta": 1.4}, "cosine", ONE, ONE, "shuffled", "shuffled",
                     "weighted"),
-    "mm-drw@written": ("mm", {"s": 10.0, "delta": 0.6, "beta": 1.5}, "cosine", ONE, INVERSE, "shuffled", "shuffled", "batch"),
+    "mm-drw@written": ("mm", {"s": 10.0, "delta": 0.6, "beta": 1.5}, "cosine", ONE, INVERSE, "shuffled", "shuffled", "weighted"),
     "mm-drw@released": ("mm_as_released", {"s": 30.0, "delta": 0.6, "beta": 1.5}, "cosine", ONE, EFFECTIVE, "shuffled",
                         "shuffled", "weighted"),
     "mm-ldam-drw@written": ("mm_ldam", {"s": 10.0, "delta": 0.6, "beta": 1.5, "largest": 0.5}, "cosine", ONE, INVERSE, "shuffled",
-                            "shuffled", "batch"),
+                            "shuffled", "weighted"),
     "mm-ldam-drw@released": ("mm_ldam_as_released", {"s": 30.0, "delta": 0.6, "beta": 1.5, "largest": 0.5}, "cosine", ONE,
                              EFFECTIVE, "shuffled", "shuffled", "weighted"),
 }
@@ -129,10 +129,26 @@ def test_deferral_starts_with_the_first_decay_of_the_profile():
     drw = next(m for m in PAPER.methods(PAPER.columns["quick"][0], quick) if m.label == "mm-drw@written")
     start = quick["written"].decay_epochs[0]
     assert drw.weights(counts, start - 1).tolist() == [1, 1]
-    assert drw.weights(counts, start).tolist() == [1 / 5000, 1 / 50]
+    assert drw.weights(counts, start).tolist() == pytest.approx([2 / 101, 200 / 101])
     drs = method("cifar10-lt-100", "hg-drs", "written")
     assert drs.sampler(counts, 159) is None
     assert drs.sampler(counts, 160).tolist() == [0.5, 0.5]
+
+
+def test_the_written_weights_are_1_on_average_in_the_mini_batch():
+    """Section 4 (2), with the mean that training takes of a batch; to the letter of Algorithm 1 the phase after the first decay
+    moves at 8e-7 of a rate of 1, that of the reading at 0.001."""
+    counts = np.array([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50])
+    rate = PROTOCOL.learning_rate(160)
+    labels = np.repeat(np.arange(10), counts)  # an epoch as one batch
+    steps = {}
+    for variant in ("", "weights=algorithm-1"):
+        row = method("cifar10-lt-100", "mm-drw", "written", variant)
+        w = row.weights(counts, 160)[labels]
+        steps[variant] = rate * w / (w.sum() if row.reduction == "weighted" else len(w))
+        assert (steps[variant][-1] / steps[variant][0]) == pytest.approx(100)  # both weigh by 1 / n_y
+    assert steps[""].sum() == pytest.approx(rate)
+    assert steps["weights=algorithm-1"].sum() == pytest.approx(8.06e-7, rel=1e-3)
 
 
 def test_ssp_starts_from_the_rotation_run_of_its_own_seed():
@@ -143,7 +159,7 @@ def test_ssp_starts_from_the_rotation_run_of_its_own_seed():
 
 
 def test_a_switch_departs_in_one_thing_only():
-    base, letter = (method("cifar10-lt-100", "mm-drw", "written", v).describe() for v in ("", "weights=normalised"))
+    base, letter = (method("cifar10-lt-100", "mm-drw", "written", v).describe() for v in ("", "weights=algorithm-1"))
     assert {k for k in base if base[k] != letter[k]} == {"weights", "reduction"}
     base, scaled = (method("cifar10-lt-100", "mm-drw", "written", v).describe() for v in ("", "margin=scaled"))
     assert {k for k in base if base[k] != scaled[k]} == {"loss"}

@@ -49,6 +49,7 @@ def test_the_setting_is_that_of_section_3_1():
     p = PROTOCOL
     assert (p.epochs, p.batch_size, p.momentum) == (200, 128, 0.9)
     assert [p.learning_rate(e) for e in (5, 119, 120, 160)] == pytest.approx([0.1, 0.1, 0.001, 0.00001])
+    assert [p.learning_rate(e) for e in range(5)] == pytest.approx([0.14 / 3, 0.06, 0.22 / 3, 0.26 / 3, 0.1])  # BBN's warm-up
 
 
 def test_columns_are_called_what_they_are():
@@ -92,8 +93,8 @@ def test_ours_full_adds_mixup_and_deferred_weights_to_both_heads():
     full, both = (method("cifar10-lt-50", name) for name in ("two-head-full", "two-head"))
     assert (full.mixup, both.mixup) == (1.0, 0.0)
     counts = np.array([5000, 500, 50])
-    assert full.weights(counts, 159).tolist() == [1, 1, 1]
-    assert full.weights(counts, 160)[2] > 50 * full.weights(counts, 160)[0]
+    assert full.weights(counts, 119).tolist() == [1, 1, 1]
+    assert full.weights(counts, 120)[2] > 50 * full.weights(counts, 120)[0]
     plain = replace(full, name=both.name, mixup=0.0, weights=both.weights)
     assert plain.describe() == both.describe()
 
@@ -135,6 +136,30 @@ def test_sweeps_and_switches_change_one_thing():
     assert not [m for m in listed("cifar10-lt-50") if m.variant and m.variant != "mapping=sum"]
 
 
+def test_rows_with_an_adapter_have_controls_with_one_in_every_column_of_table_4():
+    """Where FBH has a trunk adapter, and on the columns of the switches, CE and CDH are trained with one as well."""
+    for column in {row.column for row in published(PAPER).itertuples() if row.table == "4"} | set(SWITCHED):
+        adapter = method(column, "fbh").adapter
+        controls = [m for m in listed(column) if m.name in ("ce", "cdh") and m.variant == "adapter=trunk"]
+        assert [m.name for m in controls] == (["ce", "cdh"] if adapter or column in SWITCHED else []), column
+        assert {m.adapter for m in controls} <= {adapter or 60}
+        for control in controls:
+            assert replace(control, adapter=0).describe() == method(column, control.name).describe()
+    with_controls = {c for c in COLUMNS if any(m.label == "cdh[adapter=trunk]@written" for m in listed(c))}
+    assert with_controls == {"cifar100-lt-100", "cifar100-lt-50", "cifar100-lt-10", "cifar10-lt-100"}
+    for column in PARAMS.quick.columns:
+        names = [m.label for m in listed(column, "quick")]
+        assert {"ce[adapter=trunk]@written", "cdh[adapter=trunk]@written"} <= set(names)
+        assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(("column", "moves"), [("cifar100-lt-100", True), ("cifar10-lt-100", False)])
+def test_the_second_stage_of_ours_full_moves_statistics_where_mislass_does(column, moves):
+    ours, theirs = method(column, "two-head-full", "reweight=stage2"), method(column, "mislas")
+    assert ours.protocol == theirs.protocol
+    assert ours.protocol.moving_statistics is moves
+
+
 def test_clusters_fit_into_their_classes_in_every_column():
     from common.data.imbalance import class_counts
 
@@ -146,14 +171,19 @@ def test_clusters_fit_into_their_classes_in_every_column():
                 assert cluster_counts(row, counts).min() == 1
 
 
-def test_deferred_rows_begin_at_epoch_160():
+def test_deferred_rows_begin_at_the_first_decay():
+    """From 120 on the rates sum to 0.04; from 160, where LDAM's code has its first decay, to 0.0004: nothing would move."""
+    assert sum(map(PROTOCOL.learning_rate, range(120, 200))) == pytest.approx(0.0404)
     counts = np.array([500, 5])
-    for column in ("cifar100-lt-100", "tiny-imagenet-lt-10-resnet18"):
-        drs, drw = (method(column, name) for name in ("drs", "ldam-drw"))
-        assert drs.sampler(counts, 159) is None
-        assert drs.sampler(counts, 160).tolist() == [0.5, 0.5]
-        assert drw.weights(counts, 159).tolist() == [1, 1]
-        assert drw.weights(counts, 160)[1] > 1
+    for column in ("cifar100-lt-100", "tiny-imagenet-lt-10-resnet18", "digits-lt-20"):
+        quick = column in PARAMS.quick.columns
+        start = 12 if quick else 120
+        found = {m.label: m for m in listed(column, "quick" if quick else "paper")}
+        drs, drw, full = (found[f"{name}@written"] for name in ("drs", "ldam-drw", "two-head-full"))
+        assert (drs.sampler(counts, start - 1), drs.sampler(counts, start).tolist()) == (None, [0.5, 0.5])
+        for row in (drw, full):
+            assert row.weights(counts, start - 1).tolist() == [1, 1]
+            assert row.weights(counts, start)[1] > 1
 
 
 def test_imagenet_lt_has_uneven_groups_and_its_own_deferral():

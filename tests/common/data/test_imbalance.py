@@ -1,6 +1,8 @@
 """Class counts, selection, and the committed index lists."""
 
-
+import dataclasses
+import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +11,26 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.data.imbalance import (
-    LISTED,
+    RATIOS,
+    SEEDS,
     class_counts,
-    index_digest,
+    listed_columns,
     make_list,
     read_list,
     select,
+    set_aside,
+    shuffle_as_numpy,
     write_list,
     write_lists,
 )
-from common.data.sets import Images, canonical_order, content_digest, load
+from common.data.sets import Images, Raw, archive_order, canonical_order, content_digest, load
+from common.data.sources import to_canonical
 from common.errors import UserError
-from common.spec import Column
+from common.spec import ARCHIVE_ORDER_KNOWN, Column
 
 LISTS = Path(__file__).resolve().parents[3] / "data" / "lists"
+SUBSETS = ("authors", "hash", "seed-666")
+LISTED = [pytest.param(column, id=column.name) for dataset in ARCHIVE_ORDER_KNOWN for column in listed_columns(dataset)]
 CIFAR10_LT = {
     10: [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500],
     50: [5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100],
@@ -41,7 +49,7 @@ STEP_TOTALS = {
 }
 
 
-def lt(ratio: int, subset: str = "canonical", imbalance: str = "lt") -> Column:
+def lt(ratio: int, subset: str = "hash", imbalance: str = "lt") -> Column:
     return Column("cifar10", imbalance, ratio, "resnet32", subset)
 
 
@@ -52,6 +60,12 @@ def small_set(per_class: int = 60, classes: int = 4) -> Images:
     images = generator.integers(0, 256, (len(labels), 2, 2, 3), np.uint8)
     order = canonical_order(images, labels)
     return Images(images[order], labels[order], images[:0], labels[:0], tuple("abcd"), order)
+
+
+def real_labels(dataset: str) -> np.ndarray:
+    """The training labels of a CIFAR set in canonical order; no image is needed to know them."""
+    classes = {"cifar10": 10, "cifar100": 100}[dataset]
+    return np.repeat(np.arange(classes, dtype=np.uint8), 50_000 // classes)
 
 
 @pytest.mark.parametrize("ratio", CIFAR10_LT)
@@ -130,7 +144,7 @@ def test_any_copy_of_the_dataset_gives_the_same_subset():
     np.testing.assert_array_equal(x[order][again], images.x_train[kept])
 
 
-@pytest.mark.parametrize("subset", ["canonical", "archive"])
+@pytest.mark.parametrize("subset", SUBSETS)
 def test_selection_neither_reads_nor_moves_the_global_random_state(subset: str):
     images = small_set()
     np.random.seed(1)
@@ -139,48 +153,123 @@ def test_selection_neither_reads_nor_moves_the_global_random_state(subset: str):
     before = select(images.y_train, lt(10, subset), images.archive_order)
     np.testing.assert_array_equal(np.random.rand(3), expected)
     np.random.rand(1000)
-    after = select(images.y_train, lt(10, subset), images.archive_order)
-    assert index_digest(before) == index_digest(after)
+    np.testing.assert_array_equal(select(images.y_train, lt(10, subset), images.archive_order), before)
 
 
-@pytest.mark.parametrize("imbalance", ["lt", "step"])
-def test_archive_subset_is_the_one_of_the_released_routine(imbalance: str):
+@pytest.mark.parametrize(("subset", "seed"), SEEDS.items())
+@pytest.mark.parametrize("column", [
+    lt(10), lt(10, imbalance="step"), Column("cifar10", "counts", 1, "resnet32", counts=(40, 5, 20)),
+], ids=lambda column: column.imbalance)
+def test_the_authors_subset_is_the_one_of_the_released_routine(subset: str, seed: int, column: Column):
     images = small_set()
     x, y = np.empty_like(images.x_train), np.empty_like(images.y_train)
     x[images.archive_order], y[images.archive_order] = images.x_train, images.y_train
-    np.random.seed(0)
+    np.random.seed(seed)
     expected = []
-    for c, n in enumerate(class_counts(imbalance, 10, 60, 4)):
+    for c, n in enumerate(column.counts or class_counts(column.imbalance, 10, 60, 4)):
         positions = np.where(y.astype(np.int64) == c)[0]
         np.random.shuffle(positions)
         expected += [x[p].tobytes() for p in positions[:n]]
-    kept = select(images.y_train, lt(10, "archive", imbalance), images.archive_order)
+    kept = select(images.y_train, dataclasses.replace(column, subset=subset), images.archive_order)
     assert sorted(x.tobytes() for x in images.x_train[kept]) == sorted(expected)
-    assert kept.tolist() != select(images.y_train, lt(10, imbalance=imbalance)).tolist()
+    assert kept.tolist() != select(images.y_train, dataclasses.replace(column, subset="hash")).tolist()
 
 
-def test_archive_subset_without_the_archive_says_what_is_needed():
-    with pytest.raises(UserError, match="cifar10-lt-10-archive needs the order of the official archive; prepare cifar10 --from"):
-        select(small_set().y_train, lt(10, "archive"))
+def numpy_shuffle(values: list[int], twister: random.Random) -> None:
+    """Fisher and Yates from the last place down, each index drawn by masking 32 bits until it fits, as NumPy did before 1.17."""
+    for i in range(len(values) - 1, 0, -1):
+        while (j := twister.getrandbits(32) & (1 << i.bit_length()) - 1) > i:
+            pass
+        values[i], values[j] = values[j], values[i]
+
+
+def twister_of_seed(seed: int) -> random.Random:
+    """Python's Mersenne Twister, started by Knuth's recurrence, as NumPy's legacy seeding does."""
+    state = [seed]
+    for i in range(1, 624):
+        state.append((1812433253 * (state[-1] ^ state[-1] >> 30) + i) & 0xFFFFFFFF)
+    twister = random.Random()
+    twister.setstate((3, (*state, 624), None))
+    return twister
+
+
+@pytest.mark.parametrize("dataset", ARCHIVE_ORDER_KNOWN)
+@pytest.mark.parametrize("seed", SEEDS.values())
+def test_the_draw_equals_one_that_does_without_numpy(dataset: str, seed: int):
+    labels, (order, _) = real_labels(dataset), archive_order(dataset)
+    in_archive, twister = np.empty_like(labels), twister_of_seed(seed)
+    in_archive[order] = labels
+    for c, ranked in enumerate(shuffle_as_numpy(labels, order, seed)):
+        positions = np.flatnonzero(in_archive == c).tolist()
+        numpy_shuffle(positions, twister)
+        assert order[ranked].tolist() == positions
+
+
+@pytest.mark.parametrize("dataset", ARCHIVE_ORDER_KNOWN)
+@pytest.mark.parametrize("subset", SUBSETS)
+def test_the_subsets_of_all_ratios_are_nested(dataset: str, subset: str):
+    labels, (order, _) = real_labels(dataset), archive_order(dataset)
+    for imbalance, ratios in (("lt", (10, 50, 100, 200)), ("step", (10, 100))):
+        kept = [set(select(labels, Column(dataset, imbalance, r, "resnet32", subset), order).tolist()) for r in ratios]
+        assert all(smaller < larger for larger, smaller in pairwise(kept))
+
+
+@pytest.mark.parametrize("subset", SUBSETS)
+@pytest.mark.parametrize(("dataset", "imbalance", "ratio", "counts", "sizes"), [
+    ("cifar10", "lt", 100, (), [4990, 2991, 1793, 1075, 644, 386, 231, 138, 83, 49]),
+    ("cifar100", "step", 10, (), [490] * 50 + [49] * 50), ("cifar10", "none", 1, (), [4990] * 10),
+    ("cifar10", "counts", 1, (4990, 500, 1000), [4990, 500, 1000]),
+])
+def test_held_out_images_lie_outside_the_kept_ones(dataset: str, imbalance: str, ratio: int, counts: tuple[int, ...],
+                                                   sizes: list[int], subset: str):
+    labels, (order, _) = real_labels(dataset), archive_order(dataset)
+    column = Column(dataset, imbalance, ratio, "resnet32", subset, counts)
+    kept, aside = select(labels, column, order, 10), set_aside(labels, column, order, 10)
+    assert not set(kept.tolist()) & set(aside.tolist())
+    assert np.bincount(labels[kept]).tolist() == sizes
+    assert np.bincount(labels[aside]).tolist() == [10] * len(sizes)
+    assert (np.diff(kept) > 0).all()
+    assert (np.diff(aside) > 0).all()
+    if imbalance == "lt":  # the largest class has no image that is neither kept nor held out
+        assert set(kept[labels[kept] == 0].tolist()) | set(aside[labels[aside] == 0].tolist()) == set(range(5000))
+
+
+def test_nothing_is_set_aside_where_nothing_is_held_out():
+    images = small_set()
+    assert len(set_aside(images.y_train, lt(10), None, 0)) == 0
+
+
+@pytest.mark.parametrize(("imbalance", "held_out"), [("lt", 0), ("lt", 10), ("none", 10)])
+@pytest.mark.parametrize("subset", SEEDS)
+def test_a_subset_by_archive_order_needs_a_dataset_whose_order_is_known(imbalance: str, held_out: int, subset: str):
+    labels = small_set().y_train
+    column = Column("digits", imbalance, 4, "resnet8", subset)
+    message = f"digits.* asks for subset '{subset}'.* known of cifar10 and cifar100 only: write `subset: hash` for digits"
+    with pytest.raises(UserError, match=message) as error:
+        select(labels, column, None, held_out)
+    assert "\n" not in str(error.value)
 
 
 def test_a_list_survives_writing_and_reading(tmp_path: Path):
     images = small_set()
-    listed = make_list(images, lt(10))
-    write_list(tmp_path / "a.json", listed)
-    assert read_list(tmp_path / "a.json") == listed
-    np.testing.assert_array_equal(listed.indices, select(images.y_train, lt(10)))
-    assert len((tmp_path / "a.json").read_text().splitlines()) == 10  # one line a key
+    for subset in SUBSETS:
+        listed = make_list(images, lt(10, subset))
+        write_list(tmp_path / "a.json", listed)
+        assert read_list(tmp_path / "a.json") == listed
+        kept = select(images.y_train, lt(10, subset), images.archive_order)
+        np.testing.assert_array_equal(listed.positions, np.sort(images.archive_order[kept]))
+        assert len((tmp_path / "a.json").read_text().splitlines()) == 11  # one line a key
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
-    [("[0,60]", "[0,61]", "contradicts itself"), ("[60,87]", "[61,88]", "contradicts itself"),
-     ('"total": 105', '"total": 106', "contradicts itself"),
+    [('"total": 105', '"total": 106', "contradicts itself"), ("[60,27", "[60,28", "contradicts itself"),
+     ('"kept": "', '"kept": "gAAA', "contradicts itself"), ('"kept": "', '"kept": "AAA', "is not an index list"),
+     ('"kept": "', '"kept": "?', "is not an index list"),
      ('"counts"', '"count"', "is not an index list"), ("{", "", "is not an index list")],
 )
 def test_an_edited_list_is_refused(tmp_path: Path, old: str, new: str, message: str):
-    write_list(tmp_path / "a.json", make_list(small_set(), lt(10)))
+    write_list(tmp_path / "a.json", make_list(small_set(), lt(10, "authors")))
     text = (tmp_path / "a.json").read_text()
     assert old in text
     (tmp_path / "a.json").write_text(text.replace(old, new, 1))
@@ -188,29 +277,52 @@ def test_an_edited_list_is_refused(tmp_path: Path, old: str, new: str, message: 
         read_list(tmp_path / "a.json")
 
 
-def test_lists_hold_canonical_subsets_only():
-    with pytest.raises(UserError, match="canonical subsets only"):
-        make_list(small_set(), lt(10, "archive"))
+def test_a_missing_list_is_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"a\.json is not here; restore it from git"):
+        read_list(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
-@pytest.mark.parametrize(("imbalance", "ratio"), LISTED)
-def test_committed_lists_have_the_published_counts(dataset: str, imbalance: str, ratio: int):
-    classes = {"cifar10": 10, "cifar100": 100}[dataset]
-    listed = read_list(LISTS / f"{dataset}-{imbalance}-{ratio}.json")
-    assert (listed.dataset, listed.imbalance, listed.ratio) == (dataset, imbalance, ratio)
-    assert listed.counts == class_counts(imbalance, ratio, 50_000 // classes, classes).tolist()
-    assert [first for first, _ in listed.ranges] == list(range(0, 50_000, 50_000 // classes))
+def test_every_ratio_has_the_authors_and_the_hash_ranked_list():
+    names = {c.name for dataset in ARCHIVE_ORDER_KNOWN for c in listed_columns(dataset)}
+    plain = {f"{dataset}-{imbalance}-{ratio}" for dataset in ARCHIVE_ORDER_KNOWN for imbalance, ratio in RATIOS}
+    more = {f"{dataset}-lt-100-seed-666" for dataset in ARCHIVE_ORDER_KNOWN}
+    assert names == plain | {f"{name}-hash" for name in plain} | more == {path.stem for path in LISTS.glob("*.json")}
 
 
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
-def test_committed_lists_agree_with_the_real_images(dataset: str, request: pytest.FixtureRequest):
+@pytest.mark.parametrize("column", LISTED)
+def test_committed_lists_are_what_the_columns_keep(column: Column):
+    """Without any image: counts of the literature, and the positions that the committed order gives."""
+    classes, (order, _) = {"cifar10": 10, "cifar100": 100}[column.dataset], archive_order(column.dataset)
+    listed = read_list(LISTS / f"{column.name}.json")
+    assert (listed.dataset, listed.imbalance, listed.ratio, listed.subset) == (
+        column.dataset, column.imbalance, column.ratio, column.subset)
+    assert listed.counts == class_counts(column.imbalance, column.ratio, 50_000 // classes, classes).tolist()
+    kept = select(real_labels(column.dataset), column, order)
+    np.testing.assert_array_equal(listed.positions, np.sort(order[kept]))
+
+
+def test_the_kinds_of_subset_are_not_the_same_images():
+    """About a quarter of CIFAR-10 is kept at ratio 100, and two draws agree little more than by chance outside the head class."""
+    lists = {s: read_list(LISTS / f"{Column('cifar10', 'lt', 100, 'resnet32', s).name}.json") for s in SUBSETS}
+    assert len({listed.content_sha256 for listed in lists.values()}) == len({x.positions_sha256 for x in lists.values()}) == 3
+    for one, other in (("authors", "hash"), ("authors", "seed-666"), ("hash", "seed-666")):
+        shared = np.intersect1d(lists[one].positions, lists[other].positions)
+        by_chance = sum(n * n / 5000 for n in CIFAR10_LT[100])
+        assert len(shared) == pytest.approx(by_chance, abs=150)
+
+
+@pytest.mark.parametrize("dataset", ARCHIVE_ORDER_KNOWN)
+def test_any_real_copy_gives_the_images_of_the_committed_lists(dataset: str, request: pytest.FixtureRequest):
+    """A copy in an order of its own, put in order, keeps the very images of every list."""
     images = load(dataset, request.getfixturevalue(dataset))
-    for imbalance, ratio in LISTED:
-        listed = read_list(LISTS / f"{dataset}-{imbalance}-{ratio}.json")
-        indices = select(images.y_train, Column(dataset, imbalance, ratio, "resnet32"))
-        assert index_digest(indices) == listed.index_sha256
-        assert content_digest(images.x_train[indices], images.y_train[indices]) == listed.content_sha256
+    mixed = np.random.default_rng(2).permutation(50_000)
+    raw = Raw(images.x_train[mixed], images.y_train[mixed], images.x_test, images.y_test, images.classes, "here")
+    again = to_canonical(dataset, raw, images.digests)
+    np.testing.assert_array_equal(again.x_train, images.x_train)
+    for column in listed_columns(dataset):
+        listed = read_list(LISTS / f"{column.name}.json")
+        kept = select(again.y_train, column, again.archive_order)
+        assert content_digest(again.x_train[kept], again.y_train[kept]) == listed.content_sha256
 
 
 def test_the_committed_lists_can_be_made_anew(cifar10: Path, tmp_path: Path):

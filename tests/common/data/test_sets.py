@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from common.data import sources
-from common.data.sets import SETS, canonical_order, content_digest, load
+from common.data.sets import SETS, Images, archive_order, canonical_order, content_digest, load
 from common.errors import UserError
+from common.spec import ARCHIVE_ORDER_KNOWN
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +165,63 @@ def test_real_cifar_loads_quickly_and_has_the_known_means(name: str, request: py
     assert np.bincount(images.y_train).tolist() == [50_000 // SETS[name].classes] * SETS[name].classes
     assert list(images.classes) == sorted(images.classes)
     assert content_digest(images.x_test, images.y_test) == SETS[name].digest_test
+
+
+def test_the_order_is_known_of_the_datasets_that_columns_are_named_by():
+    assert tuple(name for name, known in SETS.items() if known.order_digest) == ARCHIVE_ORDER_KNOWN
+    assert archive_order("mnist") == (None, None)
+
+
+@pytest.mark.parametrize("name", ARCHIVE_ORDER_KNOWN)
+def test_the_committed_order_numbers_every_image_once(name: str):
+    for order, count in zip(archive_order(name), (50_000, 10_000), strict=True):
+        assert order.dtype == np.int64
+        np.testing.assert_array_equal(np.sort(order), np.arange(count))
+
+
+# The superclass of every fine class of CIFAR-100, as the archive numbers both.
+COARSE = np.array([
+    4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11, 6, 11, 5, 10, 7,
+    6, 13, 15, 3, 15, 0, 11, 1, 10, 12, 14, 16, 9, 11, 5, 5, 19, 8, 8, 15, 13, 14, 17, 18, 10,
+    16, 4, 17, 4, 2, 0, 17, 4, 18, 17, 10, 3, 2, 12, 12, 16, 12, 1, 9, 19, 2, 10, 0, 1, 16,
+    12, 9, 13, 15, 13, 16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0, 17, 8, 14, 13,
+], np.uint8)
+# SHA-1 of the files of both archives in their binary form, as MXNet's loaders of these datasets state them.
+BINARY = {
+    "cifar10": {
+        "train": ("aadd24acce27caa71bf4b10992e9e7b2d74c2540", "c0ba65cce70568cd57b4e03e9ac8d2a5367c1795",
+                  "1dd00a74ab1d17a6e7d73e185b69dbf31242f295", "aab85764eb3584312d3c7f65fd2fd016e36a258e",
+                  "26e2849e66a845b7f1e4614ae70f4889ae604628"),
+        "test": ("67eb016db431130d61cd03c7ad570b013799c88c",),
+    },
+    "cifar100": {"train": ("e207cd2e05b73b1393c74c7f5e7bea451d63e08e",), "test": ("8fb6623e830365ff53cf14adec797474f5478006",)},
+}
+
+
+def binary_files(name: str, x: np.ndarray, y: np.ndarray, order: np.ndarray, files: int) -> list[bytes]:
+    """A split as the archive's binary form has it: an image is its label bytes, then the planes of its channels."""
+    at = np.argsort(order)
+    labels = [COARSE[y[at]], y[at]] if name == "cifar100" else [y[at]]
+    rows = np.concatenate([np.stack(labels, 1), x[at].transpose(0, 3, 1, 2).reshape(len(at), -1)], 1)
+    return [part.tobytes() for part in np.split(rows, files)]
+
+
+def splits(images: Images) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    return {"train": (images.x_train, images.y_train, images.archive_order),
+            "test": (images.x_test, images.y_test, images.archive_order_test)}
+
+
+@pytest.mark.parametrize("name", ARCHIVE_ORDER_KNOWN)
+def test_the_files_of_the_archive_can_be_built_anew_to_the_byte(name: str, request: pytest.FixtureRequest):
+    images = load(name, request.getfixturevalue(name))
+    for split, (x, y, order) in splits(images).items():
+        published = BINARY[name][split]
+        assert tuple(hashlib.sha1(file).hexdigest() for file in binary_files(name, x, y, order, len(published))) == published
+
+
+def test_of_equal_images_the_first_in_canonical_order_stands_first_in_the_archive(cifar100: Path):
+    """Five training images are there twice; without a rule, two machines could draw different indices."""
+    images = load("cifar100", cifar100)
+    twice = np.flatnonzero((images.x_train[1:] == images.x_train[:-1]).all((1, 2, 3)))
+    assert len(twice) == 5
+    assert (images.archive_order[twice] < images.archive_order[twice + 1]).all()

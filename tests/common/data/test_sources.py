@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import pickle
+import re
 import socket
 import struct
 import tarfile
@@ -15,10 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from common.data import sources
-from common.data.sets import SETS, canonical_order, content_digest, load
+from common.data import sets, sources
+from common.data.sets import SETS, canonical_order, content_digest, load, order_digest
 from common.data.sources import ARCHIVES, IDX, VARIABLE, Raw, prepare
+from common.doctor import examine
 from common.errors import UserError
 
 NAMES = ("cat", "dog", "eel")
@@ -40,7 +43,7 @@ def make_mini(name: str, monkeypatch: pytest.MonkeyPatch, channels: int = 3) -> 
         arrays += [generator.integers(0, 256, (len(labels), 4, 4, channels), np.uint8), labels]
     known = dataclasses.replace(
         SETS[name], side=4, channels=channels, classes=3, train=30, test=6,
-        digest_train=content_digest(*arrays[:2]), digest_test=content_digest(*arrays[2:]),
+        digest_train=content_digest(*arrays[:2]), digest_test=content_digest(*arrays[2:]), order_digest="",
     )
     monkeypatch.setitem(SETS, name, known)
     return Raw(*arrays, classes=NAMES, origin="here")
@@ -143,15 +146,125 @@ def test_every_form_of_cifar_gives_the_same_images(mini: Raw, tmp_path: Path):
         assert_is("cifar10", tmp_path / form, mini)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_archive_order_numbers_the_images_of_the_archive(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    raw = make_mini(name, monkeypatch)
-    write_tar(tmp_path / ARCHIVES[name].tar, ARCHIVES[name].folder, archive_files(name, raw))
-    prepare(name, tmp_path / "out", tmp_path)
-    assert_is(name, tmp_path / "out", raw)
-    images = load(name, tmp_path / "out")
-    assert sorted(images.archive_order.tolist()) == list(range(30))
+def make_known(name: str, raw: Raw, lists: Path, monkeypatch: pytest.MonkeyPatch):
+    """The order of `raw` becomes the known one of the official archive."""
+    order = {"train": canonical_order(raw.x_train, raw.y_train), "test": canonical_order(raw.x_test, raw.y_test)}
+    monkeypatch.setattr(sets, "LISTS", lists)
+    lists.mkdir()
+    np.savez(lists / f"{name}-archive-order.npz", **{split: positions.astype("<u2") for split, positions in order.items()})
+    monkeypatch.setitem(SETS, name, dataclasses.replace(SETS[name], order_digest=order_digest(**order)))
+
+
+def assert_ordered(name: str, folder: Path, raw: Raw):
+    """The images of `folder` are those of `raw`, at the positions that the archive's order says."""
+    images = load(name, folder)
     np.testing.assert_array_equal(raw.x_train[images.archive_order], images.x_train)
+    np.testing.assert_array_equal(raw.y_train[images.archive_order], images.y_train)
+    np.testing.assert_array_equal(raw.x_test[images.archive_order_test], images.x_test)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_any_genuine_copy_gets_the_known_order_of_the_archive(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    raw = make_mini(name, monkeypatch)
+    make_known(name, raw, tmp_path / "lists", monkeypatch)
+    mixed = np.random.default_rng(8).permutation(30)
+    other = raw._replace(x_train=raw.x_train[mixed], y_train=raw.y_train[mixed])
+    copies = {
+        "archive": write_tar(tmp_path / "a.tar.gz", ARCHIVES[name].folder, archive_files(name, raw)),
+        "npz": write_npz(tmp_path / "a.npz", other),
+        "npz with an order of its own": write_npz(tmp_path / "b.npz", other, archive_order=np.arange(30)),
+        "pngs": write_pngs(tmp_path / "p", other),
+    }
+    for form, source in copies.items():
+        prepare(name, tmp_path / form, source)
+        assert_ordered(name, tmp_path / form, raw)
+        said = capsys.readouterr().out
+        assert "archive order known" in said
+        assert "elsewhere" not in said
+
+
+@pytest.mark.parametrize(("batches", "count", "first"),
+                         [((1, 0, 2, 3, 4), 12, 0), ((0, 1, 2, 4, 3), 12, 18), ((4, 1, 2, 3, 0), 12, 0)])
+def test_an_archive_in_another_order_is_not_believed(
+    batches: tuple[int, ...], count: int, first: int, mini: Raw, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    capsys: pytest.CaptureFixture
+):
+    make_known("cifar10", mini, tmp_path / "lists", monkeypatch)
+    files, names = archive_files("cifar10", mini), ARCHIVES["cifar10"].train
+    files |= {name: files[names[b]] for name, b in zip(names, batches, strict=True)}
+    source = write_folder(tmp_path / "cifar-10-batches-py", files)
+    prepare("cifar10", tmp_path / "out", source)
+    assert f"{source} are genuine, but {count} of its 30 train images, the first at position {first}, stand elsewhere in the " \
+           "official archive: the known order is used, not this one.\n" in capsys.readouterr().out
+    assert_ordered("cifar10", tmp_path / "out", mini)
+
+
+def test_another_order_of_the_test_images_is_said_too(
+    mini: Raw, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    make_known("cifar10", mini, tmp_path / "lists", monkeypatch)
+    swapped = mini._replace(x_test=mini.x_test[::-1], y_test=mini.y_test[::-1])
+    prepare("cifar10", tmp_path / "out", write_folder(tmp_path / "cifar-10-batches-py", archive_files("cifar10", swapped)))
+    assert "6 of its 6 test images, the first at position 0, stand elsewhere" in capsys.readouterr().out
+    assert_ordered("cifar10", tmp_path / "out", mini)
+
+
+def test_of_two_equal_images_the_first_in_canonical_order_stands_first_in_the_archive(
+    mini: Raw, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """CIFAR-100 has five training images twice."""
+    x = mini.x_train.copy()
+    one, two = np.flatnonzero(mini.y_train == 1)[:2]
+    x[two] = x[one]
+    twice = mini._replace(x_train=x)
+    known = dataclasses.replace(SETS["cifar10"], digest_train=content_digest(x, mini.y_train))
+    monkeypatch.setitem(SETS, "cifar10", known)
+    make_known("cifar10", twice, tmp_path / "lists", monkeypatch)
+    prepare("cifar10", tmp_path / "out", write_folder(tmp_path / "cifar-10-batches-py", archive_files("cifar10", twice)))
+    assert "elsewhere" not in capsys.readouterr().out
+    assert_ordered("cifar10", tmp_path / "out", twice)
+    order = load("cifar10", tmp_path / "out").archive_order.tolist()
+    assert order.index(one) + 1 == order.index(two)
+
+
+def test_an_earlier_versions_file_gets_the_order_when_loaded(mini: Raw, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """It may lack the order, or hold one that was taken on trust: neither matters."""
+    path = prepare("cifar10", tmp_path / "out", write_npz(tmp_path / "a.npz", mini))
+    assert load("cifar10", tmp_path / "out").archive_order is None
+    make_known("cifar10", mini, tmp_path / "lists", monkeypatch)
+    assert_ordered("cifar10", tmp_path / "out", mini)
+    np.savez(path, **np.load(path), archive_order=np.arange(30))
+    assert_ordered("cifar10", tmp_path / "out", mini)
+
+
+def test_doctor_says_where_the_order_is_known(mini: Raw, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    prepare("cifar10", tmp_path / "out", write_npz(tmp_path / "a.npz", mini))
+
+    def said() -> str:
+        console = Console(file=io.StringIO(), width=500)
+        examine(console, tmp_path / "out", ["cifar10"])
+        return console.file.getvalue()
+
+    assert "data/cifar10.npz: 30 training and 6 test images\n" in said().replace(" \n", "\n")
+    make_known("cifar10", mini, tmp_path / "lists", monkeypatch)
+    assert "data/cifar10.npz: 30 training and 6 test images, archive order known" in said()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda path: path.unlink(), "is not here; restore it from git"),
+    (lambda path: path.write_bytes(path.read_bytes()[:300]), "is damaged .*; restore it from git"),
+    (lambda path: np.savez(path, train=np.arange(30), test=np.arange(6)), "does not hold the order .* of cifar10; restore it"),
+    (lambda path: np.savez(path, train=np.arange(30)), "does not hold the order"),
+])
+def test_a_wrong_file_of_the_order_is_told(change, message: str, mini: Raw, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    prepare("cifar10", tmp_path / "out", write_npz(tmp_path / "a.npz", mini))
+    make_known("cifar10", mini, tmp_path / "lists", monkeypatch)
+    change(tmp_path / "lists" / "cifar10-archive-order.npz")
+    with pytest.raises(UserError, match=f"cifar10-archive-order.npz {message}") as error:
+        load("cifar10", tmp_path / "out")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -184,23 +297,6 @@ def test_truncated_idx_says_how_many_bytes(monkeypatch: pytest.MonkeyPatch, tmp_
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="train-images-idx3-ubyte is truncated: it has 479 bytes of data, expected 480"):
         prepare("mnist", tmp_path / "out", tmp_path)
-
-
-def test_the_archive_adds_its_order_to_what_is_there_and_an_npz_does_not_take_it_away(
-    mini: Raw, tmp_path: Path, capsys: pytest.CaptureFixture
-):
-    out = tmp_path / "out"
-    npz = write_npz(tmp_path / "cifar10.npz", mini)
-    archive = write_folder(tmp_path / "cifar-10-batches-py", archive_files("cifar10", mini))
-    prepare("cifar10", out, npz)
-    assert load("cifar10", out).archive_order is None
-    prepare("cifar10", out, archive)
-    assert load("cifar10", out).archive_order is not None
-    prepare("cifar10", out, npz)
-    assert load("cifar10", out).archive_order is not None
-    assert "archive order known, already in" in capsys.readouterr().out
-    prepare("cifar10", tmp_path / "copy", out)
-    np.testing.assert_array_equal(load("cifar10", tmp_path / "copy").archive_order, load("cifar10", out).archive_order)
 
 
 def test_what_is_there_is_left_alone_and_what_is_damaged_made_anew(mini: Raw, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -306,7 +402,6 @@ def test_wrong_labels_are_told_by_the_digest(mini: Raw, tmp_path: Path):
         ({"y_train": np.zeros(29, np.uint8)}, r"labels \(29,\), expected uint8 \(30, 4, 4, 3\)"),
         ({"classes": np.array(["a"])}, "names 1 classes; cifar10 has 3"),
         ({"y_train": None}, "a.npz has no array 'y_train'"),
-        ({"archive_order": np.zeros(30, int)}, "archive_order does not number the 30 train images"),
         ({"y_train": np.array([None] * 30)}, "a.npz is damaged"),
     ],
 )
@@ -387,7 +482,7 @@ def test_a_download_is_read_like_any_other_source(mini: Raw, tmp_path: Path, mon
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["cifar10.npz"]
 
 
-def test_real_cifar_from_an_archive_made_of_it(cifar10: Path):
+def test_real_cifar_from_an_archive_made_of_it(cifar10: Path, capsys: pytest.CaptureFixture):
     """The whole round trip at full size: 50,000 images through the official layout, in an order of its own."""
     images = load("cifar10", cifar10)
     mixed = np.random.default_rng(4).permutation(50_000)
@@ -397,4 +492,5 @@ def test_real_cifar_from_an_archive_made_of_it(cifar10: Path):
         prepare("cifar10", Path(folder), Path(folder))
         again = load("cifar10", Path(folder))
     np.testing.assert_array_equal(again.x_train, images.x_train)
-    np.testing.assert_array_equal(raw.x_train[again.archive_order], again.x_train)
+    np.testing.assert_array_equal(again.archive_order, images.archive_order)
+    assert re.search(r"4\d,\d{3} of its 50,000 train images, the first at position \d, stand elsewhere", capsys.readouterr().out)

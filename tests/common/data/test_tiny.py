@@ -134,7 +134,7 @@ def test_the_set_is_the_one_that_the_papers_use():
 def test_class_counts_are_those_of_the_literature(ratio: int, total: int, tail: int):
     counts = class_counts("lt", ratio, 500, 200)
     assert (counts.sum(), counts[0], counts[-1]) == (total, 500, tail)
-    column = Column("tiny-imagenet", "lt", ratio, "resnet18")
+    column = Column("tiny-imagenet", "lt", ratio, "resnet18", "hash")
     assert training_images(column) == total
     kept = select(np.repeat(np.arange(200, dtype=np.uint8), 500), column)
     np.testing.assert_array_equal(np.bincount(kept // 500), counts)
@@ -172,7 +172,7 @@ def test_every_form_gives_the_same_images(official: Path, tmp_path: Path, monkey
 def test_the_images_are_in_memory_once(official: Path):
     """Read in canonical order, so that putting them in order copies nothing: 1.4 GB at the real size."""
     raw = tiny.read_tiny(tiny.NAME, official)
-    images = sources.to_canonical(raw, sources.check(tiny.NAME, raw))
+    images = sources.to_canonical(tiny.NAME, raw, sources.check(tiny.NAME, raw))
     assert np.shares_memory(images.x_train, raw.x_train)
     assert np.shares_memory(images.x_test, raw.x_test)
 
@@ -354,7 +354,7 @@ def real_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Images:
 
 
 def test_the_feed_delivers_crops_of_64_with_the_padding_and_statistics_of_the_set(real_size: Images):
-    column = Column(tiny.NAME, "lt", 4, "resnet18")
+    column = Column(tiny.NAME, "lt", 4, "resnet18", "hash")
     feed = Feed(real_size, column, turns=False, device=torch.device("cpu"), dtype=torch.float64)
     assert feed.counts.tolist() == [4, 2, 1]
     drawn = feed.draw([Draw(seed, None, False) for seed in (0, 1)], 0, 7)
@@ -375,7 +375,7 @@ def test_resnet18_trains_on_it(real_size: Images, tmp_path: Path):
     protocol = Protocol(epochs=2, batch_size=4, rate=0.05, momentum=0.9, weight_decay=0.0002, warmup_epochs=0, decay_epochs=(),
                         decay_factor=0.1, drop_last=False)
     run = planned(Method("ce", "written", softmax_cross_entropy), tmp_path, protocol=protocol,
-                  column=Column(tiny.NAME, "lt", 4, "resnet18"))
+                  column=Column(tiny.NAME, "lt", 4, "resnet18", "hash"))
     assert train_pack([run], real_size, Device("cpu", "float32", False), Workspace(tmp_path / "work", 30.0))
     record = load_records(tmp_path)[run.run.key]
     assert record["status"] == "done"

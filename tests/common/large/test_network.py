@@ -83,16 +83,22 @@ def test_a_bilateral_network_has_its_last_block_twice(tmp_path):
     assert not torch.equal(net(x, 0), net(x, 1))
     with pytest.raises(UserError, match="has no adapter"):
         LargeNetwork(SMALL, "bilateral", 8)
+    with pytest.raises(UserError, match="take a plain one"):
+        LargeNetwork(SMALL, "two-branch")
 
 
-def test_drawn_weights_have_variance_two_over_fan_out():
+def test_drawn_weights_have_the_variance_of_timms_own_in_every_layer():
+    """2 / fan-out, and the fan-out of a grouped convolution counts the outputs of all groups."""
     net = LargeNetwork("resnext50")
     draw_weights([net], torch.Generator().manual_seed(0))
-    grouped = net.trunk.layer3[0].conv2  # 32 groups
-    assert grouped.groups == 32
-    for conv in (net.trunk.layer4[0].conv1, grouped, net.branches[0].conv3):
-        fan_out = conv.out_channels * conv.kernel_size[0] ** 2 / conv.groups
-        assert conv.weight.var().item() == pytest.approx(2 / fan_out, rel=0.02)
+    torch.manual_seed(0)
+    theirs = {n: m.weight for n, m in timm_network("resnext50").named_modules() if isinstance(m, nn.Conv2d)}
+    last = f"layer4.{len(net.trunk.layer4)}."
+    mine = {n.replace("branches.0.", last).removeprefix("trunk."): m for n, m in net.named_modules() if isinstance(m, nn.Conv2d)}
+    assert mine.keys() == theirs.keys()
+    assert sum(m.groups == 32 for m in mine.values()) == 16
+    for name, conv in mine.items():
+        assert conv.weight.std().item() == pytest.approx(theirs[name].std().item(), rel=5 / conv.weight.numel() ** 0.5), name
     assert net.branches[0].bn3.weight.eq(1).all(), "the last norm of a block starts at one, as in the released codes"
     other = LargeNetwork("resnext50")
     draw_weights([other], torch.Generator().manual_seed(0))

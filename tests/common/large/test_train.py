@@ -21,16 +21,17 @@ from common.large.record import LargeTally, class_summary
 from common.large.train import LargeOptions, train_large
 from common.losses import softmax_cross_entropy
 from common.method import Head, Method, Planned
-from common.metrics import Tally, summary
+from common.metrics import summary
 from common.store import FIELDS, load_records
 from common.train.loop import Workspace
+from common.train.tally import Tally
 from tests.common.large.pair import OPTIONS
 from tests.common.large.toys import CE, COLUMN, DEVICE, LONGER, PROTOCOL, SECOND, member, quiet
 from tests.common.train.kinds import META
 from tests.common.train.toys import ROTATION, broken
 
 SHORT = dataclasses.replace(LONGER, epochs=1, decay_epochs=())
-TESTED = dataclasses.replace(SECOND, epochs=0)
+TESTED = SECOND.only_tested()
 
 
 def run_of(method: Method, data, folder, protocol=PROTOCOL, **more) -> LargeRun:

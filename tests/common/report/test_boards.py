@@ -130,7 +130,7 @@ def test_two_stages_stand_under_the_stage_that_trains_everything(tmp_path: Path)
     """A decoupled or only tested head belongs to the first stage, a rotation pretext to the second, and is no row itself."""
     base = Method("base", "written", loss("base"))
     split = Method("split", "written", loss("split"), starts_from=replace(base, protocol=PROTOCOL), protocol=HEAD)
-    tested = replace(split, name="tested", loss=loss("tested"), protocol=replace(PROTOCOL, epochs=0))
+    tested = replace(split, name="tested", loss=loss("tested"), protocol=PROTOCOL.only_tested())
     pretext = Method("turn", "written", loss("turn"), task="rotation", protocol=replace(PROTOCOL, epochs=9))
     turned = Method("turned", "written", loss("turned"), starts_from=pretext, protocol=PROTOCOL)
     paper = paper_of(tmp_path, (base, split, tested, turned, replace(pretext, name="self", protocol=None)))
@@ -197,11 +197,14 @@ def test_protocol_words_tell_every_setting_apart() -> None:
     assert protocol_words(base) == ("200 epochs, batch 128, sgd 0.1, momentum 0.9, weight decay 0.0002, 5 warm-up epochs, "
                                     "× 0.01 at 160, 180")
     assert "1 warm-up epoch, " in protocol_words(replace(base, warmup_epochs=1))
-    changes = {"epochs": 100, "batch_size": 64, "rate": 0.05, "momentum": 0.8, "weight_decay": 0.0005, "warmup_epochs": 0,
+    changes = {"epochs": 250, "batch_size": 64, "rate": 0.05, "momentum": 0.8, "weight_decay": 0.0005, "warmup_epochs": 0,
                "decay_epochs": (120, 160), "decay_factor": 0.1, "drop_last": True, "schedule": "cosine", "trains": "head",
-               "moving_statistics": True, "optimiser": "nesterov"}
+               "moving_statistics": True, "optimiser": "nesterov", "warmup_start": 1 / 3}
     assert set(changes) == set(vars(base))
-    words = [protocol_words(base), *(protocol_words(replace(base, **{name: value})) for name, value in changes.items())]
+    assert "5 warm-up epochs from 0.333 of it, " in protocol_words(replace(base, warmup_start=1 / 3))
+    words = [protocol_words(base), protocol_words(replace(base, decay_epochs=()))]
+    words += [protocol_words(replace(base, **{name: value, **({"decay_epochs": ()} if name == "schedule" else {})}))
+              for name, value in changes.items()]
     large = LargeProtocol(**vars(base))
     more = {"trains": "last", "batch_norm": "synchronised", "pretrained": True, "crop": "resize-crop", "jitter": 0.4}
     assert set(vars(large)) == set(vars(base)) | set(more)

@@ -210,3 +210,12 @@ def test_columns_of_listed_counts_stand_for_no_other(paper: Paper) -> None:
     toy = Column("cifar10", "counts", 1, "resnet32", counts=(50, 20))
     other = dataclasses.replace(paper, columns={**paper.columns, "paper": (toy,)})
     assert standing_columns(other, "paper") == {"cifar10-50-20": (toy,)}
+
+
+@pytest.mark.parametrize("subset", ["hash", "seed-666"])
+def test_a_column_of_other_images_stands_for_the_number_only_where_the_authors_do_not(paper: Paper, subset: str) -> None:
+    authors, _ = paper.columns["paper"]
+    other = dataclasses.replace(authors, subset=subset)
+    for columns, stands in (((other, authors), authors), ((authors, other), authors), ((other,), other)):
+        changed = dataclasses.replace(paper, columns={**paper.columns, "paper": columns})
+        assert standing_columns(changed, "paper") == {"cifar10-lt-100": (stands,)}

@@ -107,7 +107,7 @@ CYCLIC = Method("cyclic", "written", auxiliary, Head("linear", groups="cyclic"))
 KMEANS = replace(DIVIDED, name="kmeans", clustering="kmeans", starts_from=MIXUP, takes="clusters")
 WARD = replace(BOTH, name="ward", clustering="hierarchical", starts_from=MIXUP, takes="clusters")
 TESTED = replace(DIVIDED, name="tested", decide="sum", head=Head("linear", keep=True), starts_from=DIVIDED,
-                 protocol=replace(PROTOCOL, epochs=0, trains="head"))
+                 protocol=PROTOCOL.only_tested())
 
 FIRST_STAGES = ([MIXUP, CLOUDED], [NOISY, CAUSAL, LADE, METHODS[0]], [METHODS[0], MIXUP, NOISY],
                 [BILATERAL], [CONTRAST], [META, META_LDAM],

@@ -1,5 +1,6 @@
 """What the feed delivers: crops, flips and turns pixel by pixel, and the class histogram of every sampler."""
 
+import dataclasses
 from functools import partial
 
 import numpy as np
@@ -128,6 +129,20 @@ def test_weights_are_the_formulas():
     late = partial(sampling.deferred, before=sampling.uniform_weights, then=sampling.inverse_weights, start=160)
     assert late(n, 159).tolist() == [1, 1, 1]
     assert late(n, 160) == pytest.approx(sampling.inverse_weights(n, 0))
+
+
+@pytest.mark.parametrize("subset", ["authors", "hash", "seed-666"])
+def test_held_out_images_follow_the_kept_ones_and_are_others(digits, subset):
+    ordered = dataclasses.replace(digits, archive_order=np.random.default_rng(1).permutation(len(digits.y_train)))
+    column = dataclasses.replace(COLUMN, subset=subset)
+    feed = Feed(ordered, column, turns=False, device=torch.device("cpu"), dtype=torch.float32, held_out=10)
+    inside = feed.padded[:, 1:-1, 1:-1].flatten(1).tolist()
+    kept, aside = ({(*image, int(y)) for image, y in zip(inside[part], feed.labels[part], strict=True)}
+                   for part in (slice(feed.size), slice(feed.size, None)))
+    assert not kept & aside
+    assert torch.bincount(feed.labels[feed.size:]).tolist() == [10] * 10
+    assert len(kept) == feed.size == feed.counts.sum()
+    assert feed.counts[0] == np.bincount(digits.y_train).min() - 10
 
 
 def test_cifar10_lt_100_from_real_images(cifar10):

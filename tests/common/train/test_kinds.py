@@ -11,6 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.data.augment import as_network_input, crop, normalise
 from common.data.feed import INDEX, PARTNER, Draw, Feed, draw_blend, draw_noise
@@ -24,7 +26,7 @@ from common.packing import form_packs
 from common.spec import Column
 from common.store import load_records
 from common.train.loop import Workspace, load_start, train_pack
-from common.train.meta import learn_weights
+from common.train.meta import Whole, learn_weights
 from common.train.pack import Device, Pack
 from tests.common.train.kinds import (
     ADAM,
@@ -42,6 +44,7 @@ from tests.common.train.kinds import (
     KEPT,
     KMEANS,
     META,
+    META_LDAM,
     MIXUP,
     MOVING,
     NOISY,
@@ -283,6 +286,71 @@ def test_learned_weights_are_the_slope_of_the_held_out_loss(digits, tmp_path):
         assert float(learned[run, sample]) == pytest.approx(float(weight - META.meta_rate * slope), rel=1e-5)
 
 
+def weights_by_a_double_backward(pack: Pack, batch) -> torch.Tensor:
+    """The same by the definition: the gradient of the held-out loss through the virtual step."""
+    whole = Whole(pack)
+    parameters = dict(whole.named_parameters())
+    buffers = {name: buffer.clone() for name, buffer in whole.named_buffers()}
+    labels, held = pack.feed.labels[batch.images[INDEX]], pack.feed.labels[batch.others[0, INDEX]]
+    weights = torch.cat([w[labels[g.first:g.stop]] for g, w in zip(pack.groups, pack.weights, strict=True)])
+    eps = torch.zeros_like(weights, requires_grad=True)
+    losses = functional_call(whole, {**parameters, **buffers}, (pack.feed.batch(batch.images), labels))
+    gradients = torch.autograd.grad(((weights + eps) * losses).sum(), list(parameters.values()), create_graph=True)
+    virtual = {name: p - pack.rate * g for (name, p), g in zip(parameters.items(), gradients, strict=True)}
+    held_losses = functional_call(whole, {**virtual, **buffers}, (pack.feed.batch(batch.others[0]), held))
+    return weights - pack.shape.meta_rate * torch.autograd.grad(held_losses.mean(-1).sum(), eps)[0]
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["linear", "dense"])
+def test_learned_weights_are_those_of_the_double_backward(bias, digits, tmp_path):
+    """To rounding, for both heads and a network with dense layers, whose slope is found in forward mode."""
+    column = COLUMN if bias else replace(COLUMN, backbone="cnn4")
+    members = [planned(m, tmp_path, seed, column=column) for m in (META, META_LDAM) for seed in (0, 1)]
+    pack = Pack(members, digits, DOUBLE)
+    pack.begin_epoch(2)
+    for batch in pack.batches()[:2]:
+        wanted, found = weights_by_a_double_backward(pack, batch), learn_weights(pack, batch)
+        plain = torch.cat([pack.weights[0][pack.feed.labels[batch.images[INDEX]]]])
+        assert (wanted - plain).abs().max() > 1e-6
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+        pack.step(batch)
+
+
+def test_autocast_keeps_the_slopes_of_learned_weights(digits, tmp_path):
+    """In bfloat16 they point where those of float64 do: no product is lost between a value and its slope."""
+    found = []
+    for device in (Device("cpu", "bfloat16", False), DOUBLE):
+        pack = Pack([planned(META, tmp_path, seed) for seed in (0, 1)], digits, device)
+        pack.begin_epoch(2)
+        batch = pack.batches()[0]
+        plain = pack.weights[0][pack.feed.labels[batch.images[INDEX]]]
+        found.append((learn_weights(pack, batch) - plain).double().flatten())
+    assert F.cosine_similarity(*found, dim=0) > 0.98
+
+
+def operations_of(function) -> int:
+    class Counter(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), named=None):
+            self.count += 1
+            return function(*arguments, **(named or {}))
+
+    with Counter() as counter:
+        function()
+    return counter.count
+
+
+def test_a_step_with_learned_weights_has_as_many_operations_for_six_runs_as_for_two(digits, tmp_path):
+    found = []
+    for runs in (2, 6):
+        pack = Pack([planned(META, tmp_path, seed) for seed in range(runs)], digits, SINGLE)
+        pack.begin_epoch(2)
+        batch = pack.batches()[0]
+        found.append(operations_of(lambda pack=pack, batch=batch: pack.step(batch)))
+    assert found[0] == found[1]
+
+
 def test_weights_are_learned_from_the_first_decay_on(digits, tmp_path):
     pack = Pack([planned(META, tmp_path)], digits, SINGLE)
     for epoch in range(3):
@@ -487,7 +555,7 @@ def test_the_record_of_seed_0_keeps_features_of_plain_images_where_the_method_as
 
 
 def test_a_column_of_counts_keeps_the_first_classes_in_training_and_test(digits):
-    column = Column("digits", "counts", 1, "resnet8", counts=(60, 20, 30))
+    column = Column("digits", "counts", 1, "resnet8", "hash", (60, 20, 30))
     feed = Feed(digits, column, turns=False, device=torch.device("cpu"), dtype=torch.float32)
     assert column.name == "digits-60-20-30"
     assert feed.counts.tolist() == [60, 20, 30]

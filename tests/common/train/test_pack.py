@@ -131,7 +131,7 @@ def test_last_smaller_batch_is_kept_or_dropped_as_the_protocol_says(digits, tmp_
     pack = Pack([planned(METHODS[0], tmp_path, protocol=protocol)], digits, SINGLE)
     assert pack.batch_sizes == sizes
     seen = []
-    pack.step = lambda drawn: seen.append(drawn.images.shape[-1])
+    pack.step = lambda drawn, compiled: seen.append(drawn.images.shape[-1])
     pack.train_epoch(0)
     assert seen == sizes
 

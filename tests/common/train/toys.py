@@ -10,8 +10,9 @@ from common.spec import Column, Protocol
 from common.train.loop import run_epoch
 from common.train.pack import Device, Pack
 from common.train.record import Curves
+from common.train.tally import BestAnswers
 
-COLUMN = Column("digits", "lt", 20, "resnet8")
+COLUMN = Column("digits", "lt", 20, "resnet8", "hash")
 PROTOCOL = Protocol(epochs=3, batch_size=50, rate=0.1, momentum=0.9, weight_decay=0.0002, warmup_epochs=1,
                     decay_epochs=(2,), decay_factor=0.01, drop_last=False)
 ROTATION = Method("rotation", "written", softmax_cross_entropy, task="rotation")
@@ -43,7 +44,7 @@ BROKEN = Method("broken", "written", broken)
 def train_between(middle: Method, digits, folder: Path, device: Device) -> Pack:
     """Three epochs of a pack of three, `middle` between two sound runs."""
     pack = Pack([planned(m, folder) for m in (METHODS[0], middle, METHODS[1])], digits, device)
-    curves = Curves(3)
+    curves, best = Curves(3), BestAnswers(3)
     for epoch in range(3):
-        run_epoch(pack, epoch, curves)
+        run_epoch(pack, epoch, curves, best)
     return pack

@@ -1,0 +1,82 @@
+"""What a method's parts have to be, asked before the first step; a failure is one sentence that names the row and the way out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from common.method import Method
+from common.spec import Protocol
+
+if TYPE_CHECKING:
+    from common.train.pack import Pack
+
+
+def check_parts(method: Method, counts: np.ndarray, protocol: Protocol) -> None:
+    """Class weights, samplers and the adjustment, in the first epoch, after each decay and in the last: one finite number a
+    class, none below 0. counts: training images of each class."""
+    classes = len(counts)
+    for epoch in sorted({0, *protocol.decay_epochs, max(protocol.epochs - 1, 0)}):
+        if method.task == "classes":
+            _check_vector(method, "weights", method.weights(counts, epoch), classes, epoch)
+        for sampler in (method.sampler, *method.companions):
+            order = sampler(counts, epoch)
+            if order is not None and order not in (("again", "held out") if isinstance(order, str) else (order,)):
+                raise UserError(f"{method.label}: its sampler says {order!r}; it returns None for every image once, or a "
+                                "probability for each class.")
+            if order is not None and not isinstance(order, str):
+                _check_vector(method, "sampler", order, classes, epoch)
+                if abs(float(np.sum(order)) - 1) > 1e-6:
+                    raise UserError(f"{method.label}: the probabilities of its sampler add up to {np.sum(order):g} in epoch "
+                                    f"{epoch}; divide them by their sum.")
+    if method.adjust is not None:
+        _check_vector(method, "adjust", method.adjust(counts), classes, 0, least=-np.inf)
+
+
+def _check_vector(method: Method, part: str, values: object, classes: int, epoch: int, least: float = 0.0) -> None:
+    found = np.asarray(values)
+    if found.shape != (classes,) or found.dtype.kind not in "iuf":
+        raise UserError(f"{method.label}: {part} gives {_words(found)} in epoch {epoch}; {classes} numbers are needed, one for "
+                        "each class.")
+    if not np.isfinite(found).all() or (found < least).any() or (least == 0 and found.sum() == 0):
+        raise UserError(f"{method.label}: {part} gives numbers that are not finite, below 0 or all 0 in epoch {epoch}.")
+
+
+def _words(found: np.ndarray) -> str:
+    if found.dtype.kind not in "iuf":
+        return f"something of type {found.dtype}"
+    return f"{found.size} numbers" if found.ndim == 1 else f"an array of shape {found.shape}"
+
+
+def per_sample(losses: Tensor, labels: Tensor, method: Method) -> Tensor:
+    """What a loss returned, if it is one value for each label [runs, batch]; a mean over the batch would take no weights."""
+    if not isinstance(losses, torch.Tensor) or losses.shape != labels.shape:
+        shape = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
+        raise UserError(f"{method.label}: its loss returns {shape} for labels of shape {tuple(labels.shape)}; it has to "
+                        "return one value for each sample, without a mean or a sum over the batch.")
+    return losses
+
+
+def check_first_batch(pack: "Pack") -> None:
+    """The losses of all runs on their first batch are finite. Nothing of the pack is changed."""
+    pack.begin_epoch(0)
+    with torch.no_grad(), _kept_buffers(pack):
+        losses = pack.losses_of(pack.batches()[0])
+    for member, alive, loss in zip(pack.members, pack.alive, losses.tolist(), strict=True):
+        if alive and not np.isfinite(loss):
+            raise UserError(f"{member.label}: its loss is {loss} on the very first batch, before any step; look for a "
+                            "logarithm, a power or a division of 0 in it.")
+
+
+@contextmanager
+def _kept_buffers(pack: "Pack") -> Iterator[None]:
+    """What happens inside leaves statistics and centres as they were."""
+    buffers = [*pack.net.buffers(), *pack.heads.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    yield
+    for buffer, old in zip(buffers, before, strict=True):
+        buffer.copy_(old)

@@ -1,0 +1,96 @@
+"""The paired test: its parts by hand, and how often it errs where the truth is known."""
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+from common.report.paired import paired_test, right_by_seed, standard_error
+
+SIMULATED = 400
+
+
+def runs(draw: np.random.Generator, lead: float, seeds: int, images: int = 500, between: float = 0.6, own_taste: float = 0.5
+         ) -> tuple[np.ndarray, np.ndarray]:
+    """Two methods whose true accuracies differ by `lead`: images differ in how hard they are, for each method by itself too
+    (`own_taste`), and seeds in how good they came out (`between` points of accuracy)."""
+    hard = draw.normal(0, 1.5, images)
+    found = []
+    for sign in (1, -1):
+        own = hard + draw.normal(0, own_taste, images)
+        skill = 1 + draw.normal(0, 5 * between / 100, (seeds, 1)) + sign * lead * 3.1
+        found.append(draw.random((seeds, images)) < 1 / (1 + np.exp(-(skill + own))))
+    return found[0], found[1]
+
+
+def test_the_standard_error_by_hand():
+    d = np.array([[1, 0, 0, -1], [1, 1, 0, 0]])
+    by_seed, by_image = d.mean(1), d.mean(0)
+    of_seeds = 4 * ((by_seed - d.mean()) ** 2).sum()
+    of_images = 2 * ((by_image - d.mean()) ** 2).sum() / 3
+    rest = ((d - by_seed[:, None] - by_image[None] + d.mean()) ** 2).sum() / 3
+    error, freedom = standard_error(d)
+    assert error == pytest.approx(np.sqrt((of_seeds + of_images - rest) / 8))
+    assert freedom == pytest.approx((of_seeds + of_images - rest) ** 2 / of_seeds**2)
+
+
+def test_images_that_do_not_matter_leave_the_paired_t_test_over_seeds():
+    """Where images differ no more than by chance, seeds alone decide."""
+    draw = np.random.default_rng(0)
+    first, second = draw.random((6, 40)) < 0.6, draw.random((6, 40)) < 0.5
+    d = first.astype(int) - second
+    error, freedom = standard_error(d)
+    by_seed, by_image = d.mean(1), d.mean(0)
+    rest = ((d - by_seed[:, None] - by_image[None] + d.mean()) ** 2).sum() / (5 * 39)
+    if 6 * ((by_image - d.mean()) ** 2).sum() / 39 <= rest:
+        assert freedom == pytest.approx(5)
+        assert paired_test(first, second).p == pytest.approx(ttest_1samp(by_seed, 0, alternative="greater").pvalue)
+    else:
+        assert error > by_seed.std(ddof=1) / np.sqrt(6)
+
+
+def test_which_is_ahead_and_by_how_much():
+    labels = np.array([0, 0, 1, 1])
+    first = right_by_seed(labels, {0: labels, 1: np.array([0, 0, 1, 0])}, [0, 1])
+    second = right_by_seed(labels, {1: np.array([0, 0, 1, 0]), 0: np.array([0, 1, 0, 1])}, [0, 1])
+    found = paired_test(first, second)
+    assert (found.difference, found.wins, found.losses, found.seeds, found.images) == (25.0, 2, 0, 2, 4)
+    assert found.low < 25 < found.high
+    turned = paired_test(second, first)
+    assert turned.difference == -25
+    assert turned.p == pytest.approx(1 - found.p)
+    assert right_by_seed(labels, {0: labels}, [0], {1}).shape == (1, 2)
+
+
+def test_without_spread_or_with_one_seed_there_is_no_evidence():
+    right = np.ones((3, 10), bool)
+    assert paired_test(right, ~right).p == 1.0
+    assert paired_test(right[:1], right[:1]) is None
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_a_lead_that_is_not_there_is_seldom_seen(seeds):
+    """At 5 % at most 8 % of the simulated comparisons without a lead are called one (5 % and what 400 draws scatter)."""
+    draw = np.random.default_rng(seeds)
+    called = [paired_test(*runs(draw, 0.0, seeds)).p < 0.05 for _ in range(SIMULATED)]
+    assert np.mean(called) <= 0.08
+
+
+def test_a_lead_that_is_there_is_seen_more_often_with_more_seeds():
+    shares = []
+    for seeds in (3, 5):
+        draw = np.random.default_rng(seeds)
+        shares.append(np.mean([paired_test(*runs(draw, 0.04, seeds)).p < 0.05 for _ in range(SIMULATED)]))
+    assert shares[0] > 0.5
+    assert shares[1] > shares[0]
+
+
+def test_seeds_alone_would_err_where_images_differ():
+    """The test is needed: a paired t-test over seeds takes the images for granted, and errs on another test set."""
+    draw = np.random.default_rng(1)
+    naive, ours = [], []
+    for _ in range(SIMULATED):
+        first, second = runs(draw, 0.0, 5, images=200, between=0.0, own_taste=1.5)
+        naive.append(ttest_1samp((first.astype(int) - second).mean(1), 0, alternative="greater").pvalue < 0.05)
+        ours.append(paired_test(first, second).p < 0.05)
+    assert np.mean(naive) > 0.12
+    assert np.mean(ours) <= 0.08

@@ -1,0 +1,178 @@
+"""Golden runs: what the engine computed when its version was last raised, for every kind of method of every paper.
+
+    python -m tests.golden.golden      trains them all (some seconds) and writes golden.json
+
+Each kind trains a few steps on a handful of made images, in float64 on the CPU, in its own epochs and under its own setting
+with a small batch. Kept are each epoch's loss, a projection of each of its weights, statistics and moments, and what its
+evaluation counts. A test compares; numbers that differ mean that records of before and after are not of one kind.
+"""
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from common.data.sets import SETS, Images
+from common.digest import ENGINE
+from common.method import Method, Planned, make_run, merged
+from common.models.backbones import backbone
+from common.models.resnet import initialise
+from common.models.sizes import BACKBONES
+from common.spec import Column, Protocol, canonical_json
+from common.train.loop import load_start
+from common.train.pack import Device, Pack
+from common.train.work import form_packs
+from papers.catalog import PAPERS
+
+FILE = Path(__file__).with_name("golden.json")
+COUNTS = (12, 6, 3, 3, 2, 2, 1, 1, 1, 1)  # two batches of 16; ten clusters need ten images
+HELD, TESTED, BATCH = 10, 4, 16  # images a class beyond those: held out, in the test set
+COLUMNS = {name: Column(dataset, "counts", 1, "cnn4" if name == "plain" else "resnet8", subset="hash", counts=COUNTS)
+           for name, dataset in (("residual", "digits"), ("plain", "digits"), ("coloured", "cifar10"))}
+DOUBLE = Device("cpu", "float64", False)
+COLOURED = ("ce", "mixup", "ssp-rotation")  # these on images with three channels, a wider border and mirroring too
+
+
+@cache
+def made_images(dataset: str) -> Images:
+    """Random images of the shape of a dataset, enough of each class."""
+    facts, draw = SETS[dataset], np.random.RandomState(0)
+    train, test = (np.repeat(np.arange(10, dtype=np.uint8), n) for n in (max(COUNTS) + HELD, TESTED))
+    x_train, x_test = (draw.randint(0, 256, (len(y), facts.side, facts.side, facts.channels), dtype=np.uint8)
+                       for y in (train, test))
+    return Images(x_train, train, x_test, test, tuple(map(str, range(10))))
+
+
+def kinds() -> list[Planned]:
+    """One run for every kind of method: the same functions, head and setting but for numbers are one kind."""
+    found: dict[bytes, Planned] = {}
+    for name, column in COLUMNS.items():
+        for method, protocol in planned_methods():
+            if name == "coloured" and method.name not in COLOURED:
+                continue
+            if name == "plain" and method.head.kind not in ("gaussian", "centres", "quadratic"):
+                continue
+            found.setdefault(canonical_json([name, _kind(method.describe()), _kind(vars(protocol))]),
+                             _planned(column, method, protocol))
+    return list(merged(found.values()).values())
+
+
+def planned_methods() -> Iterator[tuple[Method, Protocol]]:
+    """Everything that trains side by side on one device, with its setting."""
+    for paper in PAPERS:
+        for profile in ("paper", "quick"):
+            for column in paper.columns[profile]:
+                if column.name not in paper.large:
+                    for method in paper.rows(profile, column):
+                        yield method, method.protocol or paper.settings(profile, column)[method.reading]
+
+
+def _kind(value: Any) -> Any:
+    """A description without its numbers, but for which of them are there at all."""
+    if isinstance(value, dict):
+        return {key: _kind(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_kind(one) for one in value][:2]
+    return bool(value) if isinstance(value, int | float) else value
+
+
+def _small(protocol: Protocol) -> Protocol:
+    return replace(protocol, batch_size=BATCH, drop_last=False)
+
+
+def _planned(column: Column, method: Method, protocol: Protocol) -> Planned:
+    def shrunk(one: Method) -> Method:
+        first = one.starts_from
+        return replace(one, protocol=_small(one.protocol or protocol), adapter=min(one.adapter, 12),
+                       starts_from=shrunk(first) if first else None)
+
+    method = shrunk(method)
+    return Planned(make_run(column, method.protocol, method, 0), method, Path("papers/golden/results/quick") / column.name)
+
+
+def epochs_of(protocol: Protocol) -> list[int]:
+    """The first epoch, those of the decays, and the last."""
+    return sorted({0, *protocol.decay_epochs, protocol.epochs - 1} & set(range(protocol.epochs)))
+
+
+def golden_runs() -> dict[str, dict[str, Any]]:
+    """Kind -> its numbers; see the head of this file."""
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = [replace(item, folder=Path(folder) / item.folder) for item in kinds()]
+        waiting = list(merged(link for item in wanted for link in item.chain).values())
+        found = {}
+        for members in form_packs(waiting, 64):
+            found |= _train(members)
+    return found | golden_backbones()
+
+
+def _train(members: list[Planned]) -> dict[str, dict[str, Any]]:
+    pack = Pack(members, made_images(members[0].run.column.dataset), DOUBLE)
+    load_start(pack)
+    losses = [pack.train_epoch(epoch).tolist() for epoch in epochs_of(pack.protocol)]
+    tallies, found = pack.evaluate(), {}
+    for run, member in enumerate(members):
+        state = pack.run_state(run)
+        member.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        save_file({n: t.contiguous() for n, t in state.items() if n.startswith(("backbone.", "head."))}, member.checkpoint)
+        group = next(i for i, g in enumerate(pack.groups) if g.first <= run < g.stop)
+        tally, at = tallies[group], run - pack.groups[group].first
+        parts = [project(t) for t in (tally.confusion[at], tally.bins[at], tally.norms[at])]
+        name = f"{member.run.column.name} {member.method.label} {member.run.key[:4]}"
+        assert name not in found
+        found[name] = {"loss": [_short(epoch[run]) for epoch in losses], "test": parts, "weights": _weights(state)}
+    return found
+
+
+def _weights(state: dict[str, Tensor]) -> list[float]:
+    """A projection of each tensor of backbone and head, and one of all moments."""
+    own = [project(t) for n, t in sorted(state.items()) if n.startswith(("backbone.", "head."))]
+    moments = [project(t) for n, t in sorted(state.items()) if not n.startswith(("backbone.", "head."))]
+    return [*own, None if None in moments else _short(sum((-1) ** i * m for i, m in enumerate(moments)))]
+
+
+def golden_backbones() -> dict[str, dict[str, Any]]:
+    """Every backbone: its first weights, the features of one image and their gradient."""
+    found = {}
+    for name in BACKBONES:
+        side, channels = (28, 1) if name.startswith("6layer") else (8, 1) if name in ("resnet8", "cnn4") else (32, 3)
+        net = backbone(name, 1, channels, "plain", side).double()
+        initialise(net, [torch.Generator().manual_seed(1)])
+        image = torch.linspace(0, 1, 2 * channels * side**2, dtype=torch.float64).sin().view(2, channels, side, side)
+        features = net(image)
+        features.square().sum().backward()
+        gradients = [project(p.grad) for p in net.parameters() if p.grad is not None]
+        weights = [project(p) for p in net.parameters()]
+        found[f"backbone {name}"] = {"features": project(features.detach()), "weights": weights[:12], "slopes": gradients[:6]}
+    return found
+
+
+def project(tensor: Tensor) -> float:
+    """One number that changes where any entry does."""
+    flat = tensor.detach().double().flatten()
+    weights = torch.cos(0.7 + 1.3 * torch.arange(len(flat), dtype=torch.float64))
+    return _short(float(flat @ weights))
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.10g}") if math.isfinite(value) else None
+
+
+def write(found: dict[str, dict[str, Any]]) -> None:
+    lines = [f"{json.dumps(name)}: {json.dumps(one, separators=(',', ':'))}" for name, one in sorted(found.items())]
+    FILE.write_text(f'{{"engine": {ENGINE},\n' + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    write(golden_runs())
+    print(f"{FILE.name}: engine {ENGINE}.")
