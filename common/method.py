@@ -285,9 +285,14 @@ class Planned:
         return f"{self.run.column.name} {self.method.label} seed {self.run.seed}"
 
     @cached_property
+    def digest(self) -> str:
+        """What the method computes today (`common.digest.method_digest`)."""
+        return digest_of(self.method, self.run.column)
+
+    @property
     def identity(self) -> str:
-        """What its record must bear to count: the key, what the method computes today, and the engine of today."""
-        return identity(self.run.key, digest_of(self.method, self.run.column), ENGINE)
+        """What its record must bear to count: the key, the digest of today, and the engine of today."""
+        return identity(self.run.key, self.digest, ENGINE)
 
     @property
     def root(self) -> Path:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from common.data.sets import SETS
-from common.method import Method, Paper, Planned, Table, plan
+from common.digest import ENGINE
+from common.method import Method, Paper, Planned, Table, digest_of, plan
 from common.spec import Column, Profile, Protocol
 from common.store import SCHEMA, seal
 
@@ -30,7 +31,8 @@ def make_record(planned: Planned, accuracy: float | None, **changes: Any) -> dic
     """
     epochs = max(1, planned.run.protocol.epochs)  # what is only tested is tested once
     record = {
-        "schema": SCHEMA, "key": planned.run.key, "label": f"{planned.run.column.name} {planned.method.label}",
+        "schema": SCHEMA, "key": planned.run.key, "method_digest": digest_of(planned.method, planned.run.column),
+        "engine": ENGINE, "predictions": {}, "label": f"{planned.run.column.name} {planned.method.label}",
         "spec": planned.run.spec(), "counts": class_counts(planned), "made": MADE,
         "curves": {"train_loss": [1.0] * epochs, "test_accuracy": [accuracy or 10.0] * epochs, "tested": [1000] * epochs},
         **(_diverged() if accuracy is None else _done(accuracy, SETS[planned.run.column.dataset].classes, epochs)),

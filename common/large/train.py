@@ -248,8 +248,8 @@ def go_on(run: LargeRun, file: Path, curves: LargeCurves, place: Place, best: Be
 
 def finish(run: LargeRun, curves: LargeCurves, best: BestAnswers, tally: LargeTally | None, seconds: float, trained: int
            ) -> None:
-    """Rank 0 leaves a checkpoint, the predictions, then the record. A record that is here already stays: its run was trained again for its
-    weights only."""
+    """Rank 0 leaves a checkpoint, the predictions, then the record. A record that is here already stays: its run was trained
+    again for its weights only."""
     member, state = run.members[0], run.run_state(0)
     if all(run.alive) and not all(t.isfinite().all() for t in state.values()):
         run.stop_run(0, run.protocol.epochs - 1)  # the very last step spoiled the weights, after the last loss

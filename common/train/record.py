@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from common.digest import ENGINE
-from common.method import digest_of
 from common.metrics import summary
 from common.store import SCHEMA
 from common.train.pack import Device, Pack
@@ -112,7 +111,7 @@ def common_fields(pack: Pack, run: int, curves: Curves, made: Mapping[str, Any])
     return {
         "schema": SCHEMA,
         "key": member.run.key,
-        "method_digest": digest_of(member.method, member.run.column), "engine": ENGINE,
+        "method_digest": member.digest, "engine": ENGINE,
         "label": f"{member.run.column.name} {member.method.label}",
         "spec": member.run.spec(),
         "curves": {"train_loss": finite, "test_accuracy": curves.accuracy[run], "tested": curves.tested},

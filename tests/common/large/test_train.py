@@ -93,16 +93,17 @@ def test_counts_per_class_say_what_a_confusion_matrix_says():
     generator = torch.Generator().manual_seed(0)
     logits, labels = 3 * torch.randn(1, 400, 9, generator=generator), torch.randint(0, 9, (400,), generator=generator)
     features = torch.randn(1, 400, 5, generator=generator)
-    small, large = Tally(1, 9, "cpu"), LargeTally(9, "cpu")
+    small, large = Tally(1, 9, "cpu"), LargeTally(9, "cpu", 400)
     for part in torch.arange(400).split(150):
         small.add(logits[:, part], features[:, part], labels[part])
-        large.add(logits[:, part], features[:, part], labels[part])
+        large.add(logits[:, part], features[:, part], labels[part], part)
     counts = np.array([500, 200, 101, 100, 50, 20, 19, 3, 1])
     expected = summary(small.confusion[0].numpy(), small.bins[0].numpy(), counts)
     found = class_summary(large.hits.numpy(), large.tested.numpy(), large.bins.numpy(), counts)
     assert found == {name: value for name, value in expected.items() if name in found}
     assert round(large.accuracy(), 4) == expected["accuracy"]
     torch.testing.assert_close(large.norms, small.norms[0])
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(large.answered(), small.answered(), strict=True))
     places = (logits[0] > logits[0].gather(1, labels[:, None])).sum(1)  # how many are larger than the right one
     assert large.top5() == pytest.approx(100 * (places < 5).double().mean().item())
 

@@ -25,6 +25,7 @@ PROTOCOL = LargeProtocol(epochs=2, batch_size=33, rate=0.1, momentum=0.9, weight
                          decay_factor=0.1, drop_last=False, batch_norm="synchronised")
 SECOND = replace(PROTOCOL, trains="head", schedule="cosine")
 ADAM = replace(PROTOCOL, optimiser="adam", rate=0.01)
+LONG = replace(PROTOCOL, epochs=200)  # for rows in which something begins late
 DEVICE = Device("cpu", "float64", False)
 CE = Method("ce", "written", softmax_cross_entropy)
 
@@ -68,15 +69,15 @@ def cases() -> dict[str, Case]:
     gcl = row("gcl", "gcl@released")
     return {
         "ce": Case(CE),
-        "deferred weights": Case(row("mm", "ldam-drw@released"), epoch=180),
-        "kps": Case(row("kps", "kps@written"), epoch=190),
+        "deferred weights": Case(row("mm", "ldam-drw@released"), LONG, epoch=180),
+        "kps": Case(row("kps", "kps@written"), LONG, epoch=190),
         "fbl": Case(row("fbl", "fbl@released"), epoch=150),
         "mixup and noise": Case(gcl.starts_from),
         "second stage": Case(gcl, SECOND, per_device=(10, None)),
         "second stage, moving": Case(gcl, replace(SECOND, moving_statistics=True)),
         "gaussian": Case(row("icu", "icu@written"), ADAM),
         "means of classes": Case(row("icu", "icu[regulariser=joint]@written", "mnist-6layercnn2d"), ADAM),
-        "two heads": Case(row("two_head", "two-head-full@written"), epoch=180),
+        "two heads": Case(row("two_head", "two-head-full@written"), LONG, epoch=180),
         "bilateral": Case(row("gcl", "bbn@released"), epoch=50),
         "contrast": Case(row("gcl", "hybrid-sc@released"), epoch=50),
         "last block": Case(CE, replace(PROTOCOL, trains="last")),

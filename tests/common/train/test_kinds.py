@@ -132,6 +132,22 @@ def test_a_run_that_pauses_after_every_epoch_ends_with_the_same_bits(methods, di
 # ---------------------------------------------------------------- mixup and noise
 
 
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
+def test_beside_runs_with_mixup_a_run_without_sees_its_images_to_the_last_bit(precision, digits, tmp_path):
+    device = Device("cpu", precision, False)
+    mixed, alone = Pack([planned(m, tmp_path, 5) for m in (MIXUP, METHODS[0])], digits, device), Pack(
+        [planned(METHODS[0], tmp_path, 5)], digits, device)
+    for pack in (mixed, alone):
+        pack.begin_epoch(0)
+    for theirs, mine in zip(mixed.batches(), alone.batches(), strict=True):
+        assert (theirs.blend[1] == 1).all()
+        assert (theirs.blend[0] < 1).all()
+        assert mine.blend.numel() == 0
+        together = mixed.feed.batch(theirs.images, theirs.blend)
+        assert torch.equal(together[:, 1:], alone.feed.batch(mine.images))
+        assert not torch.equal(together[:, :1], together[:, 1:])
+
+
 def test_mixup_mixes_images_and_losses_with_one_share_a_batch(digits, tmp_path):
     """Against the definition, image by image: x = l x_a + (1 - l) x_b before normalising, loss = l L(y_a) + (1 - l) L(y_b)."""
     pack = Pack([planned(MIXUP, tmp_path, 5)], digits, DOUBLE)
@@ -469,8 +485,12 @@ def test_rescaled_heads_begin_where_the_first_stage_ended():
     assert torch.allclose(head(features), features @ F.normalize(head.weight, dim=1))
 
 
+def to_class_three(counts):
+    return [0.0, 0, 0, 1e6, 0, 0, 0, 0, 0, 0]
+
+
 def test_logits_are_adjusted_at_test_time_only(digits, tmp_path):
-    towards_three = dataclasses.replace(METHODS[0], adjust=lambda counts: [0.0, 0, 0, 1e6, 0, 0, 0, 0, 0, 0])
+    towards_three = dataclasses.replace(METHODS[0], adjust=to_class_three)
     plain, pack = (Pack([planned(m, tmp_path)], digits, DOUBLE) for m in (METHODS[0], towards_three))
     assert torch.equal(plain.train_epoch(0), pack.train_epoch(0))
     assert pack.evaluate()[0].confusion[0].sum(0).tolist()[3] == 360
@@ -701,6 +721,10 @@ def test_the_record_of_clusters_has_a_norm_for_each_class(digits, tmp_path):
     assert record["norms"]["classifier"] == pytest.approx(first, rel=1e-4)
 
 
+def one_too_many(counts):
+    return counts + (counts == counts.min())
+
+
 def test_more_clusters_than_images_are_refused(digits, tmp_path):
     with pytest.raises(UserError, match="divides class 9, which has"):
-        Pack(members_of([replace(DIVIDED, clusters=lambda counts: counts + (counts == counts.min()))], tmp_path), digits, DOUBLE)
+        Pack(members_of([replace(DIVIDED, clusters=one_too_many)], tmp_path), digits, DOUBLE)

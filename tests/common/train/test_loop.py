@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from common.losses import softmax_cross_entropy
 from common.method import Method, missing_runs
 from common.metrics import summary
 from common.packing import form_packs, together
-from common.store import load_records, record_files, save_record
+from common.store import files_by_key, load_records, record_files, save_record
 from common.train.loop import Workspace, train_pack
 from common.train.pack import Device
 from common.train.record import best_epoch
@@ -106,11 +107,14 @@ def test_a_record_holds_what_the_run_did(digits, tmp_path):
     assert [e["epoch"] for e in log] == [1, 2, 3]
 
 
-def test_a_diverged_run_leaves_a_record_that_says_when(digits, tmp_path):
-    def infinite(outputs, labels, context):
-        return softmax_cross_entropy(outputs, labels, context) / (2 - context.epoch).clamp(min=0)
+def infinite_from(outputs, labels, context, *, last: int):
+    """Cross-entropy before epoch `last`, then infinite."""
+    return softmax_cross_entropy(outputs, labels, context) / (last - context.epoch).clamp(min=0)
 
-    members = [planned(METHODS[0], tmp_path), planned(Method("bad", "written", infinite), tmp_path)]
+
+def test_a_diverged_run_leaves_a_record_that_says_when(digits, tmp_path):
+    bad = Method("bad", "written", partial(infinite_from, last=2))
+    members = [planned(METHODS[0], tmp_path), planned(bad, tmp_path)]
     assert train_pack(members, digits, CPU, Workspace(tmp_path / "work", 30.0))
     sound, bad = (load_records(tmp_path)[m.run.key] for m in members)
     assert sound["status"] == "done"
@@ -228,9 +232,9 @@ def test_a_start_that_is_trained_again_for_its_weights_resumes_and_keeps_its_rec
     second = planned(Method("second", "written", softmax_cross_entropy, starts_from=ROTATION), tmp_path)
     first = second.start
     go_on([second], tmp_path, digits_folder)
-    record = record_files(tmp_path)[first.run.key].read_bytes()
+    record = files_by_key(tmp_path)[first.run.key].read_bytes()
     first.checkpoint.unlink()
-    record_files(tmp_path)[second.run.key].unlink()
+    files_by_key(tmp_path)[second.run.key].unlink()
     late = Workspace(tmp_path / "work", 0.0, deadline=time.monotonic() + 0.01)
     arguments = {"root": tmp_path, "data": digits_folder, "device": CPU, "limit": lambda m: 8,
                  "observer": lambda pack: nullcontext(print)}
@@ -238,15 +242,12 @@ def test_a_start_that_is_trained_again_for_its_weights_resumes_and_keeps_its_rec
         assert not train([second], work=late, **arguments)
         late = Workspace(tmp_path / "work", 0.0, deadline=time.monotonic() + 0.2)
     assert go_on([second], tmp_path, digits_folder)[0][1] > 1
-    assert record_files(tmp_path)[first.run.key].read_bytes() == record
-    assert second.run.key in record_files(tmp_path)
+    assert files_by_key(tmp_path)[first.run.key].read_bytes() == record
+    assert second.identity in record_files(tmp_path)
 
 
 def test_a_diverged_start_ends_the_run_that_needs_it_and_nothing_else(digits_folder, tmp_path):
-    def infinite(outputs, labels, context):
-        return softmax_cross_entropy(outputs, labels, context) / (1 - context.epoch).clamp(min=0)
-
-    bad = Method("bad-start", "written", infinite, task="rotation")
+    bad = Method("bad-start", "written", partial(infinite_from, last=1), task="rotation")
     wanted = [planned(Method("after-bad", "written", softmax_cross_entropy, starts_from=bad), tmp_path),
               planned(Method("after-good", "written", softmax_cross_entropy, starts_from=ROTATION), tmp_path)]
     go_on(wanted, tmp_path, digits_folder)
@@ -257,10 +258,8 @@ def test_a_diverged_start_ends_the_run_that_needs_it_and_nothing_else(digits_fol
 
 
 def test_a_pack_of_diverged_runs_only_ends_early(digits_folder, tmp_path):
-    def nothing(outputs, labels, context):
-        return softmax_cross_entropy(outputs, labels, context) * float("nan")
-
-    assert go_on([planned(Method("nothing", "written", nothing), tmp_path)], tmp_path, digits_folder) == [[1, 1]]
+    bad = Method("nothing", "written", partial(infinite_from, last=1))
+    assert go_on([planned(bad, tmp_path)], tmp_path, digits_folder) == [[1, 1], [1, 2]]
 
 
 def test_weights_spoiled_by_the_very_last_step_make_a_diverged_record_and_cost_no_neighbour(digits, tmp_path):
@@ -355,6 +354,6 @@ def test_lookup_is_by_key_under_all_papers(digits, tmp_path):
     train_pack([member], digits, CPU, Workspace(tmp_path / "work", 30.0))
     elsewhere = tmp_path / "another-paper" / "results" / "paper" / "digits-lt-20"
     elsewhere.mkdir(parents=True)
-    file = record_files(tmp_path)[member.run.key]
+    file = files_by_key(tmp_path)[member.run.key]
     file.rename(elsewhere / file.name)
     assert missing_runs([member], record_files(tmp_path)) == []
