@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.console import pack_observer
-from common.cost import PROTOTYPES, Costs, clock, epoch_work, place_name, speed_of, speeds, watched_epochs
+from common.cost import PROTOTYPES, SPEEDS, Costs, clock, epoch_work, place_name, speed_of, speeds, watched_epochs
 from common.errors import UserError
 from common.method import Paper, Planned, missing_runs
 from common.packing import Limit, form_packs, together
@@ -86,7 +86,7 @@ class Campaign:
     def read_costs(self) -> Costs:
         """From the records, the benchmarks, and what this device's own packs have shown."""
         folder, probes = self.ground.benchmarks, self.ground.work / "probes"
-        known = speeds(thin_records(self.ground.root, self.ground.work / "records.json"), folder, probes)
+        known = speeds(thin_records(self.ground.root, self.ground.work / "records.json"), folder, folder / SPEEDS, probes)
         found = speed_of(self.place["device"], self.place["precision"], known, folder / PROTOTYPES)
         seen = frozenset((row["backbone"], row["runs"]) for row in self._rows())
         return Costs(replace(found, compiled=self.place["compiled"]), seen)

@@ -9,7 +9,9 @@ import io
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from rich.table import Table
 
 from common.campaign import Campaign, Ground, print_rest, run_campaign, select, show_plan
 from common.console import pack_observer, print_status
-from common.cost import Costs, clock, speeds, step_work
+from common.cost import SPEEDS, Costs, clock, speeds, step_work
 from common.data.large_sets import LARGE
 from common.data.sources import prepare
 from common.doctor import examine
@@ -30,7 +32,8 @@ from common.options import parser
 from common.packing import LARGEST, Limit, form_packs, memory_limit
 from common.selection import has_data, plan_all, resolve_profile, with_data
 from common.spec import Profile
-from common.store import load_records, merge, pack_records, record_files, thin_records, write_atomically
+from common.store import files_by_key, load_records, merge, pack_records, record_files, thin_records, write_atomically
+from common.travel import Home, bring_in, has_records
 from common.worth import needs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,8 +98,8 @@ def _expected(papers: Sequence[Paper], missing: Sequence[Planned]) -> str:
     """How long, on every device that has trained or been measured with such networks."""
     if not missing:
         return ""
-    said = []
-    for place, speed in sorted(speeds(thin_records(papers_root(papers), WORK / "records.json"), RESULTS).items()):
+    said, folders = [], (RESULTS, RESULTS / SPEEDS, WORK / "probes")
+    for place, speed in sorted(speeds(thin_records(papers_root(papers), WORK / "records.json"), *folders).items()):
         limit = (lambda item: LARGEST) if speed.compiled else cpu_limit
         seconds, unknown = needs(missing, lambda runs, limit=limit: form_packs(runs, limit), Costs(speed))
         if not unknown:
@@ -290,10 +293,24 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
         if options.dry_run:
             print_rest(campaign)
         else:
-            run_campaign(campaign, engine, options.save_every)
+            run_campaign(campaign, engine, options.save_every, partial(bring_home, home_of(campaign, options)))
     finally:
         if hasattr(engine, "close"):
             engine.close()
+
+
+def home_of(campaign: Campaign, options: argparse.Namespace) -> Home | None:
+    """Where --out wants finished things, or None."""
+    if not options.out:
+        return None
+    before = frozenset(files_by_key(campaign.ground.root))
+    return Home(options.out, campaign.chosen.runs, campaign.ground.root, WORK, before, options.out_limit, options.weights_of)
+
+
+def bring_home(home: Home | None) -> None:
+    """Write what is finished; what does not fit is said."""
+    if home and (left_out := home.write()):
+        console.print(f"[yellow]Not in {home.target}[/]: {len(left_out)} files, first {left_out[0]}: --out-limit is too small.")
 
 
 def find_places(papers: Sequence[Paper], options: argparse.Namespace):
@@ -327,8 +344,14 @@ def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> None:
                         found.setdefault(run.run.key, run.folder)
         return found
 
-    counts = merge(options.source, places, papers_root(papers))
-    console.print(f"Merged {counts['new']} new records; {counts['known']} were here already. `table --profile paper` shows them.")
+    root, counts = papers_root(papers), Counter()
+    for source in options.sources:
+        counts.update(merge(source, places, root) if has_records(source) else {})
+        counts.update(bring_in(source, lambda: places(MOST_SEEDS), root, WORK / "resume", RESULTS / SPEEDS))
+    more = [f"{counts[kind]} new files of {kind}" for kind in ("predictions", "weights", "states") if counts[kind]]
+    console.print(f"Merged {counts['new']} new records; {counts['known']} were here already. `table --profile paper` shows them."
+                  + (f" And {', '.join(more)}." if more else ""))
+    thin_records(root, WORK / "records.json")  # so that the next estimate need not read them
 
 
 def command_pack_records(papers: Sequence[Paper], options: argparse.Namespace) -> None:

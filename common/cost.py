@@ -17,7 +17,7 @@ from common.spec import Column, Protocol, build, canonical_json
 
 BACKWARD = 3  # a training step costs about three forward passes
 WATCHED = 10  # `common.train.loop.WATCH`, which needs torch
-PROTOTYPES = "prototypes"  # folder, beside measured speeds, of those that a prototype had
+SPEEDS, PROTOTYPES = "speeds", "prototypes"  # folders, beside benchmarks, of what campaigns timed and of what a prototype did
 
 
 def training_images(column: Column) -> int:
@@ -47,7 +47,7 @@ def epoch_work(column: Column, protocol: Protocol, streams: int = 1, watched: bo
     """Multiplications of an epoch of one run and of the test after it, of every tenth image where the epoch is only watched."""
     facts = SETS[column.dataset]
     tested = facts.test / (WATCHED if watched else 1) * multiplications(column.backbone, facts.side, facts.channels) / 1e12
-    return tested + (work(column, replace(protocol, epochs=1), streams) if protocol.epochs else 0.0)
+    return tested + (work(column, protocol, streams) / protocol.epochs if protocol.epochs else 0.0)
 
 
 def watched_epochs(protocol: Protocol) -> int:

@@ -301,9 +301,10 @@ class Planned:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the weights of the finished run are: <paper>/checkpoints/<profile>/<column>/<key>.safetensors."""
-        profile = self.folder.parent
-        return profile.parents[1] / "checkpoints" / profile.name / self.folder.name / f"{self.run.key}.safetensors"
+        """Where the weights of the finished run are: <paper>/checkpoints/<profile>/<column>/<key>.safetensors, of the paper that
+        trained it, or else of this one."""
+        mine = checkpoint_path(self.folder, self.run.key)
+        return mine if mine.exists() else min(self.root.glob(f"*/{mine.relative_to(mine.parents[3])}"), default=mine)
 
     @cached_property
     def start(self) -> "Planned | None":
@@ -317,6 +318,11 @@ class Planned:
     def chain(self) -> list["Planned"]:
         """The run, and before it those that it starts from, the first stage first."""
         return [*(self.start.chain if self.start else ()), self]
+
+
+def checkpoint_path(folder: Path, key: str) -> Path:
+    """Where the weights of a run are whose record is in `folder`, <paper>/results/<profile>/<column>."""
+    return folder.parents[2] / "checkpoints" / folder.parent.name / folder.name / f"{key}.safetensors"
 
 
 def make_run(column: Column, protocol: Protocol, method: Method, seed: int) -> Run:

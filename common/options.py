@@ -26,7 +26,8 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     _add_training(whole)
     _add_campaign(_add(commands, "campaign", actions, "train what is worth most and fits the time, over all papers", profile))
     incoming = _add(commands, "merge", actions, "bring in records made on another machine")
-    incoming.add_argument("source", type=Path, help="a tar of pack-records, a folder, or one record")
+    incoming.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="tars of pack-records or of campaign --out, "
+                          "folders, or single records")
     outgoing = _add(commands, "pack-records", actions, "put all records, or the selected, into one tar", chosen)
     outgoing.add_argument("target", type=Path, help="the tar to write, for example records.tar")
     exporting = _add(commands, "export", actions, "copy finished weights as safetensors, each with a model card", chosen)
@@ -81,6 +82,12 @@ def _add_campaign(command: argparse.ArgumentParser) -> None:
     command.add_argument("--columns", type=_names, default=(), metavar="C,D", help="these columns only")
     command.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 (default: as each params.yaml says)")
     command.add_argument("--dry-run", action="store_true", help="show the plan; train nothing")
+    command.add_argument("--out", type=Path, metavar="TAR", help="after every pack, put what is finished into this file (and "
+                         "TAR-2, TAR-3, ... where it is too much for one); merge brings it in")
+    command.add_argument("--out-limit", type=_duration, default=16.0, metavar="MIB", help="the most of one such file (default: "
+                         "16; at most 8 files)")
+    command.add_argument("--weights-of", choices=("first-stages", "all", "none"), default="first-stages", help="which weights go "
+                         "into --out: those that a run still to be trained starts from (default), of all finished runs, or none")
     command.add_argument("--ray", metavar="ADDRESS", help="use the machines of this Ray cluster (auto: the one that runs here)")
     _add_training(command)
 

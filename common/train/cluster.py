@@ -95,9 +95,9 @@ class Cluster:
             try:
                 outcome, files = self.ray.get(done[0])
             except self.ray.exceptions.RayTaskError as error:  # outside the pack: its files, its device
-                return place, Outcome("failed", str(error))
+                return place, Outcome("failed", str(error), plainest=False)
             except self.ray.exceptions.RayError:  # its machine or process is gone
-                return place, Outcome("lost")
+                return place, Outcome("lost", plainest=False)
             for name, content in sorted(files.items(), key=lambda item: item[0].endswith(".json")):  # weights before records
                 write_atomically(self.root / name, content)
             return place, outcome

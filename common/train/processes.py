@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.method import Planned
 from common.train.loop import Workspace
 from common.train.pack import Device
-from common.train.work import Here, Observe, Outcome
+from common.train.work import Here, Observe, Outcome, way
 
 
 class Processes:
@@ -23,9 +23,10 @@ class Processes:
         self.places = len(self.devices)
         self._workers: dict[int, tuple[Any, Connection]] = {}
         self._observers: dict[int, Observe] = {}
+        self._plainest: dict[int, bool] = {}
 
     def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe, plainer: int = 0) -> None:
-        self._observers[place] = observe
+        self._observers[place], self._plainest[place] = observe, way(self.devices[place], plainer)[1]
         try:
             self._connection(place).send((list(pack), work, plainer))
         except (BrokenPipeError, ConnectionResetError):  # died while it had nothing to do
@@ -52,7 +53,7 @@ class Processes:
                 except (EOFError, ConnectionResetError):
                     self._workers.pop(place)[0].join()
                     del self._observers[place]
-                    return place, Outcome("lost")
+                    return place, Outcome("lost", plainest=self._plainest[place])
                 if kind == "result":
                     del self._observers[place]
                     return place, value

@@ -138,7 +138,7 @@ class Trials:
         again = result == "lost" and bool(keys & self.lost)
         self.lost |= keys if result == "lost" else set()
         if result == "failed" or again:
-            return self._step_down(pack, outcome.plainest and not again)
+            return self._step_down(pack, outcome.plainest)
         if result == "refused":
             self.aside |= keys
             return "set aside"
@@ -229,7 +229,7 @@ def train(planned: Sequence[Planned], *, root: Path, data: Path, work: Workspace
     if aside := [t for t in ended if t.result == "set aside"]:
         why = last_line(aside[0].why)
         runs = sum(len(t.pack) for t in aside)
-        raise UserError(why if runs == 1 and "Traceback" not in aside[0].why else
+        raise UserError(why if len(aside) == 1 and why == aside[0].why else
                         f"{runs} runs failed and were set aside, the first {aside[0].pack[0].label}: {why} "
                         f"({work.folder / 'log.jsonl'} has the tracebacks).")
     return not missing_runs(planned, record_files(root))

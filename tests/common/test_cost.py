@@ -100,7 +100,7 @@ def test_long_runs_say_more_about_a_device_than_short_ones():
     """Two runs of one epoch, mostly overhead, and one of 200 epochs."""
     short = [record("a", 9.0), record("a", 9.5)]
     for r in short:
-        r["spec"]["protocol"] = {**r["spec"]["protocol"], "epochs": 1, "decay_epochs": []}
+        r["spec"]["protocol"] = {**r["spec"]["protocol"], "epochs": 1, "warmup_epochs": 0, "decay_epochs": []}
     known = speeds([*short, record("a", 100.0)])["a, float32"]
     assert expected_seconds(LT, PROTOCOL, 1, known) == pytest.approx(100.0)
 
@@ -148,7 +148,7 @@ def test_watched_epochs_cost_a_tenth_of_the_test():
     tested = 10_000 * multiplications("resnet32", 32, 3) / 1e12
     assert whole - watched == pytest.approx(0.9 * tested)
     assert whole_work(LT, PROTOCOL) == pytest.approx(160 * watched + 40 * whole)
-    assert whole_work(LT, replace(PROTOCOL, epochs=0)) == pytest.approx(tested)
+    assert whole_work(LT, replace(PROTOCOL, epochs=0, warmup_epochs=0, decay_epochs=())) == pytest.approx(tested)
 
 
 def test_the_memory_of_a_pack():

@@ -138,7 +138,7 @@ def test_where_no_run_fits_the_first_is_begun_if_an_epoch_does(papers):
 def test_runs_of_no_epochs_are_offered_and_planned_like_others(papers):
     """They are tested only: what they cost is little, and nothing is divided by it."""
     def methods(column, protocols):
-        only = replace(protocols["written"], epochs=0, trains="head")
+        only = replace(protocols["written"], epochs=0, warmup_epochs=0, decay_epochs=(), trains="head")
         first = Method("ce", "written", some_loss)
         return (first, replace(first, name="own", adjust=some_loss_too, starts_from=replace(first, protocol=protocols["written"]),
                                protocol=only))

@@ -22,6 +22,7 @@ from common.models.heads import CausalHead, CentreHead, CosineHead, GaussianHead
 from common.models.resnet import PackedBilateral
 from common.models.sizes import Residual
 from common.models.tail import SHIFTS
+from common.packing import form_packs
 from common.spec import Column
 from common.store import load_records
 from common.train.loop import Workspace, load_start, train_pack
@@ -129,6 +130,22 @@ def test_a_run_that_pauses_after_every_epoch_ends_with_the_same_bits(methods, di
 
 
 # ---------------------------------------------------------------- mixup and noise
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
+def test_beside_runs_with_mixup_a_run_without_sees_its_images_to_the_last_bit(precision, digits, tmp_path):
+    device = Device("cpu", precision, False)
+    mixed, alone = Pack([planned(m, tmp_path, 5) for m in (MIXUP, METHODS[0])], digits, device), Pack(
+        [planned(METHODS[0], tmp_path, 5)], digits, device)
+    for pack in (mixed, alone):
+        pack.begin_epoch(0)
+    for theirs, mine in zip(mixed.batches(), alone.batches(), strict=True):
+        assert (theirs.blend[1] == 1).all()
+        assert (theirs.blend[0] < 1).all()
+        assert mine.blend.numel() == 0
+        together = mixed.feed.batch(theirs.images, theirs.blend)
+        assert torch.equal(together[:, 1:], alone.feed.batch(mine.images))
+        assert not torch.equal(together[:, :1], together[:, 1:])
 
 
 def test_mixup_mixes_images_and_losses_with_one_share_a_batch(digits, tmp_path):
@@ -567,12 +584,10 @@ def test_a_column_of_counts_keeps_the_first_classes_in_training_and_test(digits)
     assert len(feed.test_labels) == 108
 
 
-def test_plain_and_noisy_runs_share_a_pack_and_others_do_not(tmp_path):
-    from common.train.work import form_packs
-
+def test_plain_noisy_and_mixed_runs_share_a_pack_and_others_do_not(tmp_path):
     members = members_of([NOISY, METHODS[0], CAUSAL, MIXUP, CLOUDED, BILATERAL, META], tmp_path, seeds=(0,))
-    found = sorted(sorted(m.method.name for m in pack) for pack in form_packs(members, 64))
-    assert found == [["bilateral"], ["causal", "ce", "noisy"], ["clouded", "mixup"], ["meta"]]
+    found = sorted(sorted(m.method.name for m in pack) for pack in form_packs(members, lambda m: 64))
+    assert found == [["bilateral"], ["causal", "ce", "clouded", "mixup", "noisy"], ["meta"]]
     assert COLUMN.name == members[0].run.column.name
 
 

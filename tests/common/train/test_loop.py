@@ -20,11 +20,12 @@ from common.errors import UserError
 from common.losses import softmax_cross_entropy
 from common.method import Method, missing_runs
 from common.metrics import summary
+from common.packing import form_packs, together
 from common.store import files_by_key, load_records, record_files, save_record
 from common.train.loop import Workspace, train_pack
 from common.train.pack import Device
 from common.train.record import best_epoch
-from common.train.work import form_packs, train
+from common.train.work import train
 from tests.common.train.toys import METHODS, PROTOCOL, ROTATION, planned
 from tests.records import make_record
 
@@ -135,8 +136,8 @@ def test_the_second_stage_starts_from_the_first_ones_backbone(digits, digits_fol
         begun.append([m.method.name for m in pack])
         return nullcontext(lambda progress: None)
 
-    assert train(wanted, root=tmp_path, data=digits_folder, work=Workspace(tmp_path / "work", 30.0), device=CPU, limit=8,
-                 observer=observer)
+    assert train(wanted, root=tmp_path, data=digits_folder, work=Workspace(tmp_path / "work", 30.0), device=CPU,
+                 limit=lambda m: 8, observer=observer)
     assert begun == [["rotation"], ["second"]]
     assert missing_runs(wanted, record_files(tmp_path)) == []
     from common.train.loop import load_start
@@ -154,7 +155,7 @@ def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_f
     wanted = [planned(METHODS[0], tmp_path, seed) for seed in range(3)]
 
     def go(**changes):
-        arguments = {"root": tmp_path, "data": digits_folder, "device": CPU, "limit": 8,
+        arguments = {"root": tmp_path, "data": digits_folder, "device": CPU, "limit": lambda m: 8,
                      "work": Workspace(tmp_path / "work", 0.0), "observer": lambda pack: nullcontext(epochs.append)}
         return train(wanted, **{**arguments, **changes})
 
@@ -174,7 +175,7 @@ def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_f
         go()
     states[0].write_bytes(content)
     done = len(epochs)
-    assert go(limit=1)  # the pack of three goes on as it was formed
+    assert go(limit=lambda m: 1)  # the pack of three goes on as it was formed
     assert [e.epoch for e in epochs] == list(range(1, PROTOCOL.epochs + 1))
     assert done < PROTOCOL.epochs
     assert not states[0].exists()
@@ -184,7 +185,7 @@ def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_f
 def go_on(wanted, folder, data, limit=8) -> list:
     """Train what is missing; returns [runs of the pack, epoch] of every epoch."""
     seen = []
-    train(wanted, root=folder, data=data, device=CPU, limit=limit, work=Workspace(folder / "work", 0.0),
+    train(wanted, root=folder, data=data, device=CPU, limit=lambda m: limit, work=Workspace(folder / "work", 0.0),
           observer=lambda pack: nullcontext(lambda p: seen.append([len(pack), p.epoch])))
     return seen
 
@@ -235,7 +236,8 @@ def test_a_start_that_is_trained_again_for_its_weights_resumes_and_keeps_its_rec
     first.checkpoint.unlink()
     files_by_key(tmp_path)[second.run.key].unlink()
     late = Workspace(tmp_path / "work", 0.0, deadline=time.monotonic() + 0.01)
-    arguments = {"root": tmp_path, "data": digits_folder, "device": CPU, "limit": 8, "observer": lambda pack: nullcontext(print)}
+    arguments = {"root": tmp_path, "data": digits_folder, "device": CPU, "limit": lambda m: 8,
+                 "observer": lambda pack: nullcontext(print)}
     while not (tmp_path / "work" / "resume").exists() or not list((tmp_path / "work" / "resume").glob("*.pt")):
         assert not train([second], work=late, **arguments)
         late = Workspace(tmp_path / "work", 0.0, deadline=time.monotonic() + 0.2)
@@ -294,7 +296,7 @@ def test_a_smaller_pack_gives_the_same_results(digits, tmp_path):
 def test_packs_hold_one_column_and_protocol_and_put_equal_methods_together(tmp_path):
     other = dataclasses.replace(PROTOCOL, epochs=9)
     runs = [planned(m, tmp_path, s, p) for s in range(3) for m in METHODS for p in (PROTOCOL, other)]
-    packs = form_packs(runs, 8)
+    packs = [together(pack) for pack in form_packs(runs, lambda m: 8)]
     assert sorted(len(p) for p in packs) == [7, 7, 8, 8]
     for pack in packs:
         assert len({m.run.protocol for m in pack}) == 1
@@ -319,12 +321,12 @@ def test_a_pack_that_does_not_fit_is_split_and_one_that_cannot_be_is_said(digits
 
     def go():
         return train([planned(METHODS[0], tmp_path, seed) for seed in range(5)], root=tmp_path, data=digits_folder, device=CPU,
-                     limit=8, work=Workspace(tmp_path / "work", 30.0), observer=lambda pack: nullcontext(print))
+                     limit=lambda m: 8, work=Workspace(tmp_path / "work", 30.0), observer=lambda pack: nullcontext(print))
 
     monkeypatch.setattr("common.train.work.train_pack", small_memory)
     room = 2
     assert go()
-    assert sizes == [5, 2, 3, 1, 2]
+    assert sizes == [5, 4, 2, 2, 1]
     room = 0
     for file in record_files(tmp_path).values():
         file.unlink()
