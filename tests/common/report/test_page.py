@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from common.method import Figure, Paper, plan
-from common.report import claims, compare
+from common.report import claims, verdict
 from common.report.page.page import LIMIT, POINTS, build_page, differences, fit, markdown
 from common.report.page.pictures import pictures
 from common.report.page.runs import DIGITS, commands, pack, run_data, thin
@@ -160,7 +160,7 @@ def test_a_claim_shows_quote_test_and_p_values(paper: Paper, page: Reader) -> No
 
 def test_rules_differences_and_quick_runs_are_there(page: Reader) -> None:
     [(_, rules)] = page.all("section", id="rules")
-    assert compare.RULE in rules
+    assert verdict.RULE in rules
     assert claims.RULE in rules
     [(_, found)] = page.all("section", id="toy-differences")
     assert "each as it is" in found

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from common.errors import UserError
 from common.method import Paper, Table
-from common.report.compare import RULE, published
+from common.report.compare import published
 from common.report.readme import results_block
 from common.report.tables import print_table, write_tables
 from common.report.text import escape, number, signed
+from common.report.verdict import RULE
 from common.store import seal
 from tests.common.report.test_claims import BEST, BETTER, SETTING
 from tests.records import PUBLISHED, toy_methods, toy_paper, toy_records
