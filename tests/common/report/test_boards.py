@@ -199,7 +199,7 @@ def test_protocol_words_tell_every_setting_apart() -> None:
     assert "1 warm-up epoch, " in protocol_words(replace(base, warmup_epochs=1))
     changes = {"epochs": 100, "batch_size": 64, "rate": 0.05, "momentum": 0.8, "weight_decay": 0.0005, "warmup_epochs": 0,
                "decay_epochs": (120, 160), "decay_factor": 0.1, "drop_last": True, "schedule": "cosine", "trains": "head",
-               "moving_statistics": True, "optimiser": "nesterov"}
+               "moving_statistics": True, "optimiser": "nesterov", "warmup_start": 0.2}
     assert set(changes) == set(vars(base))
     words = [protocol_words(base), *(protocol_words(replace(base, **{name: value})) for name, value in changes.items())]
     large = LargeProtocol(**vars(base))

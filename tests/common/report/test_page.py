@@ -384,12 +384,18 @@ def test_numbers_of_four_digits_are_written_alike() -> None:
 
 
 def test_counts_come_in_a_fixed_order_and_every_verdict_has_a_sign() -> None:
-    found = counts(["near", "higher", "reproduced", "near"], ("reproduced", "near", "higher", "lower"))
-    expected = [("reproduced", 1, "="), ("near", 2, "≈"), ("higher", 1, "▲")]
+    found = counts(["near", "better", "reproduced", "near"], ("reproduced", "near", "better", "worse"))
+    expected = [("reproduced", 1, "="), ("near", 2, "≈"), ("better", 1, "▲")]
     assert [(count.word, count.number, count.sign) for count in found] == expected
-    possible = {compare.cell_verdict(delta / 4, sd, 3) for delta in range(-20, 21) for sd in (0.1, 1.0, 3.0)}
-    assert possible <= set(CELL_WORDS)
-    assert all(count.sign != "·" for count in counts(possible, CELL_WORDS))
+    possible = {verdict.cell_verdict((30 + delta / 4 - sd, 30 + delta / 4, 30 + delta / 4 + sd), 30.0, "top1_error", 1.0)
+                for delta in range(-20, 21) for sd in (0.1, 0.6, 3.0)}
+    assert possible == set(verdict.VERDICTS) - {"not comparable"}
+    assert all(count.sign != "·" for count in counts(verdict.VERDICTS, CELL_WORDS))
+    tones = {count.word: count.tone for count in counts(CELL_WORDS, CELL_WORDS)}
+    others = {tone for word, tone in tones.items() if word not in ("better", "worse")}
+    assert tones["better"] != tones["worse"]
+    assert not {tones["better"], tones["worse"]} & others
+    assert tones["not comparable"] != "none"  # it has runs
     assert [(count.sign, count.tone) for count in counts(["undecided"], CELL_WORDS)] == [("?", "near")]
     assert [tone_of(word) for word in ("holds", "fails", "undecided", "no run yet")] == ["reproduced", "off", "near", "none"]
 
