@@ -239,6 +239,8 @@ class Paper:
     cross-entropy, they are trained first.
     stand_ins: for a column of the quick profile, the published column in whose place it is shown.
     notes: of a column, what every number of ours there must be read with.
+    not_comparable: why numbers of ours have another setting than the printed ones' source, so that their difference is shown
+    without a verdict: of a whole column by its name, of a method there by "column/name" (all its rows) or "column/label".
     large: of each column that is trained under torchrun, its own `protocols`; such a column is planned only where it is named.
     """
 
@@ -255,6 +257,7 @@ class Paper:
     figures: tuple[Figure, ...] = ()
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    not_comparable: Mapping[str, str] = field(default_factory=dict)
     large: Mapping[str, Mapping[str, Protocol]] = field(default_factory=dict)
 
     def results(self, profile: Profile) -> Path:

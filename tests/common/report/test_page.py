@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from common.method import Figure, Paper, plan
-from common.report import claims, compare
+from common.report import claims, verdict
 from common.report.page.page import LIMIT, POINTS, build_page, differences, fit, markdown
 from common.report.page.pictures import pictures
 from common.report.page.runs import DIGITS, commands, pack, run_data, thin
@@ -160,7 +160,7 @@ def test_a_claim_shows_quote_test_and_p_values(paper: Paper, page: Reader) -> No
 
 def test_rules_differences_and_quick_runs_are_there(page: Reader) -> None:
     [(_, rules)] = page.all("section", id="rules")
-    assert compare.RULE in rules
+    assert verdict.RULE in rules
     assert claims.RULE in rules
     [(_, found)] = page.all("section", id="toy-differences")
     assert "each as it is" in found
@@ -384,12 +384,18 @@ def test_numbers_of_four_digits_are_written_alike() -> None:
 
 
 def test_counts_come_in_a_fixed_order_and_every_verdict_has_a_sign() -> None:
-    found = counts(["near", "higher", "reproduced", "near"], ("reproduced", "near", "higher", "lower"))
-    expected = [("reproduced", 1, "="), ("near", 2, "≈"), ("higher", 1, "▲")]
+    found = counts(["near", "better", "reproduced", "near"], ("reproduced", "near", "better", "worse"))
+    expected = [("reproduced", 1, "="), ("near", 2, "≈"), ("better", 1, "▲")]
     assert [(count.word, count.number, count.sign) for count in found] == expected
-    possible = {compare.cell_verdict(delta / 4, sd, 3) for delta in range(-20, 21) for sd in (0.1, 1.0, 3.0)}
-    assert possible <= set(CELL_WORDS)
-    assert all(count.sign != "·" for count in counts(possible, CELL_WORDS))
+    possible = {verdict.cell_verdict((30 + delta / 4 - sd, 30 + delta / 4, 30 + delta / 4 + sd), 30.0, "top1_error", 1.0)
+                for delta in range(-20, 21) for sd in (0.1, 0.6, 3.0)}
+    assert possible == set(verdict.VERDICTS) - {"not comparable"}
+    assert all(count.sign != "·" for count in counts(verdict.VERDICTS, CELL_WORDS))
+    tones = {count.word: count.tone for count in counts(CELL_WORDS, CELL_WORDS)}
+    others = {tone for word, tone in tones.items() if word not in ("better", "worse")}
+    assert tones["better"] != tones["worse"]
+    assert not {tones["better"], tones["worse"]} & others
+    assert tones["not comparable"] != "none"  # it has runs
     assert [(count.sign, count.tone) for count in counts(["undecided"], CELL_WORDS)] == [("?", "near")]
     assert [tone_of(word) for word in ("holds", "fails", "undecided", "no run yet")] == ["reproduced", "off", "near", "none"]
 

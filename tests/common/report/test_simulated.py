@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import nct, t
 
-from common.report.claims import LEVEL, Duel, Side, decide, holm, p_claim, p_less_paired, p_opposite
+from common.report.duels import LEVEL, Duel, Side, decide, holm, p_claim, p_less_paired, p_opposite
 
 ROUNDS, SD = 400, 0.3
 
