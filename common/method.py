@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from common.data.large_sets import LARGE
 from common.data.sampling import shuffled, uniform_weights
 from common.data.sets import SETS
-from common.digest import ENGINE, method_digest
+from common.digest import ENGINE, check_names, method_digest
 from common.errors import UserError
 from common.models.sizes import BACKBONES, NETWORKS, describe_backbone
 from common.spec import Column, Profile, Protocol, Reading, Run, describe_function
@@ -404,6 +404,7 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
             first = paper.run(profile, known[name], method, 0)
             for seed in range(paper.seeds[profile] if seeds is None else seeds):
                 found.append(Planned(replace(first, seed=seed), method, paper.results(profile) / name))
+    check_names({id(item.method): item.method for item in found}.values())
     if unknown := [m for m in methods if m not in seen]:
         names = ", ".join(sorted(n for n in seen if "@" not in n))
         raise UserError(f"{paper.name} has no method {unknown[0]!r}; it has: {names} (or a whole label, as `status --variants` "

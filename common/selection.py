@@ -7,6 +7,7 @@ from rich.console import Console
 
 from common.data.large_sets import LARGE
 from common.data.sets import SETS
+from common.digest import check_names
 from common.errors import UserError
 from common.method import Paper, Planned, merged, plan
 from common.spec import Profile
@@ -54,6 +55,7 @@ def plan_all(papers: Sequence[Paper], profile: Profile, columns: Sequence[str], 
             refusals.append(refusal)
     if len(refusals) == len(papers):
         raise refusals[0]
+    check_names({id(item.method): item.method for item in found}.values())  # between the papers too
     return list(merged(found).values())
 
 

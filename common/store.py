@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -154,8 +155,14 @@ class Equivalent:
 
 def equivalents(root: Path) -> dict[str, frozenset[str]]:
     """Digest -> all digests that were accepted as computing the same, itself included. root: the folder of all papers."""
-    path, found = root.parent / "results" / EQUIVALENT, {}
-    for line in load_yaml(path, tuple[Equivalent, ...]) if path.exists() else ():
+    path = root.parent / "results" / EQUIVALENT
+    return _equivalents(path, path.stat().st_mtime_ns) if path.exists() else {}
+
+
+@lru_cache(maxsize=1)
+def _equivalents(path: Path, changed: int) -> dict[str, frozenset[str]]:
+    found: dict[str, frozenset[str]] = {}
+    for line in load_yaml(path, tuple[Equivalent, ...]):
         joined = found.get(line.old, frozenset({line.old})) | found.get(line.new, frozenset({line.new}))
         found |= dict.fromkeys(joined, joined)
     return found

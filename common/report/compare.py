@@ -4,17 +4,20 @@ Headline numbers are those of the last epoch; the best test epoch is kept beside
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from common.digest import ENGINE
 from common.errors import UserError
 from common.estimate import known_speeds, not_run
-from common.method import Method, Paper, Planned
+from common.method import Method, Paper, Planned, digest_of
 from common.report.groups import WHOLE, group_accuracy, is_group
 from common.report.intervals import spread
+from common.report.text import mean_text
 from common.report.verdict import APART, BOUND, bounds, cell_verdict
 from common.spec import Column, Profile
+from common.store import equivalents
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,7 +39,8 @@ class Cell:
     and what was noted on reading it; row is the paper's own label.
     column: where our runs are; stands_for: the published column (the same, but for the quick profile).
     values, best: our runs' last-epoch and best-epoch numbers in the printed metric, one per finished run; keys: their records.
-    state: "mean", "no run yet", "diverged", "not run: ...", or "not decidable: ..." where no run could answer the number;
+    state: "mean", "no run yet", "diverged", "stale: ..." where
+    code has changed since the runs, "not run: ...", or "not decidable: ..." where no run could answer the number;
     mean, sd, delta, verdict are None where there is nothing to say. bound: how small the difference must be shown to be for
     `reproduced`, in points.
     """
@@ -85,13 +89,15 @@ class Cell:
 
 class Arm(NamedTuple):
     """The runs of one method on one column: records of the finished and of the diverged ones, in the order of their seeds, and
-    of the earlier stages that the finished ones start from. apart: why they are not comparable with their source, if so."""
+    of the earlier stages that the finished ones start from. apart: why they are not comparable with their source, if so.
+    stale: records of other code than today's, which count nowhere."""
 
     method: Method
     done: tuple[Record, ...]
     diverged: tuple[Record, ...]
     starts: tuple[Record, ...] = ()
     apart: str = ""
+    stale: tuple[Record, ...] = ()
 
 
 def published(paper: Paper) -> "DataFrame":
@@ -199,14 +205,22 @@ def _chain_keys(paper: Paper, profile: Profile, column: Column, method: Method, 
 def arms(paper: Paper, records: Records, profile: Profile, column: Column) -> list[Arm]:
     """Every method of a column, as the paper lists them, with the records it has; more seeds than planned all count."""
     seeds = sorted(set(range(paper.seeds[profile])) | {record["spec"]["seed"] for record in records.values()})
-    found = []
+    found, same = [], equivalents(paper.folder.parent)
     for method, chains in planned_keys(paper, profile, column, tuple(seeds)):
-        have = [(records[keys[-1]], keys[:-1]) for keys in chains if keys[-1] in records]
+        digest = digest_of(method, column)
+        there = [(records[keys[-1]], keys[:-1]) for keys in chains if keys[-1] in records]
+        have = [(record, keys) for record, keys in there if is_fresh(record, digest, same)]
         done = tuple(r for r, _ in have if r["status"] == "done")
         starts = tuple(records[key] for r, keys in have if r["status"] == "done" for key in keys if key in records)
         found.append(Arm(method, done, tuple(r for r, _ in have if r["status"] != "done"), starts,
-                         _why_apart(paper, column, method)))
+                         _why_apart(paper, column, method), tuple(r for r, _ in there if not is_fresh(r, digest, same))))
     return found
+
+
+def is_fresh(record: Record, digest: str, same: Mapping[str, Collection[str]]) -> bool:
+    """Whether a record is of today's engine, and of code that computes what the method computes today. digest: of the method;
+    same: `common.store.equivalents`."""
+    return record["engine"] == ENGINE and record["method_digest"] in same.get(digest, (digest,))
 
 
 def _why_apart(paper: Paper, column: Column, method: Method) -> str:
@@ -258,7 +272,11 @@ def _cell(row: Any, column: str, arm: Arm | None, state: str = NO_RUN) -> Cell:
         return Cell(**cell)
     cell |= {"reading": arm.method.reading, "diverged": len(arm.diverged), "flags": flags((*arm.done, *arm.starts))}
     if not arm.done:
-        return Cell(**{**cell, "state": "diverged" if arm.diverged else state})
+        old = tuple(measure(r, row.metric, row.group) for r in arm.stale if r["status"] == "done")
+        was = f"stale: {mean_text(old)}, of other code" if old and None not in old else "stale" if arm.stale else state
+        return Cell(**{**cell, "state": "diverged" if arm.diverged else was})
+    if arm.stale:
+        cell |= {"flags": (*cell["flags"], f"left out: {len(arm.stale)} runs of other code")}
     values, best = (tuple(measure(r, row.metric, row.group, epoch) for r in arm.done) for epoch in ("last", "best"))
     if None in values:
         lacking = f"no {row.group} in {column}" if row.group else f"no record holds {row.metric}"

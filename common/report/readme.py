@@ -18,6 +18,12 @@ from common.store import write_atomically
 
 def fill(path: Path, name: str, text: str) -> None:
     """Replace what stands between the two `generated: NAME` comments of a Markdown file, which must be there once each."""
+    head, tail = read_marked(path, name)
+    write_atomically(path, f"{head}\n{text.strip()}\n{tail}".encode())
+
+
+def read_marked(path: Path, name: str) -> tuple[str, str]:
+    """What stands before the generated part of a Markdown file, its comment included, and what stands after it."""
     begin, end = f"<!-- begin generated: {name} -->", f"<!-- end generated: {name} -->"
     try:
         page = path.read_text(encoding="utf-8")
@@ -26,8 +32,7 @@ def fill(path: Path, name: str, text: str) -> None:
     if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
         raise UserError(f"{path} needs the two lines {begin!r} and {end!r}, once each and in this order.")
     head, rest = page.split(begin)
-    tail = rest.split(end)[1]
-    write_atomically(path, f"{head}{begin}\n{text.strip()}\n{end}{tail}".encode())
+    return head + begin, end + rest.split(end)[1]
 
 
 def front_table(papers: Sequence[Paper], records: Records) -> str:

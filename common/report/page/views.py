@@ -20,7 +20,7 @@ from common.report.tables import behind, claim_test
 from common.report.text import mean_text, number, signed
 from common.report.verdict import APART, VERDICTS
 
-CELL_WORDS = (*VERDICTS, "diverged", "no run yet", "not run", "not decidable")
+CELL_WORDS = (*VERDICTS, "stale", "diverged", "no run yet", "not run", "not decidable")
 CLAIM_WORDS = ("holds", "undecided", "fails", "not run", "not decidable")
 SIGNS = {"reproduced": "=", "near": "≈", "better": "▲", "worse": "▼", APART: "≠", "diverged": "✗",
          "holds": "✓", "undecided": "?", "fails": "✗"}
