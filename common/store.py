@@ -27,7 +27,7 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "digest": str,
 }
 STATUSES = ("done", "diverged")
-RECORD = re.compile(r"-([0-9a-f]{16})\.json$")  # how the name of a record's file ends
+RECORD = re.compile(r"^[^.].*-([0-9a-f]{16})\.json$")  # the name of a record's file, but no leftover of a system
 SPEC_FIELDS = {"column", "protocol", "method", "data", "seed"}
 
 
@@ -205,7 +205,8 @@ def _read_source(source: Path) -> dict[str, bytes]:
         return {str(source): source.read_bytes()}
     try:
         with tarfile.open(source) as tar:
-            members = [m for m in tar.getmembers() if m.isfile() and m.name.endswith(".json")]
+            members = [m for m in tar.getmembers()
+                       if m.isfile() and m.name.endswith(".json") and not m.name.rpartition("/")[2].startswith(".")]
             return {f"{source}: {m.name}": tar.extractfile(m).read() for m in members}
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{source} is not a whole tar of records ({' '.join(str(error).split())}).") from None
