@@ -33,7 +33,7 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "method_digest": str, "engine": int, "predictions": dict, "digest": str,
 }
 STATUSES = ("done", "diverged")
-RECORD = re.compile(r"-(([0-9a-f]{16})-([0-9a-f]{16})e(\d+))\.json$")  # how the name of a record's file ends
+RECORD = re.compile(r"^[^.].*-(([0-9a-f]{16})-([0-9a-f]{16})e(\d+))\.json$")  # a record's file, and no leftover of a system
 BESIDE = re.compile(r"^(sha256\.json|probes/.*)$")  # in a tar that a campaign brings home, no records
 EQUIVALENT = "equivalent.yaml"  # in results/: digests that were reviewed and compute the same
 SPEC_FIELDS = {"column", "protocol", "method", "data", "seed"}
@@ -286,7 +286,8 @@ def _read_source(source: Path) -> dict[str, bytes]:
         return {str(source): source.read_bytes()}
     try:
         with tarfile.open(source) as tar:
-            members = [m for m in tar.getmembers() if m.isfile() and m.name.endswith(".json") and not BESIDE.search(m.name)]
+            members = [m for m in tar.getmembers() if m.isfile() and m.name.endswith(".json") and not BESIDE.search(m.name)
+                       and not m.name.rpartition("/")[2].startswith(".")]
             return {f"{source}: {m.name}": tar.extractfile(m).read() for m in members}
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{source} is not a whole tar of records ({' '.join(str(error).split())}).") from None

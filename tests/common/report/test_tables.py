@@ -227,6 +227,20 @@ def test_terminal_table_fits_100_characters(paper: Paper) -> None:
     assert "reproduced" not in without
 
 
+def test_a_number_that_is_not_comparable_has_its_difference_and_the_reason_in_every_form(paper: Paper, tmp_path: Path) -> None:
+    apart = dataclasses.replace(paper, not_comparable={"cifar10-lt-100/ce": "another network"})
+    records = toy_records(paper, ERRORS)
+    files = {path.name: path.read_text() for path in write_tables(apart, records, "paper", tmp_path / "tables")}
+    assert "29.60 → 29.90 ± 0.20 (3), +0.30, not comparable †" in files["table-1.md"]
+    assert "† ERM (written), cifar10-lt-100: not comparable: another network" in files["table-1.md"]
+    assert "not comparable" in files["table-1.tex"]
+    assert pandas.read_csv(tmp_path / "tables" / "table-1.csv")["verdict"].tolist().count("not comparable") == 1
+    assert "1 not comparable" in results_block(apart, records)
+    shown = printed(apart, records, "paper")
+    assert max(map(len, shown.splitlines())) <= 100
+    assert re.search(r"\+0\.30 not comparable \(3\)†", shown)
+
+
 def test_brackets_in_names_are_not_markup(paper: Paper) -> None:
     odd = dataclasses.replace(paper, tables=(Table("1", "Errors [red]of[/red] [/bold]"),))
     assert "[red]of[/red]" in printed(odd, toy_records(paper, ERRORS), "paper")
