@@ -27,10 +27,10 @@ from common.method import Method, Planned, make_run, merged
 from common.models.backbones import backbone
 from common.models.resnet import initialise
 from common.models.sizes import BACKBONES
+from common.packing import form_packs, together
 from common.spec import Column, Protocol, canonical_json
 from common.train.loop import load_start
 from common.train.pack import Device, Pack
-from common.train.work import form_packs
 from papers.catalog import PAPERS
 
 FILE = Path(__file__).with_name("golden.json")
@@ -59,10 +59,10 @@ def kinds() -> list[Planned]:
         for method, protocol in planned_methods():
             if name == "coloured" and method.name not in COLOURED:
                 continue
-            if name == "plain" and method.head.kind not in ("gaussian", "centres", "quadratic"):
+            if name == "plain" and (method.head.kind not in ("gaussian", "centres") or method.network != "plain"):
                 continue
             found.setdefault(canonical_json([name, _kind(method.describe()), _kind(vars(protocol))]),
-                             _planned(column, method, protocol))
+                             _planned(column, method, replace(protocol, rate=protocol.rate / (1000 if name == "plain" else 1))))
     return list(merged(found.values()).values())
 
 
@@ -85,14 +85,15 @@ def _kind(value: Any) -> Any:
     return bool(value) if isinstance(value, int | float) else value
 
 
-def _small(protocol: Protocol) -> Protocol:
-    return replace(protocol, batch_size=BATCH, drop_last=False)
+def _small(protocol: Protocol, rate: float) -> Protocol:
+    """With a small batch, and a rate at which random images keep features of no normalised network finite."""
+    return replace(protocol, batch_size=BATCH, drop_last=False, rate=min(protocol.rate, rate))
 
 
 def _planned(column: Column, method: Method, protocol: Protocol) -> Planned:
     def shrunk(one: Method) -> Method:
         first = one.starts_from
-        return replace(one, protocol=_small(one.protocol or protocol), adapter=min(one.adapter, 12),
+        return replace(one, protocol=_small(one.protocol or protocol, protocol.rate), adapter=min(one.adapter, 12),
                        starts_from=shrunk(first) if first else None)
 
     method = shrunk(method)
@@ -111,9 +112,14 @@ def golden_runs() -> dict[str, dict[str, Any]]:
         wanted = [replace(item, folder=Path(folder) / item.folder) for item in kinds()]
         waiting = list(merged(link for item in wanted for link in item.chain).values())
         found = {}
-        for members in form_packs(waiting, 64):
-            found |= _train(members)
+        for members in form_packs(waiting, most):
+            found |= _train(together(members))
     return found | golden_backbones()
+
+
+def most(item: Planned) -> int:
+    """Runs side by side."""
+    return 64
 
 
 def _train(members: list[Planned]) -> dict[str, dict[str, Any]]:
