@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from common.checkout import ROOT, commit
 from common.data.sets import Images, load
 from common.errors import UserError
 from common.method import Planned
 from common.store import record_files, write_atomically
 from common.train.loop import Progress, Workspace
-from common.train.record import commit
 from common.train.work import Observe, Outcome, choose_device, place_of, try_pack
 
 NOT_SENT = [".git", ".venv", ".work", "data/*.npz", "papers/*/results", "papers/*/checkpoints", "papers/*/tables",
@@ -42,7 +42,7 @@ class Cluster:
         except ImportError:
             raise UserError("Ray is not installed here; on every machine of the cluster: pip install '.[cluster]'.") from None
         self.ray, self.root, self.data, self.choice = ray, root, data, choice
-        code = {"working_dir": str(Path(__file__).resolve().parents[2]), "excludes": NOT_SENT,
+        code = {"working_dir": str(ROOT), "excludes": NOT_SENT,
                 "env_vars": {"LONGTAIL_COMMIT": commit()}}
         try:
             _knock(address)
