@@ -169,7 +169,8 @@ def test_a_campaign_plans_runs_of_no_epochs_whose_first_stages_are_done(small):
     """Their records alone are made here, with weights that nobody reads."""
     make = ("from papers.catalog import PAPERS; from common.method import plan; from common.store import save_record; "
             "from tests.records import make_record; "
-            "starts = {m.start.run.key: m.start for p in PAPERS for m in plan(p, 'quick') if m.start and not m.run.protocol.epochs}; "
+            "starts = {m.start.run.key: m.start for p in PAPERS for m in plan(p, 'quick') "
+            "if m.start and not m.run.protocol.epochs}; "
             "[(save_record(m.folder, make_record(m, 50.0)), m.checkpoint.parent.mkdir(parents=True, exist_ok=True), "
             "m.checkpoint.write_bytes(b'')) for m in starts.values()]; print(len(starts))")
     made = subprocess.run([sys.executable, "-c", make], cwd=small, capture_output=True, text=True)
