@@ -36,7 +36,8 @@ from common.options import parser
 from common.packing import LARGEST, Limit, form_packs, memory_limit
 from common.selection import has_data, plan_all, resolve_profile, with_data
 from common.spec import Column, Profile, build
-from common.store import files_by_key, load_records, merge, pack_records, record_files, thin_records, write_atomically
+from common.stale import check_reportable, print_stale, retire, stale_runs
+from common.store import accept, files_by_key, load_records, merge, pack_records, record_files, thin_records, write_atomically
 from common.travel import Home, bring_in, has_records
 from common.worth import needs
 
@@ -134,6 +135,9 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Planned], options: arg
         raise UserError("torchrun is for ImageNet, ImageNet-LT, iNaturalist 2018 and Places-LT; several GPUs train the "
                         "small sets by `make campaign`.")
     root = papers_root(papers)
+    check_reportable(papers)
+    if getattr(options, "retrain", False):
+        console.print(f"{retire(planned, root, WORK)} records are set aside in .work/retired; their runs are trained again.")
     if missing_runs(planned, record_files(root)):
         planned = planned if options.column else with_data(planned, DATA, console)
     missing = missing_runs(planned, record_files(root))
@@ -197,7 +201,9 @@ def write_summary(path: Path, planned: Sequence[Planned], records: Mapping[str, 
 
 
 def command_status(papers: Sequence[Paper], options: argparse.Namespace) -> None:
-    profile, _ = planned_runs(papers, options)  # refuses a column or method that no paper has
+    profile, planned = planned_runs(papers, options)  # refuses a column or method that no paper has
+    if options.stale:
+        return print_stale(console, planned, papers_root(papers))
     have = set(record_files(papers_root(papers)))
     for paper in papers:
         try:
@@ -205,6 +211,13 @@ def command_status(papers: Sequence[Paper], options: argparse.Namespace) -> None
         except UserError:
             continue  # the selection is another paper's
         print_status(console, f"{paper.name}, profile {profile}", mine, have, options.variants)
+        if stale := stale_runs(mine, paper.folder.parent):
+            console.print(f"{len(stale)} more have records of other code, which count nowhere: `status --stale` shows them.")
+
+
+def command_accept(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    path = accept(papers_root(papers), options.old, options.new, options.because)
+    console.print(_relative(f"Records of {options.old} count for {options.new} too: {path}"))
 
 
 def command_table(papers: Sequence[Paper], options: argparse.Namespace) -> None:
@@ -418,6 +431,7 @@ COMMANDS = {
     "plan": command_plan,
     "train": command_train,
     "status": command_status,
+    "accept": command_accept,
     "table": command_table,
     "figures": command_figures,
     "report": command_report,

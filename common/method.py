@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from common.data.large_sets import LARGE
 from common.data.sampling import shuffled, uniform_weights
 from common.data.sets import SETS
-from common.digest import ENGINE, method_digest
+from common.digest import ENGINE, check_names, method_digest
 from common.errors import UserError
 from common.models.sizes import BACKBONES, NETWORKS, describe_backbone
 from common.spec import Column, Profile, Protocol, Reading, Run, describe_function
@@ -239,6 +239,8 @@ class Paper:
     cross-entropy, they are trained first.
     stand_ins: for a column of the quick profile, the published column in whose place it is shown.
     notes: of a column, what every number of ours there must be read with.
+    not_comparable: why numbers of ours have another setting than the printed ones' source, so that their difference is shown
+    without a verdict: of a whole column by its name, of a method there by "column/name" (all its rows) or "column/label".
     large: of each column that is trained under torchrun, its own `protocols`; such a column is planned only where it is named.
     """
 
@@ -255,6 +257,7 @@ class Paper:
     figures: tuple[Figure, ...] = ()
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    not_comparable: Mapping[str, str] = field(default_factory=dict)
     large: Mapping[str, Mapping[str, Protocol]] = field(default_factory=dict)
 
     def results(self, profile: Profile) -> Path:
@@ -401,6 +404,7 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
             first = paper.run(profile, known[name], method, 0)
             for seed in range(paper.seeds[profile] if seeds is None else seeds):
                 found.append(Planned(replace(first, seed=seed), method, paper.results(profile) / name))
+    check_names({id(item.method): item.method for item in found}.values())
     if unknown := [m for m in methods if m not in seen]:
         names = ", ".join(sorted(n for n in seen if "@" not in n))
         raise UserError(f"{paper.name} has no method {unknown[0]!r}; it has: {names} (or a whole label, as `status --variants` "

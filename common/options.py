@@ -16,9 +16,17 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     _add(commands, "plan", actions, "what would be trained, how many runs, and for how long", chosen)
     training = _add(commands, "train", actions, "train every run that has no record; goes on where it stopped", chosen)
     _add_training(training)
+    training.add_argument("--retrain", action="store_true", help="train the selected runs again, whatever is there; the old "
+                          "records are kept in .work/retired")
     training.add_argument("--summary", type=Path, metavar="FILE", help="also write a CSV of the selected runs and their results")
     state = _add(commands, "status", actions, "how many seeds each cell has", chosen)
     state.add_argument("--variants", action="store_true", help="also the points of grids and the switches, a row each")
+    state.add_argument("--stale", action="store_true", help="the records that other code than today's has made, with the digests "
+                       "that `accept` takes")
+    same = _add(commands, "accept", actions, "let records of one digest count for another, as a change alters no number")
+    same.add_argument("old", metavar="OLD", help="digest of the records, 16 hexadecimal digits (`status --stale`)")
+    same.add_argument("new", metavar="NEW", help="digest of today's code")
+    same.add_argument("--because", required=True, metavar="REASON", help="why both compute the same numbers, for the readers")
     _add(commands, "table", actions, "write the tables and claims beside the published numbers, and print them", profile)
     _add(commands, "figures", actions, "draw the figures from records", profile)
     _add(commands, "report", actions, "report/index.html, tables, figures/, results/index.json, and the READMEs' tables", profile)

@@ -19,7 +19,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.metrics import BINS, summary
-from common.store import write_atomically
+from common.store import files_by_key, write_atomically
 
 SUFFIX = ".predictions.npz"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the time that all members of a file bear, so that equal answers are equal bytes
@@ -123,14 +123,16 @@ def check_predictions(record: Mapping[str, Any], found: Predictions | None, wher
 
 
 class Library:
-    """The predictions under a folder, file by file as they are asked for; the files in use are read once."""
+    """The predictions of the records under `root`, the folder of all papers: each file is read once, when it is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path):
+        self._places = files_by_key(root)
         self._files: dict[Path, dict[str, Predictions]] = {}
 
-    def of(self, record: Mapping[str, Any], place: Path) -> Predictions | None:
-        """Of a record whose own file is `place`; None where it has none, as of a run that diverged."""
-        if not record.get("predictions"):
+    def of(self, record: Mapping[str, Any]) -> Predictions | None:
+        """Of a record; None where it has none, as of a run that diverged, or where the record itself is not a file here."""
+        place = self._places.get(record["key"])
+        if not record["predictions"] or place is None:
             return None
         path = place.parent / record["predictions"]["file"]
         if path not in self._files:

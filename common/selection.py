@@ -9,6 +9,7 @@ from rich.console import Console
 from common.data.large_sets import LARGE
 from common.data.parcel import served_columns
 from common.data.sets import SETS
+from common.digest import check_names
 from common.errors import UserError
 from common.method import Paper, Planned, merged, plan
 from common.spec import Profile
@@ -56,6 +57,7 @@ def plan_all(papers: Sequence[Paper], profile: Profile, columns: Sequence[str], 
             refusals.append(refusal)
     if len(refusals) == len(papers):
         raise refusals[0]
+    check_names({id(item.method): item.method for item in found}.values())  # between the papers too
     return list(merged(found).values())
 
 

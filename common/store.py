@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,7 +33,7 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "method_digest": str, "engine": int, "predictions": dict, "digest": str,
 }
 STATUSES = ("done", "diverged")
-RECORD = re.compile(r"-(([0-9a-f]{16})-([0-9a-f]{16})e(\d+))\.json$")  # how the name of a record's file ends
+RECORD = re.compile(r"^[^.].*-(([0-9a-f]{16})-([0-9a-f]{16})e(\d+))\.json$")  # a record's file, and no leftover of a system
 BESIDE = re.compile(r"^(sha256\.json|probes/.*)$")  # in a tar that a campaign brings home, no records
 EQUIVALENT = "equivalent.yaml"  # in results/: digests that were reviewed and compute the same
 SPEC_FIELDS = {"column", "protocol", "method", "data", "seed"}
@@ -154,8 +155,14 @@ class Equivalent:
 
 def equivalents(root: Path) -> dict[str, frozenset[str]]:
     """Digest -> all digests that were accepted as computing the same, itself included. root: the folder of all papers."""
-    path, found = root.parent / "results" / EQUIVALENT, {}
-    for line in load_yaml(path, tuple[Equivalent, ...]) if path.exists() else ():
+    path = root.parent / "results" / EQUIVALENT
+    return _equivalents(path, path.stat().st_mtime_ns) if path.exists() else {}
+
+
+@lru_cache(maxsize=1)
+def _equivalents(path: Path, changed: int) -> dict[str, frozenset[str]]:
+    found: dict[str, frozenset[str]] = {}
+    for line in load_yaml(path, tuple[Equivalent, ...]):
         joined = found.get(line.old, frozenset({line.old})) | found.get(line.new, frozenset({line.new}))
         found |= dict.fromkeys(joined, joined)
     return found
@@ -279,7 +286,8 @@ def _read_source(source: Path) -> dict[str, bytes]:
         return {str(source): source.read_bytes()}
     try:
         with tarfile.open(source) as tar:
-            members = [m for m in tar.getmembers() if m.isfile() and m.name.endswith(".json") and not BESIDE.search(m.name)]
+            members = [m for m in tar.getmembers() if m.isfile() and m.name.endswith(".json") and not BESIDE.search(m.name)
+                       and not m.name.rpartition("/")[2].startswith(".")]
             return {f"{source}: {m.name}": tar.extractfile(m).read() for m in members}
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{source} is not a whole tar of records ({' '.join(str(error).split())}).") from None

@@ -56,7 +56,7 @@ class Drawn(NamedTuple):
 
     def copy_(self, other: "Drawn") -> None:
         for mine, its in zip(self.tensors(), other.tensors(), strict=True):
-            mine.copy_(its)
+            mine.copy_(its, non_blocking=True)
 
 
 Order = np.ndarray | str | None  # what a sampler returns: class probabilities, "again", "held out", or None for a shuffle

@@ -22,6 +22,7 @@ class ImageSet:
 
     train, test: images in the split. digest_train, digest_test: `content_digest` of the split; both empty where nobody
     states that of the genuine pixels, and then the rest has to do.
+    pixels_train, pixels_test: `content_digest` of the split with all labels 0, which tells wrong labels from wrong pixels.
     order_digest: `order_digest` of the order of the official archive, which data/lists/ holds; empty where it is not known.
     mean, std: per channel, as fractions of 255. pad: pixels of padding before a random crop. flip: mirror at random.
     """
@@ -39,6 +40,8 @@ class ImageSet:
     pad: int
     flip: bool
     order_digest: str = ""
+    pixels_train: str = ""
+    pixels_test: str = ""
 
     @property
     def digest(self) -> str:
@@ -59,6 +62,8 @@ SETS: dict[str, ImageSet] = {s.name: s for s in (
         digest_test="899683d46c3a8c66fd56e1af12202e69fe5a4517be10b0f68e04c78fe585c57c",
         mean=CIFAR_MEAN, std=CIFAR_STD, pad=4, flip=True,
         order_digest="8bc677d155b688d08093ef524170d9ca3374e0ccd6f0d21bdd9ecae92cd44f35",
+        pixels_train="96f32ee757fbbdcb14b0419003a52c66b2d182b0cdd96d92cc3ebad737413168",
+        pixels_test="321c9f0208f7727555ff1e9971cebb6370881478606d898b9890f9f555ae0792",
     ),
     ImageSet(
         "cifar100", side=32, channels=3, classes=100, train=50_000, test=10_000,
@@ -66,12 +71,16 @@ SETS: dict[str, ImageSet] = {s.name: s for s in (
         digest_test="d3cd5d87a1b9317a0982c8ef5535fe3b86da8da90b13ce5e9b23ea06400dd5eb",
         mean=CIFAR_MEAN, std=CIFAR_STD, pad=4, flip=True,
         order_digest="872a33a2450110d3a6af8d6fd8742c2959071c92e25ca0f0672b1ba6c8ddf5bb",
+        pixels_train="7649de8eec2c978d8af083a71ab238703fdda29d03defaf97700e38179835a1f",
+        pixels_test="f049a9d4a8688485d5399ca2838c200a83dfd7847ee19ea79d5b6a5d89d0e15b",
     ),
     ImageSet(
         "mnist", side=28, channels=1, classes=10, train=60_000, test=10_000,
         digest_train="3655811c0e1223700a4714a92a51f55bd215ed7dc1fa2baa4326a2b58042d82d",
         digest_test="634538fb34c5277fce98470b8b285d1e8419eb87f328da42ef1faf690d2c3911",
         mean=(0.1307,), std=(0.3081,), pad=0, flip=False,
+        pixels_train="4be0324620af9bcf69fd7c96592d735a93b0f5f648f3486aee3b727d1a560713",
+        pixels_test="d4811703dcbb1639d98d61c2800de4667bafda4923f060f54aab6bdacd244f43",
     ),
     # scikit-learn's handwritten digits: the first 36 images of a class in canonical order are its test split.
     ImageSet(

@@ -4,63 +4,31 @@
 in canonical order. Nothing is taken on trust: the digest tells a genuine copy whatever it was unpacked from.
 """
 
-import gzip
-import io
 import os
-import pickle
 import socket
-import struct
 import tarfile
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from common.data import tiny
-from common.data.sets import SETS, Images, Raw, archive_order, canonical_order, content_digest, find_set, load, read_arrays
+from common.data.files import GZIP, UNREADABLE, all_numbers, first_whole, is_visible, reason, subfolders
+from common.data.forms import ARCHIVES, IDX, idx_paths, read_archive, read_class_folders, read_idx_files, read_npz
+from common.data.sets import SETS, Images, Raw, archive_order, canonical_order, content_digest, find_set, load
 from common.errors import UserError
 from common.store import write_atomically
 
 VARIABLE = "LONGTAIL_DATA"
 DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer; a firewall that drops packets would otherwise hang for ever
-
-
-class Archive(NamedTuple):
-    """Layout of an official CIFAR archive: the tar, the folder in it, its files, and the keys of the pickled dictionaries."""
-
-    tar: str
-    folder: str
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    meta: str
-    labels: str
-    names: str
-
-
-ARCHIVES = {
-    "cifar10": Archive(
-        "cifar-10-python.tar.gz", "cifar-10-batches-py", tuple(f"data_batch_{i}" for i in range(1, 6)), ("test_batch",),
-        "batches.meta", "labels", "label_names",
-    ),
-    "cifar100": Archive(
-        "cifar-100-python.tar.gz", "cifar-100-python", ("train",), ("test",), "meta", "fine_labels", "fine_label_names",
-    ),
-}
-IDX = {
-    "x_train": "train-images-idx3-ubyte", "y_train": "train-labels-idx1-ubyte",
-    "x_test": "t10k-images-idx3-ubyte", "y_test": "t10k-labels-idx1-ubyte",
-}
-# All that the pickles of an official archive may import: what an array is made with, under its name before NumPy 2 and since.
-PICKLED = {
-    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
+Checked = tuple[Raw, tuple[str, ...]]  # what was read, and the digests of train and test
+TAR = (".tar", ".tgz", ".tar.gz")
+DEPTH = 3  # of folders that hold nothing but one more folder
 DOWNLOADS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST"}
 
 
@@ -79,8 +47,7 @@ def prepare(name: str, folder: Path, source: Path | None = None) -> Path:
     if present:
         print(f"{summarise(name, present)}, already in {path}.")
         return path
-    raw = _obtain(name, path.parent, source)
-    digests = check(name, raw)
+    raw, digests = _obtain(name, path.parent, source)
     images = to_canonical(name, raw, digests)
     save(path, images)
     print(f"{summarise(name, images)}, from {raw.origin}, now in {path}.")
@@ -100,14 +67,14 @@ def _present(name: str, path: Path) -> Images | None:
         return None
 
 
-def _obtain(name: str, folder: Path, source: Path | None) -> Raw:
+def _obtain(name: str, folder: Path, source: Path | None) -> Checked:
     if name == "digits":
-        return read_digits()
+        return checked(name, read_digits())
     if source is not None:
         return read_source(name, Path(source))
     if given := os.environ.get(VARIABLE):
         return read_source(name, Path(given).expanduser())
-    return download(name, folder)
+    return checked(name, download(name, folder))
 
 
 def summarise(name: str, images: Images) -> str:
@@ -128,191 +95,91 @@ def forms(name: str) -> str:
     return f"{name}.npz, {official}, or PNGs in train/<class>/ and test/<class>/"
 
 
-def read_source(name: str, source: Path) -> Raw:
-    """Read a file or a folder in any accepted form; else a UserError that lists the forms."""
+def read_source(name: str, source: Path) -> Checked:
+    """Read and check a file or a folder in any accepted form; of several forms in a folder, the first that is whole and
+    genuine, with a line on those before it. Else a UserError, which lists the forms where there is none."""
     if not source.exists():  # LONGTAIL_DATA may name it too
         raise UserError(f"{source} does not exist; give {forms(name)}.")
-    for reader, path in _candidates(name, source):
-        return reader(name, path)
-    raise UserError(f"{source} holds no {name}; it may be, or hold, {forms(name)}.")
-
-
-def _candidates(name: str, source: Path) -> Iterator[tuple[Callable[[str, Path], Raw], Path]]:
-    """The readers that fit what is at `source`, best first. A folder may hold several datasets, each in its own folder."""
-    archive = ARCHIVES.get(name)
-    if source.is_file():
-        if source.suffix == ".npz":
-            yield read_npz, source
-        elif name == tiny.NAME and source.suffix == ".zip":
-            yield tiny.read_tiny, source
-        elif archive and {".tar", ".tgz"} & set(source.suffixes):
-            yield read_archive, source
-        elif name == "mnist" and "idx" in source.name:
-            yield read_idx_files, source.parent
-        return
-    for folder in (source, source / name):
-        if (folder / f"{name}.npz").is_file():
-            yield read_npz, folder / f"{name}.npz"
-        if archive:
-            places = (folder / archive.tar, folder / archive.folder, folder)
-            yield from ((read_archive, p) for p in places if p.is_file() or any((p / f).is_file() for f in archive.train))
-        if name == "mnist":
-            places = (folder, folder / "MNIST" / "raw", folder / "raw")
-            yield from ((read_idx_files, p) for p in places if any(_idx_path(p, f).is_file() for f in IDX.values()))
-        if name == tiny.NAME:
-            yield from ((tiny.read_tiny, p) for p in tiny.places(folder))
-        elif (folder / "train").is_dir():
-            yield read_class_folders, folder
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn every way in which a file can be truncated or unreadable into one UserError."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise UserError(f"{path} is truncated or unreadable ({_reason(error)}); take another copy.") from None
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error's message (tarfile and Pillow add more), or its type where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(":. ")
-
-
-def read_npz(name: str, path: Path) -> Raw:
-    """An .npz with x_train, y_train, x_test, y_test and classes; images of one channel may lack the last axis."""
-    arrays = read_arrays(path, "take another copy")
-    if missing := [k for k in ("x_train", "y_train", "x_test", "y_test", "classes") if k not in arrays]:
-        raise UserError(f"{path} has no array {missing[0]!r}; expected x_train, y_train, x_test, y_test and classes.")
-    images = [x[..., None] if SETS[name].channels == 1 and x.ndim == 3 else x for x in (arrays["x_train"], arrays["x_test"])]
-    classes = tuple(map(str, arrays["classes"]))
-    return Raw(images[0], arrays["y_train"], images[1], arrays["y_test"], classes, str(path))
-
-
-def read_archive(name: str, path: Path) -> Raw:
-    """The official CIFAR archive, as a tar that is read without unpacking it, or as its folder."""
-    layout = ARCHIVES[name]
-    wanted = (*layout.train, *layout.test, layout.meta)
-    with _readable(path):
-        files = _archive_files(path, layout.folder, wanted)
-    if missing := [f for f in wanted if f not in files]:
-        raise UserError(f"{path} lacks {', '.join(missing)}; expected the official archive of {name}, whole.")
-    content = {f: _unpickle(files.pop(f), f"{path}: {f}") for f in wanted}
-    splits = []
-    for part in (layout.train, layout.test):
-        batches = [_read_batch(name, content[f], layout.labels, f"{path}: {f}") for f in part]
-        splits += [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
-    names = content[layout.meta].get(layout.names)
-    if not isinstance(names, list):
-        raise UserError(f"{path}: {layout.meta} has no {layout.names}; expected the official archive of {name}.")
-    return Raw(*splits, classes=tuple(map(str, names)), origin=str(path), official=True)
-
-
-def _archive_files(path: Path, folder: str, wanted: tuple[str, ...]) -> dict[str, bytes]:
-    if path.is_dir():
-        return {f: (path / f).read_bytes() for f in wanted if (path / f).is_file()}
-    found = {}
-    with tarfile.open(path) as tar:
-        for member in tar:
-            place = PurePosixPath(member.name)
-            if member.isfile() and place.parent.name == folder and place.name in wanted:
-                found[place.name] = tar.extractfile(member).read()
+    found = first_whole(partial(_read_checked, name, reader, path) for reader, path in _candidates(name, source))
+    if found is None:
+        raise UserError(f"{source} holds no {name}; it may be, or hold, {forms(name)}.")
     return found
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds numbers, text, lists, dictionaries and NumPy arrays, and refuses to import anything else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in PICKLED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which image data never needs")
-        return PICKLED[module, name]
+def _read_checked(name: str, reader: Callable[[str, Path], Raw], path: Path) -> Checked:
+    return checked(name, reader(name, path))
 
 
-def _unpickle(content: bytes, where: str) -> dict[str, Any]:
-    """The dictionary of an official CIFAR file, which Python 2 pickled; anything but plain data is refused."""
-    try:
-        value = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
-    except Exception as error:  # broken pickles raise nearly every type
-        raise UserError(f"{where} is not a file of the official archive ({_reason(error)}); take another copy.") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{where} holds {type(value).__name__}, expected the dictionary of the official archive.")
-    return value
+def checked(name: str, raw: Raw) -> Checked:
+    """`raw` with its digests, as `check` finds them."""
+    return raw, check(name, raw)
 
 
-def _read_batch(name: str, batch: dict[str, Any], key: str, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [count, side, side, channels] and labels [count]; the file has one row of channel planes an image."""
-    known = SETS[name]
-    data, labels = batch.get("data"), batch.get(key)
-    width = known.channels * known.side**2
-    if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != width or not isinstance(labels, list):
-        raise UserError(f"{where} has no data of {width} bytes an image with {key}; expected the official archive of {name}.")
-    if len(labels) != len(data):
-        raise UserError(f"{where} has {len(data):,} images but {len(labels):,} {key}; take another copy.")
-    return data.reshape(-1, known.channels, known.side, known.side).transpose(0, 2, 3, 1), np.asarray(labels)
+Candidate = tuple[Callable[[str, Path], Raw], Path]
 
 
-def _idx_path(folder: Path, stem: str) -> Path:
-    """The file as it is, with .gz, or with the dot that some unpackers put before "idx"."""
-    names = [n + end for n in (stem, stem.replace("-idx", ".idx")) for end in ("", ".gz")]
-    return next((folder / n for n in names if (folder / n).is_file()), folder / stem)
+def _candidates(name: str, source: Path) -> Iterator[Candidate]:
+    """The readers that fit what is at `source`, best first. A folder may hold several datasets, each in its own folder, or
+    nothing but one more folder."""
+    if source.is_file():
+        yield from _of_file(name, source)
+        return
+    for folder in (source, source / name):
+        if folder.is_dir():
+            found = list(_in_folder(name, folder))
+            for _ in range(DEPTH):
+                inner = [] if found else subfolders(folder)
+                if len(inner) != 1:
+                    break
+                folder /= inner[0]
+                found = list(_in_folder(name, folder))
+            yield from found
 
 
-def read_idx_files(name: str, folder: Path) -> Raw:
-    """The four official files of MNIST in one folder, packed (.gz) or not."""
-    arrays = {key: _read_idx(_idx_path(folder, stem)) for key, stem in IDX.items()}
-    images = {key: value[..., None] if key[0] == "x" else value for key, value in arrays.items()}
-    classes = tuple(map(str, range(SETS[name].classes)))
-    return Raw(**images, classes=classes, origin=str(folder), official=True)
+def _of_file(name: str, path: Path) -> Iterator[Candidate]:
+    """The reader of a file: its first bytes decide, and its name where they are damaged."""
+    kind, low = _first_bytes(path), path.name.lower()
+    if name == tiny.NAME and (kind == "zip" or (not kind and low.endswith(".zip"))):
+        yield tiny.read_tiny, path
+    elif kind == "npz" or (not kind and low.endswith(".npz")):
+        yield read_npz, path
+    elif name in ARCHIVES and (kind == "tar" or (kind != "idx" and low.endswith(TAR))):
+        yield read_archive, path
+    elif name == "mnist" and (kind == "idx" or "idx" in low):
+        yield read_idx_files, path.parent
 
 
-def _read_idx(path: Path) -> np.ndarray:
-    """One idx file: two zero bytes, type 8 (uint8), number of axes, big-endian lengths, then the bytes."""
-    if not path.is_file():
-        raise UserError(f"{path} is not here; expected the four official idx files of MNIST side by side, .gz or not.")
-    with _readable(path):
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    axes = content[3] if len(content) > 3 else 0
-    if content[:3] != b"\0\0\x08" or not 1 <= axes <= 3 or len(content) < 4 + 4 * axes:
-        raise UserError(f"{path} is not an idx file of bytes; take another copy.")
-    shape = struct.unpack_from(f">{axes}I", content, 4)
-    expected, found = int(np.prod(shape)), len(content) - 4 - 4 * axes
-    if found != expected:
-        raise UserError(f"{path} is truncated: it has {found:,} bytes of data, expected {expected:,}; take another copy.")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+def _first_bytes(path: Path) -> str:
+    """"npz", "zip", "tar" or "idx" as the content says, or "" where it says none of these."""
+    with suppress(OSError, zipfile.BadZipFile):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return "npz" if any(n.endswith(".npy") for n in archive.namelist()) else "zip"
+    with suppress(*UNREADABLE, tarfile.TarError):
+        if tarfile.is_tarfile(path):
+            return "tar"
+    with suppress(*UNREADABLE), open(path, "rb") as file:
+        content = file.read(1 << 16)
+        start = zlib.decompressobj(31).decompress(content, 4) if content[:2] == GZIP else content
+        return "idx" if start[:3] == b"\0\0\x08" else ""
+    return ""
 
 
-def read_class_folders(name: str, folder: Path) -> Raw:
-    """train/<class>/*.png and test/<class>/*.png; the classes are numbered in alphabetical order."""
-    splits = {s: {p.name for p in (folder / s).glob("[!.]*") if p.is_dir()} for s in ("train", "test")}
-    classes = sorted(splits["train"] | splits["test"])
-    for split, names in splits.items():
-        if missing := [c for c in classes if c not in names]:
-            raise UserError(f"{folder / split} has no folder for {missing[0]!r}; expected {SETS[name].classes} classes.")
-    if len(classes) != SETS[name].classes:
-        raise UserError(f"{folder / 'train'} has {len(classes)} class folders; {name} has {SETS[name].classes} classes.")
-    arrays = [a for split in splits for a in _read_pngs(name, folder / split, classes)]
-    return Raw(*arrays, classes=tuple(classes), origin=str(folder))
-
-
-def _read_pngs(name: str, folder: Path, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    paths = [(path, label) for label, c in enumerate(classes) for path in sorted((folder / c).glob("*.png"))]
-    shape = (SETS[name].side, SETS[name].side, SETS[name].channels)
-    images = [_read_png(path, shape) for path, _ in paths]
-    return np.array(images, np.uint8).reshape(-1, *shape), np.array([label for _, label in paths], np.uint8)
-
-
-def _read_png(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB" if shape[2] == 3 else "L"))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken PNG as a SyntaxError
-        raise UserError(f"{path} is damaged ({_reason(error)}); take another copy.") from None
-    if pixels.shape[:2] != shape[:2]:
-        raise UserError(f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels, expected {shape[1]} x {shape[0]}.")
-    return pixels.reshape(shape)
+def _in_folder(name: str, folder: Path) -> Iterator[Candidate]:
+    files = sorted(entry.name for entry in os.scandir(folder) if is_visible(entry.name) and entry.is_file())
+    yield from ((read_npz, folder / f) for f in files if f.lower() == f"{name}.npz")
+    if archive := ARCHIVES.get(name):
+        stem = archive.tar.removesuffix(".tar.gz")  # a browser unpacks the .gz, or adds " (1)"
+        yield from ((read_archive, folder / f) for f in files if f.lower().startswith(stem) and f.lower().endswith(TAR))
+        yield from ((read_archive, p) for p in (folder / archive.folder, folder)
+                    if any((p / f).is_file() for f in archive.train))
+    if name == "mnist":
+        yield from ((read_idx_files, p) for p in (folder, folder / "MNIST" / "raw", folder / "raw")
+                    if any(idx_paths(p, stem) for stem in IDX.values()))
+    if name == tiny.NAME:
+        yield from ((tiny.read_tiny, p) for p in tiny.places(folder))
+    elif (folder / "train").is_dir():
+        yield read_class_folders, folder
 
 
 def read_digits(test_images: int = 36) -> Raw:
@@ -342,9 +209,9 @@ def download(name: str, folder: Path) -> Raw:
                 torchvision.datasets.utils.download_url(tiny.URL, temporary, md5=tiny.MD5)
             else:
                 getattr(torchvision.datasets, DOWNLOADS[name])(temporary, download=True)
-            return read_source(name, Path(temporary))._replace(origin="torchvision's download")
+            return read_source(name, Path(temporary))[0]._replace(origin="torchvision's download")
     except (OSError, EOFError, RuntimeError, ImportError, tarfile.TarError) as error:
-        raise UserError(f"{name} could not be downloaded ({_reason(error)}); "
+        raise UserError(f"{name} could not be downloaded ({reason(error)}); "
                         f"give --from or set {VARIABLE} to a copy: {forms(name)}.") from None
     finally:
         socket.setdefaulttimeout(timeout)
@@ -375,8 +242,18 @@ def check(name: str, raw: Raw) -> tuple[str, ...]:
         digests.append(content_digest(x, y))
         if digest and digests[-1] != digest:
             raise UserError(f"{raw.origin}: the {split} split of {name} has digest {digests[-1][:16]}, expected {digest[:16]}: "
-                            "some labels or pixels are not those of the genuine dataset; take another copy.")
+                            f"{_difference(name, raw.classes, split, x)}.")
     return tuple(digests)
+
+
+def _difference(name: str, classes: tuple[str, ...], split: str, x: np.ndarray) -> str:
+    """Why a split has another digest than the genuine one: its pixels, or only its labels."""
+    if content_digest(x, np.zeros(len(x), np.uint8)) != getattr(SETS[name], f"pixels_{split}"):
+        return "some labels or pixels are not those of the genuine dataset; take another copy"
+    rule = "value" if all_numbers(classes) else "the alphabet"
+    return (f"its images are those of the genuine dataset, their labels are not: here class 0 is {classes[0]!r} and class 1 "
+            f"{classes[1]!r}; if these come from folders, whose names are ordered by {rule}, give them the official names "
+            "or numbers, else take another copy")
 
 
 def to_canonical(name: str, raw: Raw, digests: tuple[str, ...]) -> Images:

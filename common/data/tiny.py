@@ -9,7 +9,7 @@ import os
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.data.files import JPEG, all_visible, decode_text, is_image, is_visible, reason, some
 from common.data.sets import SETS, Raw, canonical_order
 from common.errors import UserError
 
@@ -45,8 +46,8 @@ class Tree(NamedTuple):
 
 def places(folder: Path) -> Iterator[Path]:
     """Where in a folder a copy may be, best first: the zip, the official folder, the folder itself."""
-    if (folder / ZIP).is_file():
-        yield folder / ZIP
+    files = sorted(entry.name for entry in os.scandir(folder) if is_visible(entry.name) and entry.is_file())
+    yield from (folder / f for f in files if f.lower().startswith(FOLDER) and f.lower().endswith(".zip"))  # also "... (1).zip"
     if (folder / FOLDER).is_dir():
         yield folder / FOLDER
     if (folder / "wnids.txt").is_file() or (folder / "val").is_dir():
@@ -82,12 +83,12 @@ def _opened(path: Path) -> Iterator[Tree]:
     try:
         archive = zipfile.ZipFile(path)
     except UNREADABLE as error:
-        raise UserError(f"{path} is truncated or unreadable ({_reason(error)}); take another copy.") from None
+        raise UserError(f"{path} is truncated or unreadable ({reason(error)}); take another copy.") from None
     with archive:
-        inside = archive.namelist()
+        inside = {n.replace("\\", "/"): n for n in archive.namelist()}  # some packers of Windows write backslashes
         root = next((n for n in inside if PurePosixPath(n).name == "wnids.txt"), "").removesuffix("wnids.txt")
-        names = [n.removeprefix(root) for n in inside if n.startswith(root)]
-        yield Tree(str(path), _jpegs(names), partial(_read_member, archive, Lock(), root))
+        members = {n.removeprefix(root): member for n, member in inside.items() if n.startswith(root)}
+        yield Tree(str(path), _jpegs(members), partial(_read_member, archive, Lock(), members))
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -97,11 +98,11 @@ def _walk(root: Path) -> Iterator[str]:
             yield from (f"{place}/{name}" for name in files)
 
 
-def _jpegs(names: Iterator[str] | list[str]) -> dict[str, list[str]]:
-    """Folder -> its JPEG files, sorted; those that begin with a dot are what some systems leave behind."""
+def _jpegs(names: Iterable[str]) -> dict[str, list[str]]:
+    """Folder -> its JPEG files, sorted; without what systems leave behind."""
     found: dict[str, list[str]] = {}
     for folder, _, name in (n.rpartition("/") for n in names):
-        if name.endswith(".JPEG") and not name.startswith("."):
+        if is_image(name, JPEG) and all_visible(folder):
             found.setdefault(folder, []).append(f"{folder}/{name}")
     return {folder: sorted(files) for folder, files in found.items()}
 
@@ -111,31 +112,29 @@ def _read_file(root: Path, name: str) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
-def _read_member(archive: zipfile.ZipFile, lock: Lock, root: str, name: str) -> bytes | None:
+def _read_member(archive: zipfile.ZipFile, lock: Lock, members: dict[str, str], name: str) -> bytes | None:
     """One member, against its checksum. The lock: threads share the zip's file."""
+    if name not in members:
+        return None
     with lock:
-        try:
-            return archive.read(root + name)
-        except KeyError:
-            return None
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(":. ")
+        return archive.read(members[name])
 
 
 def _content(tree: Tree, name: str) -> bytes | None:
     try:
         return tree.read(name)
     except UNREADABLE as error:
-        raise UserError(f"{tree.path(name)} is damaged or unreadable ({_reason(error)}); take another copy.") from None
+        raise UserError(f"{tree.path(name)} is damaged or unreadable ({reason(error)}); take another copy.") from None
 
 
 def _text(tree: Tree, name: str) -> str:
     content = _content(tree, name)
     if content is None:
         raise UserError(f"{tree.path(name)} is not here; expected the official folder {FOLDER}, or its zip, whole.")
-    return content.decode("utf-8", "replace")
+    try:
+        return decode_text(content)
+    except ValueError as error:
+        raise UserError(f"{tree.path(name)} is damaged ({reason(error)}); take another copy.") from None
 
 
 def _class_names(tree: Tree, wnids: Sequence[str]) -> tuple[str, ...]:
@@ -148,29 +147,72 @@ def _class_names(tree: Tree, wnids: Sequence[str]) -> tuple[str, ...]:
 
 def _members(tree: Tree, split: str, wnids: Sequence[str], each: int) -> list[list[str]]:
     """The image files of every class of train or val, as many as each has to have."""
+    found = _by_folder(tree, split, wnids)
     if f"{split}/images" in tree.jpegs:
-        found = _annotated(tree, split, wnids)
-    else:
-        found = {w: tree.jpegs.get(f"{split}/{w}", []) + tree.jpegs.get(f"{split}/{w}/images", []) for w in wnids}
+        found = {wnid: sorted({_name(f): f for f in (*found[wnid], *flat)}.values())
+                 for wnid, flat in _annotated(tree, split, wnids, found).items()}
+    elif split == "val" and _content(tree, f"{split}/{split}_annotations.txt") is not None:
+        _compare(tree, f"{split}/{split}_annotations.txt", found)
+    strange = sorted({parts[1] for f in tree.jpegs if len(parts := f.split("/")) > 1 and parts[0] == split} - {*wnids, "images"})
     for wnid, files in found.items():
         if len(files) != each:
-            raise UserError(f"{tree.path(split)} has {len(files)} images of class {wnid}, expected {each}; take a whole copy.")
+            folders = f", and folders {some(strange)}, which are no classes of wnids.txt" if strange else ""
+            raise UserError(f"{tree.path(split)} has {len(files)} images of class {wnid}, expected {each}{folders}; take a whole "
+                            "copy.")
     return [found[w] for w in wnids]
 
 
-def _annotated(tree: Tree, split: str, wnids: Sequence[str]) -> dict[str, list[str]]:
-    """The images of each class by <split>_annotations.txt ("file, tab, wnid, tab, box" a line)."""
-    table = f"{split}/{split}_annotations.txt"
-    present = set(tree.jpegs[f"{split}/images"])
-    found: dict[str, list[str]] = {w: [] for w in wnids}
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _by_folder(tree: Tree, split: str, wnids: Sequence[str]) -> dict[str, list[str]]:
+    """The images that lie in a folder of their class, in any of the usual layouts. Training images have the class in their
+    names too, which has to be the same."""
+    found = {w: [f for place in (f"{split}/{w}", f"{split}/{w}/images", f"{split}/images/{w}") for f in tree.jpegs.get(place, [])]
+             for w in wnids}
+    for wnid, files in found.items():
+        for file in files:
+            said = _name(file).partition("_")[0]
+            if said != wnid and said in found:
+                raise UserError(f"{tree.path(file)} stands in the folder of class {wnid}, but its name says {said}; put it back, "
+                                "or take another copy.")
+    return found
+
+
+def _annotations(tree: Tree, table: str) -> Iterator[tuple[int, str, str]]:
+    """Line number, file name and wnid of every line ("file, tab, wnid, tab, box") that has any."""
     for number, line in enumerate(_text(tree, table).splitlines(), 1):
-        name, wnid = ([*line.split("\t"), "", ""])[:2]
+        if line.strip():
+            name, wnid = ([*line.split("\t"), "", ""])[:2]
+            yield number, name.strip(), wnid.strip()
+
+
+def _annotated(tree: Tree, split: str, wnids: Sequence[str], placed: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The images of each class in <split>/images by <split>_annotations.txt. placed: those in folders of their class, where
+    a copy that was re-foldered in part has the others."""
+    table = f"{split}/{split}_annotations.txt"
+    present, elsewhere = set(tree.jpegs[f"{split}/images"]), {_name(f) for files in placed.values() for f in files}
+    found: dict[str, list[str]] = {w: [] for w in wnids}
+    for number, name, wnid in _annotations(tree, table):
         if wnid not in found:
             raise UserError(f"{tree.path(table)}, line {number}: {wnid!r} is not a class of wnids.txt; take another copy.")
-        if f"{split}/images/{name}" not in present:
+        if f"{split}/images/{name}" in present:
+            found[wnid].append(f"{split}/images/{name}")
+        elif name not in elsewhere:
             raise UserError(f"{tree.path(f'{split}/images/{name}')} is not here, but {table} names it; take a whole copy.")
-        found[wnid].append(f"{split}/images/{name}")
+    _compare(tree, table, placed)
     return {wnid: sorted(set(files)) for wnid, files in found.items()}
+
+
+def _compare(tree: Tree, table: str, placed: dict[str, list[str]]) -> None:
+    """Images in folders of their class have to be of the class that the annotations say."""
+    folder_of = {_name(f): (wnid, f) for wnid, files in placed.items() for f in files}
+    for _, name, wnid in _annotations(tree, table):
+        folder, file = folder_of.get(name, (wnid, ""))
+        if folder != wnid:
+            raise UserError(f"{tree.path(file)} stands in the folder of class {folder}, but {table} says {wnid}; put it back, or "
+                            "take another copy.")
 
 
 def _decode_all(tree: Tree, members: Sequence[Sequence[str]], x: np.ndarray) -> None:
@@ -208,8 +250,8 @@ def _decode(content: bytes, side: int, where: str) -> np.ndarray:
             size = image.size
             pixels = np.asarray(image.convert("RGB")) if size == (side, side) else None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not a JPEG file" if isinstance(error, Image.UnidentifiedImageError) else _reason(error)
-        raise UserError(f"{where} is damaged ({reason}); take another copy.") from None
+        fault = "not a JPEG file" if isinstance(error, Image.UnidentifiedImageError) else reason(error)
+        raise UserError(f"{where} is damaged ({fault}); take another copy.") from None
     if pixels is None:
         raise UserError(f"{where} has {size[0]} x {size[1]} pixels, expected {side} x {side}; take another copy.")
     return pixels

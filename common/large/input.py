@@ -5,11 +5,15 @@ the same on any number of processes and workers, and after a resume.
 """
 
 import os
+import re
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from threading import Lock
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -52,11 +56,61 @@ class Key(NamedTuple):
     position: int = 0
 
 
-def read_image(path: Path) -> Tensor:
+LIBJPEG = re.compile(r"jpeg|huffman|marker|segment|scan", re.IGNORECASE)
+_said: set[str] = set()  # what was said of files in this process
+_decoding = Lock()  # the standard error of a process is one
+
+
+@cache
+def _heard(process: int) -> IO[bytes]:
+    """The file that takes the standard error's place in a process; one that forks must not share it."""
+    return tempfile.TemporaryFile()  # closed with the process
+
+
+@contextmanager
+def _overheard(path: Path, complaints: list[str] | None) -> Iterator[None]:
+    """What libjpeg writes to the standard error meanwhile comes out with the file's name, once, or is appended to
+    `complaints`: it decodes what it can of a damaged file, and says so without naming it."""
+    with _decoding:
+        try:
+            heard, kept = _heard(os.getpid()), os.dup(2)
+        except OSError:  # this process has none
+            yield
+            return
+        os.dup2(heard.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            if os.fstat(heard.fileno()).st_size:
+                heard.seek(0)
+                lines = heard.read().decode(errors="replace").splitlines()
+                heard.seek(0)
+                heard.truncate()
+                for line in lines:
+                    _pass_on(path, line, complaints)
+
+
+def _pass_on(path: Path, line: str, complaints: list[str] | None) -> None:
+    text = f"{path}: {line}" if LIBJPEG.search(line) else line
+    if complaints is not None and text != line:
+        complaints.append(text)
+    elif text not in _said:
+        _said.add(text)
+        os.write(2, f"{text}\n".encode())
+
+
+def read_image(path: Path, complaints: list[str] | None = None) -> Tensor:
     """A file as uint8 [3, height, width]; grey, CMYK and palette images become RGB. One that is missing or damaged is a
-    UserError that names it."""
+    UserError that names it.
+
+    Of a JPEG that is damaged inside, libjpeg decodes a part, as it does for every tool: that is said with the file's name, or
+    appended to `complaints`. The genuine sets have a few such files.
+    """
     try:
-        image = decode_image(str(path), mode=ImageReadMode.RGB)
+        with _overheard(path, complaints):
+            image = decode_image(str(path), mode=ImageReadMode.RGB)
         if image.dtype == torch.uint8 and image.dim() == 3:
             return image
     except (RuntimeError, ValueError):
@@ -242,7 +296,7 @@ def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.d
 
 
 class _Complaints(Dataset):
-    """What is wrong with each image, "" for nothing."""
+    """What is wrong with each image, "" for nothing, and what libjpeg says of one that it decodes."""
 
     def __init__(self, root: Path, paths: np.ndarray):
         self.root, self.paths = root, paths
@@ -250,19 +304,25 @@ class _Complaints(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> tuple[str, list[str]]:
+        said: list[str] = []
         try:
-            read_image(self.root / self.paths[index].decode())
+            read_image(self.root / self.paths[index].decode(), said)
         except UserError as error:
-            return str(error)
-        return ""
+            return str(error), []
+        return "", said
 
 
 def check_decodable(images: LargeImages) -> None:
-    """Decode every image of both splits on all cores; the damaged ones are one UserError, which names the first ten."""
+    """Decode every image of both splits on all cores; the damaged ones are one UserError, which names the first ten. Those of
+    which libjpeg says something, as it does of a few in the genuine sets, are printed."""
     paths = np.concatenate([images.train_paths, images.test_paths])
     loader = DataLoader(_Complaints(images.root, paths), batch_size=64, num_workers=os.cpu_count() or 1, collate_fn=list,
                         generator=torch.Generator())
-    if wrong := [complaint for batch in loader for complaint in batch if complaint]:
+    found = [item for batch in loader for item in batch]
+    if doubtful := [said[0] for _, said in found if said]:
+        print(f"{len(doubtful):,} of {len(paths):,} images of {images.name} are decoded in part or with a complaint: "
+              f"{'; '.join(doubtful[:SHOWN])}{'; and so on' * (len(doubtful) > SHOWN)}.")
+    if wrong := [complaint for complaint, _ in found if complaint]:
         raise UserError(f"{len(wrong):,} of {len(paths):,} images of {images.name} cannot be read: {' '.join(wrong[:SHOWN])} "
                         f"Then run again: {prepare_command(images.name)} --check-images.")

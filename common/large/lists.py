@@ -1,24 +1,30 @@
 """List files of the official splits, and what `prepare` made of them. No torch.
 
-A list has one image a line: its path, a space, its label. Images are kept in an order of our own, by label, then by file
+A list has one image a line: its path, a space, its label; or it is a JSON file with images and annotations, as iNaturalist
+has them. Images are kept in an order of our own, by label, then by file
 name, so that any copy of a list, whatever its lines' order and its folders' names, gives the same epochs.
 """
 
-import gzip
 import hashlib
 import io
 import json
-import zlib
+import re
+import tarfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from common.data.large_sets import LargeSet, Split, find_large
+from common.data.files import UNREADABLE, all_numbers, all_visible, decode_text, is_visible, reason, unpack
+from common.data.large_sets import PLACES_ARCHIVES, LargeSet, Split, find_large
 from common.data.sets import read_arrays
 from common.errors import UserError
 from common.store import write_atomically
+
+TOPS = {"train_val2018", *PLACES_ARCHIVES}  # folders with which the paths of the official lists begin
+WNID = re.compile(rb"(n\d{8})_\d+\.")  # how the name of an ImageNet training image begins: with its class
 
 
 class Listed(NamedTuple):
@@ -52,40 +58,86 @@ class LargeImages(NamedTuple):
 
 
 def read_list(path: Path, classes: int) -> Listed:
-    """Read a list, .gz or not, in the order of its lines.
+    """Read a list in the order of its lines, or annotations in JSON; packed or not, as the content says.
 
     A file that is empty, damaged or no list, a label outside 0 to classes - 1 and a path that stands twice are UserErrors.
     """
+    text = _text(path)
+    entries = _annotated(path, text, classes) if text.lstrip()[:1] == "{" else _in_lines(path, text)
     paths, labels, seen = [], [], {}
-    for number, line in enumerate(_lines(path), 1):
-        if not line:
-            continue
-        name, _, label = line.rpartition(" ")
-        if not name.strip() or not label.isdecimal():
-            raise UserError(f"{path}: line {number} is {line[:80]!r}, expected a path, a space and a label; take another copy.")
-        if int(label) >= classes:
-            raise UserError(f"{path}: label {label} in line {number} is not one of 0 to {classes - 1}; take another copy.")
-        name = name.strip()
+    for where, name, label in entries:
+        name = below_root(name)
+        if not all_visible("/".join(name.split("/")[-2:])):
+            continue  # a system's leftover, which some tool listed
+        if label >= classes:
+            raise UserError(f"{path}: label {label} in {where} is not one of 0 to {classes - 1}; take another copy.")
         if name in seen:
-            raise UserError(f"{path}: {name} stands in line {seen[name]} and in line {number}; take another copy.")
-        seen[name] = number
+            raise UserError(f"{path}: {name} stands in {seen[name]} and in {where}; take another copy.")
+        seen[name] = where
         paths.append(name)
-        labels.append(int(label))
+        labels.append(label)
     if not paths:
         raise UserError(f"{path} is empty; take another copy.")
     return as_listed(paths, labels)
 
 
-def _lines(path: Path) -> list[str]:
+def _text(path: Path) -> str:
+    """The text of a file, out of gzip and tar where it is in these."""
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-        return [line.strip() for line in content.decode().split("\n")]
+        content = unpack(path.read_bytes())
+        if content[257:262] == b"ustar":
+            with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+                files = [m for m in tar if m.isfile() and is_visible(m.name.rpartition("/")[2])]
+                content = tar.extractfile(files[0]).read() if len(files) == 1 else b""
+        return decode_text(content)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no list of images ({error}); take another copy.") from None
+    except (*UNREADABLE, tarfile.TarError, ValueError) as error:
+        raise UserError(f"{path} is no list of images ({reason(error)}); take another copy.") from None
+
+
+def _in_lines(path: Path, text: str) -> Iterator[tuple[str, str, int]]:
+    """Place, path and label of every line that has any."""
+    for number, line in enumerate(map(str.strip, text.split("\n")), 1):
+        if line:
+            name, label = (["", *line.rsplit(None, 1)])[-2:]
+            if not name or not (label.isascii() and label.isdecimal()):
+                raise UserError(f"{path}: line {number} is {line[:80]!r}, expected a path, a space and a label; take another "
+                                "copy.")
+            yield f"line {number}", name, int(label)
+
+
+def _annotated(path: Path, text: str, classes: int) -> Iterator[tuple[str, str, int]]:
+    """Place, path and category of every image of a JSON file with `images` (`id`, `file_name`), `annotations` (`image_id`,
+    `category_id`) and, where it has them, `categories`, whose `id` are 0 to classes - 1."""
+    try:
+        content = json.loads(text)
+        files = [(image["id"], str(image["file_name"])) for image in content["images"]]
+        pairs = [(a["image_id"], int(a["category_id"])) for a in content["annotations"]]
+        known = sorted(int(c["id"]) for c in content.get("categories", ()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} does not hold images and annotations as iNaturalist 2018 has them ({type(error).__name__}: "
+                        f"{reason(error)}); take train2018.json and val2018.json.") from None
+    category = dict(pairs)
+    if twice := next((image for image, label in pairs if category[image] != label), None):
+        raise UserError(f"{path} gives image {twice} two categories; take another copy.")
+    if known and known != list(range(classes)):
+        raise UserError(f"{path} has {len(known):,} categories, {known[0]} to {known[-1]}, expected 0 to {classes - 1}; take the "
+                        "file of iNaturalist 2018.")
+    if bare := [file for number, file in files if number not in category]:
+        raise UserError(f"{path} has no annotation of {len(bare):,} of its {len(files):,} images, first {bare[0]}; take "
+                        "train2018.json and val2018.json.")
+    if min(category.values(), default=0) < 0:
+        raise UserError(f"{path} has category {min(category.values())}, expected 0 to {classes - 1}; take another copy.")
+    yield from ((f"image {number}", file, category[number]) for number, file in files)
+
+
+def below_root(name: str) -> str:
+    """A listed path as it is below the folder of the images: with slashes, and from the folder with which the official lists
+    begin where it has that, so that absolute paths of another machine and folders around it do not matter."""
+    parts = name.replace("\\", "/").split("/")
+    tops = [i for i, part in enumerate(parts[:-1]) if part in TOPS]
+    return "/".join(parts[tops[-1]:]) if tops else "/".join(parts).removeprefix("./")
 
 
 def as_listed(paths: list[str], labels: list[int]) -> Listed:
@@ -130,25 +182,74 @@ def check_list(facts: LargeSet, split: Split, listed: Listed, origin: str) -> No
 
 
 def check_together(facts: LargeSet, train: Listed, test: Listed) -> None:
-    """No image in both lists, and one label for each class folder throughout: else a UserError.
+    """No image in both lists, one label for each class folder throughout, one folder for each label, and no class folder in
+    the test list alone; wnids and numbers have to be in the order of the labels. Else a UserError.
 
-    The folder of a class is what stands between the first and the last part of a path; a test list may have none.
+    The class of an ImageNet training image is in its name too. A test list may have no class folders.
     """
     if both := sorted(set(train.paths.tolist()) & set(test.paths.tolist())):
         raise UserError(f"{facts.name}: {len(both):,} images stand in the training and in the test list, first "
                         f"{both[0].decode()}; take the official lists.")
+    known = class_labels(facts, train)
+    for name, label in class_labels(facts, test).items():
+        if known.get(name, label) != label:
+            raise UserError(f"{facts.name}: the lists give folder {name} the labels {known[name]} and {label}; take lists of one "
+                            "origin.")
+        if name not in known:
+            raise UserError(f"{facts.name}: the test images are in class folders like {name!r}, those of training in others, "
+                            f"like {next(iter(known), 'none')!r}, so nothing says that their labels mean the same; give both "
+                            "the same folder names, or take lists of one origin.")
+    _check_order(facts, known)
+
+
+def class_labels(facts: LargeSet, listed: Listed) -> dict[str, int]:
+    """Name -> label of every class folder, and of every wnid in a file name; a UserError where two labels share one, or two
+    folders a label."""
+    seen: dict[tuple[bytes, bytes], int] = {}
     label_of: dict[bytes, int] = {}
-    for listed in (train, test):
-        for path, label in zip(listed.paths.tolist(), listed.labels.tolist(), strict=True):
-            folder = class_folder(path)
-            if folder and label_of.setdefault(folder, label) != label:
-                raise UserError(f"{facts.name}: the lists give folder {folder.decode()} the labels {label_of[folder]} and "
-                                f"{label}; take lists of one origin.")
+    for path, label in zip(listed.paths.tolist(), listed.labels.tolist(), strict=True):
+        names = class_folder(path), wnid(path)
+        if seen.setdefault(names, label) == label and all(label_of.get(n) == label for n in names if n):
+            continue
+        for name in filter(None, names):
+            if label_of.setdefault(name, label) != label:
+                raise UserError(f"{facts.name}: the lists give folder {name.decode()} the labels {label_of[name]} and {label}"
+                                f"{_misplaced(path)}; take lists of one origin.")
+    folder_of: dict[int, bytes] = {}
+    for folder, label in ((names[0], label) for names, label in seen.items()):
+        if folder_of.setdefault(label, folder) != folder:
+            one, two = (name.decode() or "none" for name in (folder_of[label], folder))
+            raise UserError(f"{facts.name}: the lists give label {label} to the folders {one} and {two}; take lists of one "
+                            "origin.")
+    return {name.decode(): label for name, label in label_of.items()}
+
+
+def _misplaced(path: bytes) -> str:
+    """That an image's name has another wnid than its folder, for a message."""
+    folder, said = class_folder(path), wnid(path)
+    return f" ({path.decode()} is an image of {said.decode()})" if said and folder and said != folder else ""
+
+
+def _check_order(facts: LargeSet, known: dict[str, int]) -> None:
+    """wnids number the classes in alphabetical order, and numbers in that of their value."""
+    wnids = [name for name in known if re.fullmatch(r"n\d{8}", name)]
+    numbers = {} if wnids else {last: name for name in known if all_numbers([last := name.rpartition("/")[2]])}
+    for ordered in (sorted(wnids), [numbers[n] for n in sorted(numbers, key=int)]):
+        for expected, name in enumerate(ordered) if len(ordered) == facts.classes else ():
+            if known[name] != expected:
+                raise UserError(f"{facts.name}: class {name} has label {known[name]}, which is {expected} in the official lists; "
+                                "take these.")
 
 
 def class_folder(path: bytes) -> bytes:
     """What names the class in a path: `n01440764` of `train/n01440764/x.JPEG`, nothing of `val/x.JPEG`."""
     return path.partition(b"/")[2].rpartition(b"/")[0]
+
+
+def wnid(path: bytes) -> bytes:
+    """The class in the name of an ImageNet training image, or nothing."""
+    found = WNID.match(path, path.rfind(b"/") + 1)
+    return found[1] if found else b""
 
 
 def save(path: Path, images: LargeImages) -> None:

@@ -5,20 +5,23 @@ Images stay where they are; what is written is where that is, and which of them 
 
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from common.data.files import first_whole
 from common.data.large_sets import LargeSet, Split, find_large
 from common.data.sources import VARIABLE
 from common.errors import UserError
+from common.large.folders import check_files, image_root, numbered_only, read_folders, settle
 from common.large.lists import (
     LargeImages,
     Listed,
-    as_listed,
     check_list,
     check_together,
     class_folder,
+    class_labels,
     in_order,
     list_digest,
     load_large,
@@ -26,21 +29,21 @@ from common.large.lists import (
     read_list,
     save,
     summarise,
+    wnid,
 )
 from common.large.miniature import make_miniature
 
 LISTS = "LONGTAIL_LISTS"  # environment variable: a folder of list files
-SUFFIXES = {".jpeg", ".jpg", ".png"}
 PARETO_START = 0.2  # of the first class's quantile, in classes: brings ImageNet-LT's sum nearest (116,079; official 115,846)
-SHOWN = 10
 
 
 def prepare_large(name: str, folder: Path, source: Path | None = None, check_images: bool = False) -> Path:
     """Make `<folder>/<name>.npz` from the folder `source` (or LONGTAIL_DATA/<name>), which holds the images; print a line on it.
 
     Lists are looked for in `source`, `source`/lists and LONGTAIL_LISTS, with or without .gz; where a set allows it, class
-    folders stand in for one that is missing. Without a source, a set that is here is only looked at. Every image has to
-    exist; with `check_images` each is decoded too. All that is wrong is a UserError, and leaves what was there before.
+    folders stand in for one that is missing. The images may lie some folders deeper. Without a source, a set that is here is
+    only looked at. Every image has to exist; with `check_images` each is decoded too. All that is wrong is a UserError, and
+    leaves what was there before.
     """
     facts, path = find_large(name), Path(folder) / f"{name}.npz"
     source = source or _given(name)
@@ -80,46 +83,82 @@ def read_source(facts: LargeSet, root: Path) -> LargeImages:
     """The two lists of a set whose images are below `root`, checked and in order."""
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; name the one that holds {facts.archive}: {prepare_command(facts.name)}.")
-    train, official = _training_list(facts, root)
-    test = _test_list(facts, root)
-    test = settle(root, test, train)
+    places, root = _places(root), image_root(facts, root)
+    places += [p for p in (root, root / "lists") if p not in places]
+    train, official = _training_list(facts, root, places)
+    test = _test_list(facts, root, places, train)
     check_together(facts, train, test)
+    train, test = settle(root, train, train), settle(root, test, train)
     digest = hashlib.sha256(f"{list_digest(train)}:{list_digest(test)}".encode()).hexdigest()[:16]
     train, test = in_order(train), in_order(test)
     return LargeImages(facts.name, root, train.paths, train.labels, test.paths, test.labels, facts.classes, official, digest)
 
 
-def _training_list(facts: LargeSet, root: Path) -> tuple[Listed, bool]:
+def _training_list(facts: LargeSet, root: Path, places: list[Path]) -> tuple[Listed, bool]:
     """The training list, and whether it is the official one."""
-    if found := find_list(facts.train, root):
-        listed = read_list(found, facts.classes)
-        check_list(facts, facts.train, listed, str(found))
+    files = find_lists(facts, 0, places)
+    if listed := first_whole(partial(_read_checked, facts, facts.train, file) for file in files):
         return listed, True
     if not (facts.folders and (root / "train").is_dir()):
-        raise _no_list(facts, facts.train, "train", root)
+        raise _no_list(facts, facts.train, "train", root, places)
     whole = read_folders(facts, root, "train")
     if facts.pareto:
+        _check_whole(facts, root / "train", whole)
         return draw_pareto(facts, whole), False
     check_list(facts, facts.train, whole, str(root / "train"))
     return whole, True
 
 
-def _test_list(facts: LargeSet, root: Path) -> Listed:
-    found = find_list(facts.test, root)
-    if not found and not (facts.folders and (root / "val").is_dir()):
-        raise _no_list(facts, facts.test, "val", root)
-    listed = read_list(found, facts.classes) if found else read_folders(facts, root, "val")
-    check_list(facts, facts.test, listed, str(found or root / "val"))
+def _test_list(facts: LargeSet, root: Path, places: list[Path], train: Listed) -> Listed:
+    """The test list. Where it is read from folders, these get the labels that training gives to their names."""
+    attempts = [partial(_read_checked, facts, facts.test, file) for file in find_lists(facts, 1, places)]
+    from_list = len(attempts)
+    if facts.folders and (root / "val").is_dir():
+        attempts.append(partial(_read_test_folders, facts, root, train))
+    if not attempts:
+        raise _no_list(facts, facts.test, "val", root, places)
+    test = first_whole(attempts)
+    nameless = from_list and not any(map(class_folder, test.paths.tolist()))
+    if nameless and numbered_only(train) and not find_lists(facts, 0, places):
+        raise UserError(f"{root / 'train'} has numbers for class folders, and nothing says that they are the labels of "
+                        f"{facts.test.file}; give the folders the wnids as names.")
+    return test
+
+
+def _read_checked(facts: LargeSet, split: Split, file: Path) -> Listed:
+    listed = read_list(file, facts.classes)
+    check_list(facts, split, listed, str(file))
     return listed
 
 
-def _no_list(facts: LargeSet, split: Split, part: str, root: Path) -> UserError:
+def _read_test_folders(facts: LargeSet, root: Path, train: Listed) -> Listed:
+    listed = read_folders(facts, root, "val", class_labels(facts, train))
+    check_list(facts, facts.test, listed, str(root / "val"))
+    return listed
+
+
+def _check_whole(facts: LargeSet, folder: Path, found: Listed) -> None:
+    """A drawn subset is the same on every machine only if it is drawn from all images, under their own names."""
+    whole, remedy = find_large(facts.whole), f"unpack the whole archive, or bring {facts.train.file}"
+    if len(found.labels) != whole.train.images:
+        raise UserError(f"{folder} has {len(found.labels):,} images, all of {whole.name} are {whole.train.images:,}: what is "
+                        f"drawn from a part is another subset than elsewhere; {remedy}.")
+    counts = np.bincount(found.labels, minlength=facts.classes)
+    if (counts.max(), counts.min()) != (whole.train.largest, whole.train.smallest):
+        raise UserError(f"{folder} has {counts.max():,} to {counts.min():,} images a class, {whole.name} has "
+                        f"{whole.train.largest:,} to {whole.train.smallest:,}; {remedy}.")
+    if numbered_only(found):
+        raise UserError(f"{folder} has numbers for class folders, and the images' names say no wnids, by which {facts.name} is "
+                        f"drawn; give the folders the wnids as names, or bring {facts.train.file}.")
+
+
+def _no_list(facts: LargeSet, split: Split, part: str, root: Path, places: list[Path]) -> UserError:
     if facts.name == "miniature":
         return UserError(f"{root} holds no miniature; leave --from out, and its images are drawn.")
     instead = f", and no folder {part}/ of classes in {root}" if facts.folders else ""
-    where = ", ".join(map(str, _places(root)))
-    return UserError(f"{facts.name}: there is no {split.file or 'list'} (.gz or not) in {where}{instead}; put the list of "
-                     f"facebookresearch/classifier-balancing there, or set {LISTS} to its folder.")
+    also = f" or {facts.annotations[part != 'train']}" if facts.annotations else ""
+    return UserError(f"{facts.name}: there is no {split.file or 'list'} (.gz or not){also} in {', '.join(map(str, places))}"
+                     f"{instead}; put the list of facebookresearch/classifier-balancing there, or set {LISTS} to its folder.")
 
 
 def _places(root: Path) -> list[Path]:
@@ -127,24 +166,12 @@ def _places(root: Path) -> list[Path]:
     return [root, root / "lists", *([Path(given).expanduser()] if given else [])]
 
 
-def find_list(split: Split, root: Path) -> Path | None:
-    """The list file of a split, or None."""
-    names = (split.file, f"{split.file}.gz") if split.file else ()
-    return next((place / name for place in _places(root) for name in names if (place / name).is_file()), None)
-
-
-def read_folders(facts: LargeSet, root: Path, part: str) -> Listed:
-    """Every image in `<root>/<part>/<class>/`; the alphabetical order of the classes is their number."""
-    folders = sorted(entry.name for entry in os.scandir(root / part) if entry.is_dir())
-    if len(folders) != facts.classes:
-        raise UserError(f"{root / part} has {len(folders):,} class folders, {facts.name} has {facts.classes:,} classes; unpack "
-                        f"the whole archive, {part} images into a folder for each class.")
-    paths, labels = [], []
-    for label, name in enumerate(folders):
-        images = [e.name for e in os.scandir(root / part / name) if os.path.splitext(e.name)[1].lower() in SUFFIXES]
-        paths += [f"{part}/{name}/{image}" for image in images]
-        labels += [label] * len(images)
-    return as_listed(paths, labels)
+def find_lists(facts: LargeSet, part: int, places: list[Path]) -> list[Path]:
+    """The list files of a split (part 0: training, 1: test) that are here, best first."""
+    split, annotations = (facts.train, facts.test)[part], facts.annotations
+    names = [f"{split.file}{end}" for end in ("", ".gz") if split.file]
+    names += [f"{annotations[part]}{end}" for end in ("", ".gz", ".tar.gz") if annotations]
+    return [place / name for name in names for place in places if (place / name).is_file()]
 
 
 def pareto_counts(facts: LargeSet) -> np.ndarray:
@@ -163,12 +190,13 @@ def pareto_counts(facts: LargeSet) -> np.ndarray:
 def draw_pareto(facts: LargeSet, whole: Listed) -> Listed:
     """A long-tailed part of `whole` (every training image of the balanced set), the same on every machine.
 
-    Classes are taken in the order of the SHA-256 of their folder's name, the largest number first; a class with fewer
-    images than that waits for one that it has. In a class, images come in the order of the SHA-256 of folder and file name.
+    Classes are taken in the order of the SHA-256 of their name (the wnid, else the folder), the largest number first; a class
+    with fewer images than that waits for one that it has. In a class, images come in the order of the SHA-256 of "name/file
+    name".
     """
-    order = np.array([hashlib.sha256(p.partition(b"/")[2]).digest() for p in whole.paths.tolist()])
+    order = np.array([hashlib.sha256(b"%s/%s" % (_class_name(p), p.rpartition(b"/")[2])).digest() for p in whole.paths.tolist()])
     ranked = [found[np.argsort(order[found])] for found in _by_class(whole.labels, facts.classes)]
-    folders = [hashlib.sha256(class_folder(whole.paths[found[0]])).digest() if len(found) else b"" for found in ranked]
+    folders = [hashlib.sha256(_class_name(whole.paths[found[0]])).digest() if len(found) else b"" for found in ranked]
     waiting, kept = sorted(range(facts.classes), key=folders.__getitem__), []
     for target in pareto_counts(facts).tolist():
         taken = next((c for c in waiting if len(ranked[c]) >= target), None)
@@ -181,47 +209,10 @@ def draw_pareto(facts: LargeSet, whole: Listed) -> Listed:
     return Listed(whole.paths[chosen], whole.labels[chosen])
 
 
+def _class_name(path: bytes) -> bytes:
+    return wnid(path) or class_folder(path)
+
+
 def _by_class(labels: np.ndarray, classes: int) -> list[np.ndarray]:
     """The indices of every class's images."""
     return np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels, minlength=classes))[:-1])
-
-
-def settle(root: Path, test: Listed, train: Listed) -> Listed:
-    """The test list under the paths that are in use here: as listed, all in one folder, or in class folders.
-
-    ImageNet's validation images are unpacked both ways, and there is a list for each.
-    """
-    folder_of = {label: class_folder(path) for path, label in zip(train.paths.tolist(), train.labels.tolist(), strict=True)}
-    pairs = [(path.partition(b"/")[0], path.rpartition(b"/")[2]) for path in test.paths.tolist()]
-    flat = [b"/".join(pair) for pair in pairs]
-    nested = [b"/".join((first, folder_of.get(label, b""), last)) for (first, last), label in zip(pairs, test.labels.tolist(),
-                                                                                             strict=True)]
-    for paths in (test.paths.tolist(), flat, nested):
-        if (root / paths[0].decode()).is_file():
-            return Listed(np.array(paths, dtype=np.bytes_), test.labels)
-    return test
-
-
-def check_files(images: LargeImages) -> None:
-    """Every image has to be below the root: else a UserError with the first ten that are not. Reads each folder once."""
-    here: dict[bytes, set[bytes] | None] = {}
-    wrong, total = [], len(images.train_paths) + len(images.test_paths)
-    for path in [*images.train_paths.tolist(), *images.test_paths.tolist()]:
-        folder, _, file = path.rpartition(b"/")
-        if folder not in here:
-            here[folder] = _files(images.root / folder.decode())
-        if here[folder] is None:
-            wrong.append(f"{path.decode()} (there is no folder {folder.decode()})")
-        elif file not in here[folder]:
-            wrong.append(f"{path.decode()} (not in its folder, which has {len(here[folder]):,} files)")
-    if wrong:
-        first = "; ".join([*wrong[:SHOWN], *(["and so on"] if len(wrong) > SHOWN else [])])
-        raise UserError(f"{len(wrong):,} of {total:,} images of {images.name} are not in {images.root}: {first}; bring them, or "
-                        "name the folder in which these paths begin.")
-
-
-def _files(folder: Path) -> set[bytes] | None:
-    try:
-        return {os.fsencode(entry.name) for entry in os.scandir(folder)}
-    except (FileNotFoundError, NotADirectoryError):
-        return None

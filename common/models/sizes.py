@@ -79,7 +79,7 @@ def _vgg(*blocks: tuple[int, ...]) -> Plain:
 
 
 def _flat(activation: str) -> Plain:
-    return _small_cnn((32, 32, 64, 64), (("full", 128), (activation,), ("full", 2)), activation)
+    return _small_cnn((32, 32, 64, 64), (("full", 128), ("norm",), (activation,), ("full", 2)), activation)
 
 
 def _deep(activation: str) -> Plain:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from common.estimate import Speed, known_speeds, not_run
 from common.method import Paper, Planned
-from common.report.compare import NO_RUN, Arm, Record, Records, arms, flags, made, published, spread, standing_columns
-from common.report.intervals import Interval, central, confidence_interval, resampled_means, within_percent
+from common.report.compare import NO_RUN, Arm, Record, Records, arms, drawn_lists, flags, made, published, standing_columns
+from common.report.intervals import Interval, central, confidence_interval, resampled_means, spread, within_percent
 from common.spec import Column, Profile, Protocol
 
 RULE = (
@@ -66,7 +66,7 @@ class Standing:
 class Board:
     """All methods of one column and protocol: ranked ones first, then the others by their means, then those without runs.
 
-    flags: what makes its runs unlike each other (devices, precisions).
+    flags: what makes its runs unlike each other (devices, precisions), first stages included, and lists that were drawn here.
     """
 
     column: Column
@@ -178,13 +178,14 @@ def _board(found: Sequence[Entrant]) -> Board:
     main = [(row, entrant) for row, entrant in zip(rows, found, strict=True) if row.n and row.is_main]
     ranked = _with_ranks([row for row, _ in main], [_last(entrant.arm) for _, entrant in main])
     others = sorted((row for row in rows if row.n and not row.is_main), key=lambda row: -row.mean)
-    used = [record for entrant in found for record in entrant.arm.done]
-    return Board(found[0].column, found[0].protocol, (*ranked, *others, *(row for row in rows if not row.n)), flags(used))
+    used = [record for entrant in found for record in (*entrant.arm.done, *entrant.arm.starts)]
+    return Board(found[0].column, found[0].protocol, (*ranked, *others, *(row for row in rows if not row.n)),
+                 (*flags(used), *drawn_lists(used)))
 
 
 def standing(entrant: Entrant) -> Standing:
     """The numbers of one method, without its rank."""
-    method, done, lost = entrant.arm
+    method, done, lost = entrant.arm.method, entrant.arm.done, entrant.arm.diverged
     values = _last(entrant.arm)
     mean, sd = spread(values)
     groups = {name: _mean(done, lambda record, name=name: record["groups"][name]) for name in ("many", "medium", "few")}

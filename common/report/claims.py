@@ -1,31 +1,41 @@
 """A paper's claims as tests on records: `claims.yaml`, strictly loaded, and one `Outcome` per claim and reading.
 
-Every claim comes down to duels: in a column, the best of some champions against the best of some rivals. The test is
-Welch's, one-sided. It is not paired over seeds: runs of one seed share initialisation and batches, but hardly anything
-of that is left after training, and pairing would halve the few degrees of freedom and need equal seeds on both sides.
-The paired test over the seeds that both sides have is run all the same, and its p shown beside; no verdict rests on it.
-"in every column" is an intersection-union test (the largest p), and Holm corrects over the claims of the paper.
+Every claim comes down to duels: in a column, the best of some champions against the best of some rivals; their statistics
+are in `common.report.duels`. "in every column" is an intersection-union test (the largest p), and Holm corrects over the
+claims of the paper, over those that are ours apart. A claim that follows from a stronger one is shown beside it, untested.
 """
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 from common.errors import UserError
 from common.method import Paper
-from common.report.compare import Arm, Record, Records, arms, measure, published, spread, standing_columns, why_not_measured
-from common.report.groups import TENTHS, WHOLE, is_group, majority
+from common.report.compare import (
+    Arm,
+    Record,
+    Records,
+    arms,
+    drawn_lists,
+    flags,
+    measure,
+    published,
+    standing_columns,
+    why_not_measured,
+)
+from common.report.duels import ENOUGH, LEVEL, Duel, Side, decide, holm, p_claim, p_less_paired, p_opposite
+from common.report.groups import SPANS, TENTHS, WHOLE, is_group, majority
 from common.spec import Column, Profile, load_yaml
 
-LEVEL = 0.05
-ENOUGH = 3  # fewer runs than this on a side: an undecided claim says that n is too small
 RULE = (
-    f"Verdict of a claim: one-sided Welch t-tests over seeds on last-epoch errors; holds where the claim is significant in every "
-    f"column, fails where its opposite is significant in some column (both at {LEVEL}, Holm-corrected over the paper's claims), "
-    f"else undecided; n is called too small below {ENOUGH} runs a side. The p of t-tests paired over seeds stands beside."
+    "Verdict of a claim: one-sided Welch t-tests over seeds on last-epoch errors; holds where the claim is significant in every "
+    f"column, fails where its opposite is significant in some column (both at {LEVEL}, Holm-corrected over those of the paper's "
+    "claims in whose columns anything has run; claims of ours, not the paper's, are a family of their own), else undecided; n is "
+    f"called too small below {ENOUGH} runs a side. A claim whose comparisons a stronger one makes too follows from that one: "
+    "it is not counted, and its p values are not corrected. The p of t-tests paired over seeds stands beside."
 )
 Classes = Literal["all", "majority", "minority"]
 
@@ -38,10 +48,11 @@ class Claim:
     `method` has several rows, its lowest printed one). "setting": the best row of `method` has `parameter` > `above`.
     Each is meant in every one of `columns`, and for the mean error over each of `classes`, or over the `group` of classes:
     "head", "medium", "tail" (over 100, 20 to 100, under 20 training images), "class-<k>", or "head1" to "head3", "mid1" to
-    "mid4" and "tail1" to "tail3", the ten groups of equally many classes in the order of their training images.
+    "mid4" and "tail1" to "tail3", the ten groups of equally many classes in the order of their training images, and of these
+    together "head1-3", "mid1-4" or "tail1-3".
     A row of one reading is compared with the other rows of the same reading; one that has a single reading takes part in it.
     `method` and `than` name rows, or "name[variant]" for a variant that no table prints (`kind` "better" alone).
-    means: how the quote was read, where that takes a word.
+    means: how the quote was read, where that takes a word. ours: whether the comparison is ours, not one that the paper makes.
     """
 
     id: str
@@ -57,6 +68,7 @@ class Claim:
     parameter: str | None = None
     above: float | None = None
     means: str | None = None
+    ours: bool = False
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -70,13 +82,16 @@ class Outcome:
 
     printed: whether the paper's own numbers bear it out. p, p_against: Holm-corrected, of the claim and of its opposite.
     p_paired: p with paired tests in place of Welch's, Holm-corrected likewise; the verdict does not look at it.
+    follows: the id of the stronger claim that it follows from, "" for none; then it has no verdict of its own, and its p values
+    are not corrected.
     gap: by how many points the champion is ahead in the column where it is least so (`where`); None without runs there.
     done, of: columns with runs for everything that the claim compares, and columns that it names.
-    notes: what was left out of the comparison, and why.
+    notes: what was left out of the comparison, and why; what makes the runs that it compares unlike each other.
     """
 
     claim: Claim
     reading: str
+    follows: str
     printed: str
     verdict: str
     p: float | None
@@ -101,39 +116,14 @@ class Row(NamedTuple):
         return f"{self.method}[{self.variant}]" if self.variant else self.method
 
 
-class Side(NamedTuple):
-    """One contender: its errors in percent, one per finished run, how many runs diverged, in which precisions they ran, and
-    the seeds of the finished ones."""
-
-    label: str
-    errors: tuple[float, ...]
-    diverged: int = 0
-    precisions: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
-
-
 Lines = Mapping[str, Sequence[Any]]  # column -> lines of published.csv
-Test = Callable[[Side, Side], float]  # p of the first having the smaller mean error
-
-
-class Duel(NamedTuple):
-    """Some champion beats all rivals, in one column and group of classes; the opposite is that some rival beats all champions."""
-
-    column: str
-    classes: str
-    champions: tuple[Side, ...]
-    rivals: tuple[Side, ...]
-
-    @property
-    def sides(self) -> tuple[Side, ...]:
-        return self.champions + self.rivals
 
 
 class Trial(NamedTuple):
     """A claim in one reading, made ready for testing.
 
     one_sided: columns whose table tries no setting to compare with. without: columns that have no such group of classes.
-    absent: rows that are not trained here.
+    absent: columns of each row that is not trained there. has_runs: whether any method has a run in one of its columns.
     """
 
     claim: Claim
@@ -141,7 +131,16 @@ class Trial(NamedTuple):
     duels: tuple[Duel, ...]
     one_sided: tuple[str, ...]
     without: tuple[str, ...]
-    absent: tuple[str, ...]
+    absent: Mapping[str, tuple[str, ...]]
+    has_runs: bool
+
+    @property
+    def comparisons(self) -> frozenset[tuple[str, ...]]:
+        """(column, classes, champion, rival) of everything that must be so; none for kind "setting", whose two sides are each
+        the best of several rows."""
+        if self.claim.kind == "setting":
+            return frozenset()
+        return frozenset((d.column, d.classes, a.label, b.label) for d in self.duels for a in d.champions for b in d.rivals)
 
 
 def load_claims(paper: Paper) -> tuple[Claim, ...]:
@@ -159,7 +158,7 @@ def load_claims(paper: Paper) -> tuple[Claim, ...]:
         if not claim.columns or not claim.classes:
             raise UserError(f"{where}: at least one column and one group of classes is needed.")
         if not is_group(claim.group) or (claim.group and claim.classes != ("all",)):
-            known = f"head, medium, tail, class-<k>, {', '.join(TENTHS)}"
+            known = f"head, medium, tail, class-<k>, {', '.join((*TENTHS, *SPANS))}"
             raise UserError(f"{where}: `group` is one of {known}, and stands without `classes`.")
         for column in claim.columns:
             known = {row.method for row in rows(claim, lines, column)}
@@ -219,20 +218,23 @@ def _parameter(row: Row, claim: Claim) -> float:
 
 
 def printed_verdict(claim: Claim, lines: Lines) -> str:
-    """Whether the printed numbers bear the claim out: `holds`, `fails (2 of 8 columns)`, or `not printed` for its classes."""
+    """Whether the printed numbers bear the claim out: `holds`, `fails (2 of 8 columns)`, or `not printed` where they are not
+    there for its classes or for one of its sides. A variant among several rivals that is not printed is passed over."""
     if claim.classes != ("all",) or not all(_of_group(claim, lines, column, claim.group) for column in claim.columns):
         return "not printed"
     failing = 0
     for column in claim.columns:
-        ours, theirs = contenders(claim, rows(claim, lines, column))
-        if any(math.isnan(row.error) for row in (*ours, *theirs)):
+        sides = contenders(claim, rows(claim, lines, column))
+        ours, theirs = ([row for row in side if not math.isnan(row.error)] for side in sides)
+        if (sides[0] and not ours) or (sides[1] and not theirs):
             return "not printed"
         failing += min((r.error for r in ours), default=math.inf) >= min((r.error for r in theirs), default=math.inf)
     return f"fails ({failing} of {len(claim.columns)} columns)" if failing else "holds"
 
 
 def evaluate(paper: Paper, records: Records, profile: Profile) -> list[Outcome]:
-    """The outcome of every claim, once per reading of the methods that it compares, in the order of claims.yaml.
+    """The outcome of every claim, once per reading of the methods that it compares, in the order of claims.yaml, but that what
+    follows from a stronger claim stands below that.
 
     In the quick profile a claim's columns are replaced by their stand-ins: a demonstration, not evidence on the paper.
     """
@@ -244,14 +246,44 @@ def evaluate(paper: Paper, records: Records, profile: Profile) -> list[Outcome]:
               for reading in _readings(claim, pool, lines, standing)]
     found = []
     for reading in dict.fromkeys(trial.reading for trial in trials):
-        family = [trial for trial in trials if trial.reading == reading]
-        # A claim whose table or profile offers nothing to compare is no test, so it takes no share of the correction.
-        tested = [trial.duels for trial in family if trial.duels]
-        paired = holm(p_claim(duels, p_less_paired) for duels in tested)
-        ps = zip(holm(map(p_claim, tested)), holm(map(p_opposite, tested)), paired, strict=True)
-        found += [_outcome(trial, printed_verdict(trial.claim, lines), next(ps) if trial.duels else (1.0, 1.0, 1.0), profile)
-                  for trial in family]
-    return sorted(found, key=lambda outcome: claims.index(outcome.claim))
+        of_reading = [trial for trial in trials if trial.reading == reading]
+        stronger = follows_from(of_reading)
+        for is_ours in (False, True):
+            family = [trial for trial in of_reading if trial.claim.ours == is_ours]
+            found += [_outcome(trial, stronger.get(trial.claim.id, ""), printed_verdict(trial.claim, lines), ps, profile)
+                      for trial, ps in zip(family, _corrected(family, stronger), strict=True)]
+    place = {claim.id: i for i, claim in enumerate(claims)}
+    return sorted(found, key=lambda o: (place[o.follows or o.claim.id], bool(o.follows), place[o.claim.id]))
+
+
+def follows_from(trials: Sequence[Trial]) -> dict[str, str]:
+    """Id of a claim -> id of the stronger one that it follows from, among the trials of one reading.
+
+    The stronger one has all its comparisons (and is the earlier one where it has no other), follows from none itself, and is
+    not ours unless the other is too. What is compared is known before any run, so no result decides what counts.
+    """
+    made = [trial.comparisons for trial in trials]
+
+    def is_stronger(i: int, j: int) -> bool:
+        more = made[j] < made[i] or (made[j] == made[i] and (trials[i].claim.ours, i) < (trials[j].claim.ours, j))
+        return bool(made[j]) and more and trials[i].claim.ours <= trials[j].claim.ours
+
+    above = [[i for i in range(len(trials)) if is_stronger(i, j)] for j in range(len(trials))]
+    return {trial.claim.id: next(trials[i].claim.id for i in of if not above[i])
+            for trial, of in zip(trials, above, strict=True) if of}
+
+
+def _corrected(family: Sequence[Trial], stronger: Mapping[str, str]) -> list[tuple[float, float, float]]:
+    """p of each claim of a family, of its opposite, and of the claim in paired tests: Holm-corrected over those that are tests.
+
+    No test, and so without a share of the correction, is what has nothing to compare, what follows from a stronger claim, and a
+    claim in whose columns nothing at all has been trained. Only whether there is any run is looked at, of whatever method: to
+    choose by what the runs say would undo the correction.
+    """
+    raw = [(p_claim(t.duels), p_opposite(t.duels), p_claim(t.duels, p_less_paired)) for t in family]
+    tested = [i for i, t in enumerate(family) if t.duels and t.has_runs and t.claim.id not in stronger]
+    corrected = zip(*(holm(raw[i][k] for i in tested) for k in range(3)), strict=True)
+    return [raw[i] if i not in tested else next(corrected) for i in range(len(family))]
 
 
 def _readings(claim: Claim, pool: Mapping[str, list[Arm]], lines: Lines,
@@ -272,7 +304,7 @@ def _own_readings(claim: Claim, lines: Lines, column: str, pool: Mapping[str, li
 def _trial(claim: Claim, reading: str, lines: Lines, standing: Mapping[str, tuple[Column, ...]],
            pool: Mapping[str, list[Arm]]) -> Trial:
     """The duels of a claim on the columns of a profile, and what could not be compared."""
-    duels, one_sided, without, absent = [], [], [], []
+    duels, one_sided, without, absent = [], [], [], {}
     for name in claim.columns:
         sides = contenders(claim, rows(claim, lines, name))
         if not all(sides):
@@ -286,9 +318,13 @@ def _trial(claim: Claim, reading: str, lines: Lines, standing: Mapping[str, tupl
                 continue
             for classes in claim.parts:
                 found = [[(row, _side(row, same, pool[column.name], classes)) for row in side] for side in sides]
-                absent += [row.label for side in found for row, runs in side if runs is None]
+                for label in (row.label for side in found for row, runs in side if runs is None):
+                    absent.setdefault(label, {})[column.name] = None
                 duels.append(Duel(column.name, classes, *(tuple(runs for _, runs in side if runs is not None) for side in found)))
-    return Trial(claim, reading, tuple(duels), *(tuple(dict.fromkeys(names)) for names in (one_sided, without, absent)))
+    columns = [column.name for name in claim.columns for column in standing.get(name, ())]
+    has_runs = any(arm.done or arm.diverged for name in columns for arm in pool[name])
+    return Trial(claim, reading, tuple(duels), *(tuple(dict.fromkeys(names)) for names in (one_sided, without)),
+                 {label: tuple(names) for label, names in absent.items()}, has_runs)
 
 
 def _side(row: Row, reading: str, found: list[Arm], classes: str) -> Side | None:
@@ -297,9 +333,9 @@ def _side(row: Row, reading: str, found: list[Arm], classes: str) -> Side | None
     if not matching:
         return None
     arm = next((a for a in matching if a.method.reading == reading), matching[0])
-    precisions = tuple(sorted({record["made"].get("precision", "not recorded") for record in arm.done}))
     seeds = tuple(record["spec"]["seed"] for record in arm.done)
-    return Side(row.label, tuple(mean_error(record, classes) for record in arm.done), len(arm.diverged), precisions, seeds)
+    errors = tuple(mean_error(record, classes) for record in arm.done)
+    return Side(row.label, errors, len(arm.diverged), seeds, arm.done, arm.starts, arm.apart)
 
 
 def mean_error(record: Record, classes: str) -> float | None:
@@ -311,59 +347,8 @@ def mean_error(record: Record, classes: str) -> float | None:
     return 100 - statistics.fmean(chosen) if chosen else None
 
 
-def p_less(low: Side, high: Side) -> float:
-    """p of Welch's one-sided test that `low` has the smaller mean error; 1 where there is no spread to test against."""
-    from scipy.stats import ttest_ind_from_stats
-
-    (mean_low, sd_low), (mean_high, sd_high) = spread(low.errors), spread(high.errors)
-    if sd_low is None or sd_high is None or max(sd_low, sd_high) < 1e-9:
-        return 1.0
-    test = ttest_ind_from_stats(mean_low, sd_low, len(low.errors), mean_high, sd_high, len(high.errors),
-                                equal_var=False, alternative="less")
-    return float(test.pvalue)
-
-
-def p_less_paired(low: Side, high: Side) -> float:
-    """p of the one-sided t-test on the differences in the seeds that both sides have; 1 where these have no spread."""
-    from scipy.special import stdtr  # scipy.stats.ttest_rel takes a hundred times as long for the same number
-
-    theirs = dict(zip(high.seeds, high.errors, strict=True))
-    differences = tuple(error - theirs[seed] for seed, error in zip(low.seeds, low.errors, strict=True) if seed in theirs)
-    (mean, sd), n = spread(differences), len(differences)
-    return 1.0 if sd is None or sd < 1e-9 else float(stdtr(n - 1, mean / sd * math.sqrt(n)))
-
-
-def _p_some_beats_all(some: tuple[Side, ...], others: tuple[Side, ...], test: Test = p_less) -> float:
-    """Bonferroni over the candidates, intersection-union over those they must beat."""
-    return min(1.0, len(some) * min((max((test(a, b) for b in others), default=1.0) for a in some), default=1.0))
-
-
-def p_claim(duels: Sequence[Duel], test: Test = p_less) -> float:
-    """p of "the champions win every duel": the largest p of all duels."""
-    return max((_p_some_beats_all(d.champions, d.rivals, test) for d in duels), default=1.0)
-
-
-def p_opposite(duels: Sequence[Duel]) -> float:
-    """p of "the rivals win some duel": the smallest p, times the number of duels."""
-    return min(1.0, len(duels) * min((_p_some_beats_all(d.rivals, d.champions) for d in duels), default=1.0))
-
-
-def holm(ps: Iterable[float]) -> list[float]:
-    """Holm's step-down correction, in the order given.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    values = list(ps)
-    adjusted, largest = [0.0] * len(values), 0.0
-    for rank, i in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[i]))
-        adjusted[i] = largest
-    return adjusted
-
-
-def _outcome(trial: Trial, printed: str, ps: tuple[float, float, float], profile: Profile) -> Outcome:
-    """ps: Holm-corrected, of the claim, of its opposite, and of the claim in paired tests."""
+def _outcome(trial: Trial, follows: str, printed: str, ps: tuple[float, float, float], profile: Profile) -> Outcome:
+    """ps: of the claim, of its opposite, and of the claim in paired tests."""
     claim, duels = trial.claim, trial.duels
     ready = [d for d in duels if d.champions and d.rivals and all(s.errors or s.diverged for s in d.sides)]
     complete = {d.column for d in duels} - {d.column for d in duels if d not in ready}
@@ -373,7 +358,8 @@ def _outcome(trial: Trial, printed: str, ps: tuple[float, float, float], profile
     verdict = "not decidable" if everywhere else decide(ready, *ps[:2], len(complete), of)
     shown = (None, None, None) if verdict.startswith("not ") else ps
     gap, where = min((_gap(d) for d in ready if all(s.errors for s in d.sides)), default=(None, ""))
-    return Outcome(claim, trial.reading, printed, verdict, *shown, gap, where, len(complete), of, _notes(trial))
+    verdict = f"follows from {follows}" if follows else verdict
+    return Outcome(claim, trial.reading, follows, printed, verdict, *shown, gap, where, len(complete), of, _notes(trial))
 
 
 def _notes(trial: Trial) -> tuple[str, ...]:
@@ -383,27 +369,18 @@ def _notes(trial: Trial) -> tuple[str, ...]:
     if trial.without:
         notes.append(f"no {class_words(*claim.parts).removeprefix(', ')} in {', '.join(trial.without)}")
     if trial.absent:
-        notes.append(f"left out, as there is no such method here: {', '.join(trial.absent)}")
-    if len(precisions := sorted({p for d in trial.duels for s in d.sides for p in s.precisions})) > 1:
-        notes.append(f"compares runs in {' and '.join(precisions)}")
+        everywhere = len({d.column for d in trial.duels})
+        names = [label if len(columns) == everywhere else f"{label} in {' and '.join(columns)}"
+                 for label, columns in trial.absent.items()]
+        notes.append(f"left out, as there is no such method here: {', '.join(names)}")
+    sides = [s for d in trial.duels for s in d.sides if s.done]
+    used = {r["key"]: r for s in sides for r in s.done}
+    notes += [*flags((used | {r["key"]: r for s in sides for r in s.starts}).values()), *drawn_lists(list(used.values()))]
+    notes += dict.fromkeys(f"{s.label} {s.apart}" for s in sides if s.apart)
     runs = {(d.column, s.label): s for d in trial.duels for s in d.sides if s.diverged}
     lost = dict.fromkeys(label for _, label in runs)
     counts = [f"{sum(s.diverged for (_, other), s in runs.items() if other == label)} of {label}" for label in lost]
     return (*notes, f"diverged runs: {', '.join(counts)}") if lost else tuple(notes)
-
-
-def decide(duels: Sequence[Duel], p: float, against: float, done: int, of: int) -> str:
-    """The verdict from Holm-corrected p values; nothing is decided before every column that the claim names has its runs."""
-    if of == 0:
-        return "not run (no stand-in for its columns)"
-    if done < of:
-        return f"not run ({done} of {of} columns)"
-    if p <= LEVEL:
-        return "holds"
-    if against <= LEVEL:
-        return "fails"
-    fewest = min(len(side.errors) for duel in duels for side in duel.sides)
-    return "undecided (n too small)" if fewest < ENOUGH else "undecided"
 
 
 def _gap(duel: Duel) -> tuple[float, str]:

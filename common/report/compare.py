@@ -4,16 +4,20 @@ Headline numbers are those of the last epoch; the best test epoch is kept beside
 """
 
 import re
-import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from common.digest import ENGINE
 from common.errors import UserError
 from common.estimate import known_speeds, not_run
-from common.method import Method, Paper
+from common.method import Method, Paper, Planned, digest_of
 from common.report.groups import WHOLE, group_accuracy, is_group
+from common.report.intervals import spread
+from common.report.text import mean_text
+from common.report.verdict import APART, BOUND, bounds, cell_verdict
 from common.spec import Column, Profile
+from common.store import equivalents
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,12 +25,6 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 Records = Mapping[str, Record]
 
-CLOSE, NEAR = 0.5, 1.5  # points
-RULE = (
-    f"Verdict of a cell, with delta = ours - published: reproduced where |delta| <= max({CLOSE} points, 2 sd of our runs), but "
-    f"at most {NEAR} points; near up to {NEAR} points; undecided where delta is larger, yet within 2 sd, so that more runs are "
-    "needed; else higher or lower (our number is higher or lower than the published one)."
-)
 NO_RUN = "no run yet"
 FIELDS = ("paper", "table", "dataset", "imbalance_type", "imbalance_ratio", "backbone", "method", "method_ref", "metric", "unit",
           "value", "std", "group", "notes")
@@ -41,8 +39,10 @@ class Cell:
     and what was noted on reading it; row is the paper's own label.
     column: where our runs are; stands_for: the published column (the same, but for the quick profile).
     values, best: our runs' last-epoch and best-epoch numbers in the printed metric, one per finished run; keys: their records.
-    state: "mean", "no run yet", "diverged", "not run: ...", or "not decidable: ..." where no run could answer the number;
-    mean, sd, delta, verdict are None where there is nothing to say.
+    state: "mean", "no run yet", "diverged", "stale: ..." where
+    code has changed since the runs, "not run: ...", or "not decidable: ..." where no run could answer the number;
+    mean, sd, delta, verdict are None where there is nothing to say. bound: how small the difference must be shown to be for
+    `reproduced`, in points.
     """
 
     table: str
@@ -69,6 +69,7 @@ class Cell:
     sd: float | None = None
     delta: float | None = None
     verdict: str | None = None
+    bound: float = BOUND
     flags: tuple[str, ...] = ()
 
     @property
@@ -87,36 +88,20 @@ class Cell:
 
 
 class Arm(NamedTuple):
-    """The runs of one method on one column: records of the finished and of the diverged ones, in the order of their seeds."""
+    """The runs of one method on one column: records of the finished and of the diverged ones, in the order of their seeds, and
+    of the earlier stages that the finished ones start from. apart: why they are not comparable with their source, if so.
+    stale: records of other code than today's, which count nowhere."""
 
     method: Method
     done: tuple[Record, ...]
     diverged: tuple[Record, ...]
-
-
-def cell_verdict(delta: float, sd: float | None, n: int) -> str | None:
-    """`RULE` on delta = ours - published: "higher" means that our number is the larger one (so worse, for an error).
-
-    No run, no verdict; a single run has no spread, so the fixed half point alone decides.
-    """
-    if n == 0:
-        return None
-    size, tolerance = abs(delta), 1e-9  # what two decimals print as 0.50 is not to fail on the last bit
-    if size <= NEAR + tolerance:
-        return "reproduced" if size <= max(CLOSE, 2 * (sd or 0.0)) + tolerance else "near"
-    if size <= 2 * (sd or 0.0) + tolerance:
-        return "undecided"
-    return "higher" if delta > 0 else "lower"
-
-
-def spread(values: tuple[float, ...]) -> tuple[float | None, float | None]:
-    """Mean and standard deviation over seeds (n - 1 in the denominator); None where there are too few values."""
-    mean = statistics.fmean(values) if values else None
-    return mean, statistics.stdev(values) if len(values) > 1 else None
+    starts: tuple[Record, ...] = ()
+    apart: str = ""
+    stale: tuple[Record, ...] = ()
 
 
 def published(paper: Paper) -> "DataFrame":
-    """`published.csv` of the paper, its strings as printed, and beside them: number, column, row, variant, remark."""
+    """`published.csv` of the paper, its strings as printed, and beside them: number, column, row, variant, remark, bound."""
     import pandas
 
     path = paper.folder / "published.csv"
@@ -137,7 +122,7 @@ def published(paper: Paper) -> "DataFrame":
         row=[_own_label(text) or _spell(method) for text, method in zip(frame["notes"], frame["method"], strict=True)],
     )
     notes = _split_notes(frame)
-    return frame.assign(variant=[variant for variant, _ in notes], remark=[remark for _, remark in notes])
+    return frame.assign(variant=[variant for variant, _ in notes], remark=[remark for _, remark in notes], bound=bounds(frame))
 
 
 def _is_number(text: str) -> bool:
@@ -198,27 +183,50 @@ def standing_columns(paper: Paper, profile: Profile) -> dict[str, tuple[Column, 
     return found
 
 
-_PLANS: dict[tuple, tuple[Paper, list[tuple[Method, list[str]]]]] = {}  # a report asks for the same keys a hundred times
+Chains = list[tuple[Method, list[tuple[str, ...]]]]
+_PLANS: dict[tuple, tuple[Paper, Chains]] = {}  # a report asks for the same keys a hundred times
 
 
-def planned_keys(paper: Paper, profile: Profile, column: Column, seeds: tuple[int, ...]) -> list[tuple[Method, list[str]]]:
-    """Every method of a column, as the paper lists them, with the keys of its runs; remembered for this paper object."""
+def planned_keys(paper: Paper, profile: Profile, column: Column, seeds: tuple[int, ...]) -> Chains:
+    """Every method of a column, as the paper lists them, with the keys of each run's stages, its own last; remembered for this
+    paper object."""
     place = id(paper), profile, column, seeds
     if place not in _PLANS:  # the paper is kept beside it, so that its id stays its own
-        _PLANS[place] = paper, [(method, [paper.run(profile, column, method, seed).key for seed in seeds])
+        _PLANS[place] = paper, [(method, [_chain_keys(paper, profile, column, method, seed) for seed in seeds])
                                 for method in paper.rows(profile, column)]
     return _PLANS[place][1]
+
+
+def _chain_keys(paper: Paper, profile: Profile, column: Column, method: Method, seed: int) -> tuple[str, ...]:
+    planned = Planned(paper.run(profile, column, method, seed), method, paper.folder)
+    return tuple(stage.run.key for stage in planned.chain)
 
 
 def arms(paper: Paper, records: Records, profile: Profile, column: Column) -> list[Arm]:
     """Every method of a column, as the paper lists them, with the records it has; more seeds than planned all count."""
     seeds = sorted(set(range(paper.seeds[profile])) | {record["spec"]["seed"] for record in records.values()})
-    found = []
-    for method, keys in planned_keys(paper, profile, column, tuple(seeds)):
-        have = [records[key] for key in keys if key in records]
-        done = tuple(r for r in have if r["status"] == "done")
-        found.append(Arm(method, done, tuple(r for r in have if r["status"] != "done")))
+    found, same = [], equivalents(paper.folder.parent)
+    for method, chains in planned_keys(paper, profile, column, tuple(seeds)):
+        digest = digest_of(method, column)
+        there = [(records[keys[-1]], keys[:-1]) for keys in chains if keys[-1] in records]
+        have = [(record, keys) for record, keys in there if is_fresh(record, digest, same)]
+        done = tuple(r for r, _ in have if r["status"] == "done")
+        starts = tuple(records[key] for r, keys in have if r["status"] == "done" for key in keys if key in records)
+        found.append(Arm(method, done, tuple(r for r, _ in have if r["status"] != "done"), starts,
+                         _why_apart(paper, column, method), tuple(r for r, _ in there if not is_fresh(r, digest, same))))
     return found
+
+
+def is_fresh(record: Record, digest: str, same: Mapping[str, Collection[str]]) -> bool:
+    """Whether a record is of today's engine, and of code that computes what the method computes today. digest: of the method;
+    same: `common.store.equivalents`."""
+    return record["engine"] == ENGINE and record["method_digest"] in same.get(digest, (digest,))
+
+
+def _why_apart(paper: Paper, column: Column, method: Method) -> str:
+    names = (column.name, f"{column.name}/{method.name}", f"{column.name}/{method.label}")
+    reasons = [paper.not_comparable[name] for name in names if name in paper.not_comparable]
+    return f"{APART}: {'; '.join(reasons)}" if reasons else ""
 
 
 def cells(paper: Paper, records: Records, profile: Profile) -> list[Cell]:
@@ -258,13 +266,17 @@ def _why_not(row: Any, paper: Paper) -> str:
 
 def _cell(row: Any, column: str, arm: Arm | None, state: str = NO_RUN) -> Cell:
     cell = {name: getattr(row, name) for name in ("table", "row", "method", "variant", "metric", "group", "unit", "remark")}
-    cell |= {"printed": row.value, "printed_sd": row.std, "published": row.number}
+    cell |= {"printed": row.value, "printed_sd": row.std, "published": row.number, "bound": row.bound}
     cell |= {"column": column, "stands_for": row.column, "reading": "", "ours": row.method_ref == "ours", "state": state}
     if arm is None:
         return Cell(**cell)
-    cell |= {"reading": arm.method.reading, "diverged": len(arm.diverged), "flags": flags(arm.done)}
+    cell |= {"reading": arm.method.reading, "diverged": len(arm.diverged), "flags": flags((*arm.done, *arm.starts))}
     if not arm.done:
-        return Cell(**{**cell, "state": "diverged" if arm.diverged else state})
+        old = tuple(measure(r, row.metric, row.group) for r in arm.stale if r["status"] == "done")
+        was = f"stale: {mean_text(old)}, of other code" if old and None not in old else "stale" if arm.stale else state
+        return Cell(**{**cell, "state": "diverged" if arm.diverged else was})
+    if arm.stale:
+        cell |= {"flags": (*cell["flags"], f"left out: {len(arm.stale)} runs of other code")}
     values, best = (tuple(measure(r, row.metric, row.group, epoch) for r in arm.done) for epoch in ("last", "best"))
     if None in values:
         lacking = f"no {row.group} in {column}" if row.group else f"no record holds {row.metric}"
@@ -273,8 +285,9 @@ def _cell(row: Any, column: str, arm: Arm | None, state: str = NO_RUN) -> Cell:
     cell |= {"values": values, "best": () if None in best else best,
              "keys": tuple(r["key"] for r in arm.done), "state": "mean", "mean": mean, "sd": sd}
     if column == row.column:
-        delta = mean - row.number
-        cell |= {"delta": delta, "verdict": cell_verdict(delta, sd, len(values))}
+        apart = (*([arm.apart] if arm.apart else []), *drawn_lists(arm.done))
+        verdict = APART if apart else cell_verdict(values, row.number, row.metric, row.bound)
+        cell |= {"delta": mean - row.number, "verdict": verdict, "flags": (*cell["flags"], *apart)}
     return Cell(**cell)
 
 
@@ -304,14 +317,17 @@ def measure(record: Record, metric: str, group: str = "", epoch: str = "last") -
 
 
 def flags(records: Iterable[Record]) -> tuple[str, ...]:
-    """What makes the runs of one cell unlike each other: numbers from unlike machines are shown, but not silently. Nor are those
-    of a large set whose training list was drawn here, in the place of the official one."""
+    """What makes some runs unlike each other: numbers from unlike machines are shown, but not silently."""
     chosen = list(records)
     kinds = {"precision": "precision", "devices": "device", "torch": "torch", "compilation": "compiled", "lists": "lists",
              "numbers of processes": "processes"}
-    found = [f"mixed {name}: {values}" for name, field in kinds.items() if ", " in (values := made(chosen, field))]
-    drawn = sum(record["made"].get("official") is False for record in chosen)
-    return (*found, *([f"not the official split: {drawn} of {len(chosen)} runs"] if drawn else []))
+    return tuple(f"mixed {name}: {values}" for name, field in kinds.items() if ", " in (values := made(chosen, field)))
+
+
+def drawn_lists(records: Sequence[Record]) -> tuple[str, ...]:
+    """That some runs on a large set have a training list that was drawn here, in the place of the official one."""
+    drawn = sum(record["made"].get("official") is False for record in records)
+    return (f"not the official split: {drawn} of {len(records)} runs",) if drawn else ()
 
 
 def made(records: Iterable[Record], field: str) -> str:

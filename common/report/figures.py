@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.method import Paper
-from common.report.compare import Arm, Records, spread
+from common.report.compare import Arm, Records
 from common.report.embedding import embedding
 from common.report.groups import class_groups, group_names, majority
+from common.report.intervals import spread
 from common.report.plots import Panel, class_counts_figure, curves
 from common.report.sources import NotYet, find_arms, find_column, seed_words, source_words
 from common.report.style import HATCHES, LINES, MARKERS, PALETTE, Drawing, canvas, colours, legend_below, save, style

@@ -8,12 +8,13 @@ from typing import Any
 
 SHOTS = {"head": "many", "medium": "medium", "tail": "few"}  # by training images: over 100, 20 to 100, under 20
 TENTHS = ("head1", "head2", "head3", "mid1", "mid2", "mid3", "mid4", "tail1", "tail2", "tail3")
+SPANS = {"head1-3": TENTHS[:3], "mid1-4": TENTHS[3:7], "tail1-3": TENTHS[7:]}
 WHOLE = ("", "all")
 
 
 def is_group(name: str) -> bool:
-    """Whether `group_accuracy` knows the name: "" or "all"; "head", "medium", "tail"; "class-<k>"; one of `TENTHS`."""
-    return name in (*WHOLE, *SHOTS, *TENTHS) or re.fullmatch(r"class-\d+", name) is not None
+    """Whether `group_accuracy` knows the name: "" or "all"; "head", "medium", "tail"; "class-<k>"; of `TENTHS` or `SPANS`."""
+    return name in (*WHOLE, *SHOTS, *TENTHS, *SPANS) or re.fullmatch(r"class-\d+", name) is not None
 
 
 def group_accuracy(record: Mapping[str, Any], group: str, epoch: str = "last") -> float | None:
@@ -29,9 +30,10 @@ def group_accuracy(record: Mapping[str, Any], group: str, epoch: str = "last") -
     if group in SHOTS:
         return record["groups"][SHOTS[group]]
     per_class = record["per_class_accuracy"]
-    if group in TENTHS:
+    if group in (*TENTHS, *SPANS):
         parts = class_groups(record["counts"], len(TENTHS))
-        return statistics.fmean(per_class[i] for i in parts[TENTHS.index(group)]) if len(parts) == len(TENTHS) else None
+        chosen = [i for name, part in zip(TENTHS, parts, strict=False) if name in SPANS.get(group, (group,)) for i in part]
+        return statistics.fmean(per_class[i] for i in chosen) if len(parts) == len(TENTHS) else None
     label = int(group.removeprefix("class-"))
     return per_class[label] if label < len(per_class) else None
 

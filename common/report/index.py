@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.report.compare import Record, Records
-from common.store import record_files, write_atomically
+from common.store import files_by_key, write_atomically
 
 VERSION = 1  # grows with every change of a field's meaning; a new field does not change it
 PROFILE = "paper"  # the file is kept in git, so it must not depend on who has run the quick profile
@@ -17,7 +17,7 @@ MADE = ("seconds", "device", "precision", "torch", "commit", "finished")
 
 def index(root: Path, records: Records) -> dict[str, Any]:
     """The index of `records` (key -> record), whose files lie under `root`, the folder of all papers."""
-    files = {key: path for key, path in record_files(root).items() if path.parts[-3] == PROFILE}
+    files = {key: path for key, path in files_by_key(root).items() if path.parts[-3] == PROFILE}
     entries = [_entry(records[key], path.relative_to(root.parent)) for key, path in files.items() if key in records]
     order = sorted(entries, key=lambda one: (one["paper"], one["column"], one["method"], one["seed"], one["key"]))
     return {"$schema": SCHEMA, "version": VERSION, "records": order}
@@ -35,6 +35,7 @@ def _entry(record: Record, place: Path) -> dict[str, Any]:
         "groups": {name: record["groups"][name] for name in ("many", "medium", "few")}, "ece": record["calibration"]["ece"],
         **{name: made.get(name) for name in MADE}, "protocol": spec["protocol"], "path": place.as_posix(),
         "digest": record["digest"],
+        **{name: record[name] for name in ("method_digest", "engine")}, "predictions": record["predictions"].get("file"),
     }
 
 

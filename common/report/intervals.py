@@ -2,10 +2,9 @@
 means of several methods (a bootstrap over seeds)."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
-
-from common.report.compare import spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +17,12 @@ SEED = 0  # of the bootstrap, so that a report of the same records is the same r
 class Interval(NamedTuple):
     low: float
     high: float
+
+
+def spread(values: tuple[float, ...]) -> tuple[float | None, float | None]:
+    """Mean and standard deviation over seeds (n - 1 in the denominator); None where there are too few values."""
+    mean = statistics.fmean(values) if values else None
+    return mean, statistics.stdev(values) if len(values) > 1 else None
 
 
 def confidence_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
@@ -42,12 +47,12 @@ def within_percent(interval: Interval | None) -> Interval | None:
 
 
 def _around_mean(values: Sequence[float], more: float, level: float) -> Interval | None:
-    from scipy.stats import t
+    from scipy.special import stdtrit  # scipy.stats takes half a second to import
 
     mean, sd = spread(tuple(values))
     if sd is None:
         return None
-    half = float(t.ppf((1 + level) / 2, len(values) - 1)) * sd * math.sqrt(1 / len(values) + more)
+    half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * sd * math.sqrt(1 / len(values) + more)
     return Interval(mean - half, mean + half)
 
 

@@ -1,9 +1,10 @@
 """Tables as LaTeX, for a paper that quotes them: booktabs, one tabular for each piece of a table."""
 
 from common.method import Table
-from common.report.compare import RULE, Cell
+from common.report.compare import Cell
 from common.report.layout import METRICS, cell_text, column_words, grid, pieces
 from common.report.text import plain
+from common.report.verdict import RULE
 
 SPECIAL = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

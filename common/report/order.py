@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from common.method import Paper
 from common.report.compare import Cell, Records, cells, why_not_measured
 from common.report.intervals import Interval, central, resampled_means
+from common.report.verdict import LESS_IS_BETTER
 
 if TYPE_CHECKING:
     import numpy as np
 
 ENOUGH = 3  # fewer methods have no order worth a number
-LESS_IS_BETTER = ("top1_error",)
 RULE = (
     "Kendall's tau-b between the printed numbers of a table's column and the means of our last-epoch numbers: 1 is the printed "
     "order, 0 none, -1 its opposite. Its 95 % interval is a bootstrap over seeds, each method on its own: it says how sure our "

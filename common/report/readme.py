@@ -8,6 +8,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.method import Paper, Table
 from common.report import claims as claim_tests
+from common.report.claims import Outcome
 from common.report.compare import Cell, Records, cells, minutes
 from common.report.layout import METRICS, cell_text
 from common.report.tables import behind, table_body
@@ -17,6 +18,12 @@ from common.store import write_atomically
 
 def fill(path: Path, name: str, text: str) -> None:
     """Replace what stands between the two `generated: NAME` comments of a Markdown file, which must be there once each."""
+    head, tail = read_marked(path, name)
+    write_atomically(path, f"{head}\n{text.strip()}\n{tail}".encode())
+
+
+def read_marked(path: Path, name: str) -> tuple[str, str]:
+    """What stands before the generated part of a Markdown file, its comment included, and what stands after it."""
     begin, end = f"<!-- begin generated: {name} -->", f"<!-- end generated: {name} -->"
     try:
         page = path.read_text(encoding="utf-8")
@@ -25,8 +32,7 @@ def fill(path: Path, name: str, text: str) -> None:
     if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
         raise UserError(f"{path} needs the two lines {begin!r} and {end!r}, once each and in this order.")
     head, rest = page.split(begin)
-    tail = rest.split(end)[1]
-    write_atomically(path, f"{head}{begin}\n{text.strip()}\n{end}{tail}".encode())
+    return head + begin, end + rest.split(end)[1]
 
 
 def front_table(papers: Sequence[Paper], records: Records) -> str:
@@ -46,7 +52,7 @@ def _front_row(paper: Paper, records: Records) -> list[str]:
         f"Table {head.table}, {head.row}, {head.column}, {METRICS.get(head.metric, head.metric)}" if head else "nothing printed",
         _by_reading((cell, _ours(cell)) for cell in heads),
         "; ".join((f"{cell.reading}: " if several else "") + (cell.verdict or "none yet") for cell in heads) or "none yet",
-        tally(_cell_word(cell) for cell in found), claims_tally(paper, records),
+        tally(_cell_word(cell) for cell in found), claims_tally(_claims(paper, records)),
         str(len(used)), f"{minutes(used):.0f}", f"make reproduce-{paper.name}",
     ]
 
@@ -82,21 +88,29 @@ def tally(words: Iterable[str]) -> str:
     return ", ".join(f"{n} {word}" for word, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))) or "none"
 
 
-def claims_tally(paper: Paper, records: Records) -> str:
-    """Claims by verdict, each reading counted; numbers in brackets are dropped, as they differ from claim to claim."""
-    if not (paper.folder / "claims.yaml").exists():
-        return "none stated"
-    outcomes = claim_tests.evaluate(paper, records, "paper")
-    return tally(re.sub(r"^not run.*", "not run", outcome.verdict) for outcome in outcomes)
+def claims_tally(outcomes: Sequence[Outcome]) -> str:
+    """Claims by verdict, each reading counted, ours apart, without those that follow from others; numbers in brackets are
+    dropped, as they differ from claim to claim."""
+    def words(is_ours: bool) -> str:
+        counted = (o.verdict for o in outcomes if o.claim.ours == is_ours and not o.follows)
+        return tally(re.sub(r"^not run.*", "not run", verdict) for verdict in counted)
+
+    return "; ours: ".join(words(is_ours) for is_ours in (False, True) if not is_ours or any(o.claim.ours for o in outcomes))
+
+
+def _claims(paper: Paper, records: Records) -> list[Outcome]:
+    return claim_tests.evaluate(paper, records, "paper") if (paper.folder / "claims.yaml").exists() else []
 
 
 def results_block(paper: Paper, records: Records) -> str:
     """The paper-profile tables in short for the paper's README: every cell, then the verdicts of cells and claims."""
-    found = cells(paper, records, "paper")
+    found, outcomes = cells(paper, records, "paper"), _claims(paper, records)
+    more = sum(bool(outcome.follows) for outcome in outcomes)
     parts = [_short_table(table, [cell for cell in found if cell.table == table.number]) for table in paper.tables]
     parts += [
         f"Cells by verdict (each reading counted): {tally(_cell_word(cell) for cell in found)}.",
-        f"Claims by verdict (each reading counted): {claims_tally(paper, records)}.",
+        f"Claims by verdict (each reading counted): {claims_tally(outcomes)}."
+        + (f" {more} more follow from these and are not counted." if more else ""),
         behind(found, records),
         "Verdict rules, best-epoch numbers and p values stand in the tables that `make tables` writes.",
     ]

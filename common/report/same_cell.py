@@ -12,9 +12,9 @@ from typing import Any
 
 from common.method import Paper
 from common.report.boards import Entrant, entrants, protocol_words
-from common.report.compare import Records, measure, published, spread, standing_columns
+from common.report.compare import Records, measure, published, standing_columns
 from common.report.groups import WHOLE, is_group
-from common.report.intervals import Interval, prediction_interval, within_percent
+from common.report.intervals import Interval, prediction_interval, spread, within_percent
 
 METRICS = ("top1_accuracy", "top1_error")
 RULE = (

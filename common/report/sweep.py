@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.method import Paper
-from common.report.compare import Arm, Records, measure, published, spread
+from common.report.compare import Arm, Records, measure, published
 from common.report.figures import column_words
+from common.report.intervals import spread
 from common.report.sources import NotYet, find_arms, find_column, source_words
 from common.report.style import PALETTE, Drawing, canvas, legend_below, style
 from common.report.text import plain

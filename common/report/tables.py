@@ -12,13 +12,15 @@ from common.errors import UserError
 from common.method import Paper, Table
 from common.report import claims as claim_tests
 from common.report.claims import Claim, Outcome, class_words
-from common.report.compare import RULE, Cell, Records, cells, made, minutes, spread
+from common.report.compare import Cell, Records, cells, made, minutes
 from common.report.groups import WHOLE
+from common.report.intervals import spread
 from common.report.large import large_markdown
 from common.report.latex import table_latex
 from common.report.layout import METRICS, NOT_PRINTED, Grid, GridRow, cell_text, column_words, grid, pieces
 from common.report.text import escape, markdown_table, mean_text, plain, signed
 from common.report.variants import variants_markdown
+from common.report.verdict import RULE
 from common.spec import Profile
 from common.store import write_atomically
 
@@ -115,7 +117,7 @@ def table_frame(chosen: list[Cell], records: Records) -> "DataFrame":
             "group": cell.group, "unit": cell.unit, "printed": cell.printed, "printed_sd": cell.printed_sd,
             "published": cell.published, "mean": cell.mean, "sd": cell.sd, "n": cell.n,
             "values": ";".join(f"{value:.4f}" for value in cell.values), "best_epoch_mean": best, "best_epoch_sd": best_sd,
-            "delta": cell.delta, "verdict": cell.verdict, "state": cell.state, "diverged": cell.diverged,
+            "delta": cell.delta, "bound": cell.bound, "verdict": cell.verdict, "state": cell.state, "diverged": cell.diverged,
             "flags": ";".join(cell.flags), "remark": cell.remark, "keys": ";".join(cell.keys), "minutes": minutes(used),
             "devices": made(used, "device"), "precision": made(used, "precision"), "torch": made(used, "torch"),
             "commit": made(used, "commit"),
@@ -161,14 +163,21 @@ def claim_test(claim: Claim) -> str:
     return f"{tests[claim.kind]} in {columns} of {tables}{class_words(*claim.parts)}"
 
 
+def claim_name(claim: Claim) -> str:
+    """Its id, and whose it is where it is not the paper's."""
+    return f"{claim.id} (ours)" if claim.ours else claim.id
+
+
 def claims_markdown(outcomes: list[Outcome], profile: Profile) -> str:
     """The claims with their verdicts, and below them every quote, how it was read and what could not be compared."""
     rows, words = [], {}
     for o in outcomes:
         lead = "-" if o.gap is None else f"{signed(o.gap)} in {o.where}"
         p = "-" if o.p is None else f"{o.p:.3g} / {o.p_against:.3g} / {o.p_paired:.3g}"
-        rows.append([o.claim.id, claim_test(o.claim), o.reading, o.printed, o.verdict, lead, p])
-        said = f"- **{escape(o.claim.id)}** ({escape(o.claim.section)}): “{escape(o.claim.quote)}” {escape(o.claim.means or '')}"
+        rows.append([claim_name(o.claim), claim_test(o.claim), o.reading, o.printed, o.verdict, lead, p])
+        whose = "; a claim of ours on it" if o.claim.ours else ""
+        said = (f"- **{escape(o.claim.id)}** ({escape(o.claim.section)}{whose}): “{escape(o.claim.quote)}” "
+                f"{escape(o.claim.means or '')}")
         notes = words.setdefault(said.rstrip(), {})
         for note in o.notes:
             notes.setdefault(note, []).append(o.reading)
@@ -186,8 +195,8 @@ def claims_frame(outcomes: list[Outcome]) -> "DataFrame":
     from pandas import DataFrame
 
     return DataFrame([
-        {"claim": o.claim.id, "section": o.claim.section, "quote": o.claim.quote, "test": claim_test(o.claim),
-         "reading": o.reading, "printed": o.printed, "verdict": o.verdict,
+        {"claim": o.claim.id, "ours": o.claim.ours, "follows_from": o.follows, "section": o.claim.section,
+         "quote": o.claim.quote, "test": claim_test(o.claim), "reading": o.reading, "printed": o.printed, "verdict": o.verdict,
          "p": o.p, "p_opposite": o.p_against, "p_paired": o.p_paired,
          "lead": o.gap, "where": o.where, "columns_done": o.done, "columns": o.of, "notes": ";".join(o.notes)} for o in outcomes
     ])
@@ -286,6 +295,6 @@ def _print_claims(outcomes: list[Outcome], profile: Profile, console: "Console")
     shown.add_column("lead", justify="right")
     for o in outcomes:
         lead = "-" if o.gap is None else signed(o.gap)
-        shown.add_row(*(Text(plain(value)) for value in (o.claim.id, o.reading, o.printed, o.verdict, lead)))
+        shown.add_row(*(Text(plain(value)) for value in (claim_name(o.claim), o.reading, o.printed, o.verdict, lead)))
     console.print(shown)
     console.print("lead: points ahead in the worst column", style="dim", markup=False, highlight=False)

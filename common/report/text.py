@@ -3,7 +3,7 @@
 import html
 from collections.abc import Iterable
 
-from common.report.compare import spread
+from common.report.intervals import spread
 
 
 def number(value: float) -> str:

@@ -65,7 +65,7 @@ def check_first_batch(pack: "Pack") -> None:
     """The losses of all runs on their first batch are finite. Nothing of the pack is changed."""
     pack.begin_epoch(0)
     with torch.no_grad(), _kept_buffers(pack):
-        losses = pack.losses_of(pack.batches()[0])
+        _, losses = pack.features_and_losses(pack.batches()[0], None, compiled=False)
     for member, alive, loss in zip(pack.members, pack.alive, losses.tolist(), strict=True):
         if alive and not np.isfinite(loss):
             raise UserError(f"{member.label}: its loss is {loss} on the very first batch, before any step; look for a "

@@ -5,6 +5,8 @@ store, records and weights come back when a pack ends. Resume states come as the
 is lost goes on elsewhere from its last saved epoch.
 """
 
+import os
+import shutil
 import socket
 import tempfile
 import time
@@ -22,8 +24,9 @@ from common.store import record_files, write_atomically
 from common.train.loop import Progress, Workspace
 from common.train.work import Observe, Outcome, choose_device, place_of, try_pack
 
-NOT_SENT = [".git", ".venv", ".work", "data/*.npz", "papers/*/results", "papers/*/checkpoints", "papers/*/tables",
-            "papers/*/figures", "figures", "benchmarks/results"]
+CODE = {".py", ".yaml", ".toml", ".csv", ".json"}  # what a machine is sent of the checkout, up to LARGEST bytes a file
+LARGEST = 2**20
+NOT_CODE = {"data", "figures", "report", "results", "checkpoints", "tables", "summaries", "__pycache__"}  # folders
 POLL = 0.5  # seconds between two looks at the cluster
 Choice = tuple[str | None, str | None, bool | None, bool]  # device, precision, compile, graph, as the user gave them
 
@@ -42,11 +45,12 @@ class Cluster:
         except ImportError:
             raise UserError("Ray is not installed here; on every machine of the cluster: pip install '.[cluster]'.") from None
         self.ray, self.root, self.data, self.choice = ray, root, data, choice
-        code = {"working_dir": str(ROOT), "excludes": NOT_SENT,
-                "env_vars": {"LONGTAIL_COMMIT": commit()}}
         try:
             _knock(address)
-            ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level="error")
+            with tempfile.TemporaryDirectory() as folder:  # Ray packs it while it connects
+                copy_code(ROOT, Path(folder))
+                code = {"working_dir": folder, "env_vars": {"LONGTAIL_COMMIT": commit()}}
+                ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level="error")
         except (OSError, ValueError) as error:
             raise UserError(f"No Ray cluster answers at {address!r} ({' '.join(str(error).split())[:200]}); start one with "
                             "`ray start --head`, and on the others `ray start --address=HOST:6379`.") from None
@@ -115,6 +119,17 @@ class Cluster:
 
     def close(self) -> None:
         self.ray.shutdown()
+
+
+def copy_code(root: Path, to: Path) -> None:
+    """Copy the code and its settings, and nothing else that a checkout may hold: images, archives, weights, environments."""
+    for folder, inner, files in os.walk(root):
+        inner[:] = [name for name in inner if not name.startswith(".") and name not in NOT_CODE
+                    and not (Path(folder) / name / "pyvenv.cfg").exists()]
+        for file in (Path(folder) / name for name in files if Path(name).suffix in CODE and not name.startswith(".")):
+            if file.is_file() and file.stat().st_size <= LARGEST:
+                (to / file.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, to / file.relative_to(root))
 
 
 def _knock(address: str) -> None:

@@ -1,6 +1,7 @@
 """One training step as one CUDA graph: what a GPU would spend on launching kernels is paid once."""
 
 import gc
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,8 @@ def capture(pack: "Pack", drawn: Drawn, compiled: bool) -> Callable[[Drawn], Non
     saved = [(t, t.clone()) for t in (*pack.state().values(), *pack.counters(), pack.loss_sum)]
     side = torch.cuda.Stream()
     side.wait_stream(here)
-    with torch.cuda.stream(side):
+    with torch.cuda.stream(side), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*constructed with capturable=True")  # the warm-up is no capture
         for _ in range(WARM_UP):
             pack.step(drawn, compiled)
     here.wait_stream(side)

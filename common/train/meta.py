@@ -39,8 +39,7 @@ def learn_weights(pack: "Pack", drawn: Drawn) -> Tensor:
     after a virtual step at the present rate on sum_i (w_i + eps_i) l_i. The network's own statistics are left alone.
 
     The virtual weights are linear in eps, so dL_held / d eps_i = -rate * <grad l_i, grad L_held at the virtual weights>:
-    the slope of l_i along one direction, which forward-mode differentiation gives for all samples and runs at once. It does
-    without autocast, for the slope of a batch normalisation is float32 where its value is bfloat16, and no convolution takes both.
+    the slope of l_i along one direction, which forward-mode differentiation gives for all samples and runs at once.
     """
     whole = Whole(pack)
     parameters = dict(whole.named_parameters())
@@ -54,8 +53,20 @@ def learn_weights(pack: "Pack", drawn: Drawn) -> Tensor:
                for (name, p), g in zip(parameters.items(), gradients, strict=True)}
     held_losses = functional_call(whole, {**virtual, **buffers}, (pack.feed.batch(drawn.others[0]), held))
     direction = torch.autograd.grad(held_losses.mean(-1).sum(), list(virtual.values()))
+    slopes = slopes_along(whole, dict(zip(virtual, direction, strict=True)), parameters, buffers, images, labels)
+    return weights + pack.shape.meta_rate * pack.rate * slopes
+
+
+def slopes_along(whole: Whole, direction: dict[str, Tensor], parameters: dict[str, Tensor], buffers: dict[str, Tensor],
+                 images: Tensor, labels: Tensor) -> Tensor:
+    """<grad l_i, direction> of every sample's loss at the parameters, [runs, batch].
+
+    Without autocast: the slope of a batch normalisation is float32 where its value is bfloat16, and a convolution wants one
+    type.
+    """
+    def losses(moved: dict[str, Tensor]) -> Tensor:
+        return functional_call(whole, {**moved, **buffers}, (images, labels), {"autocast": False})
+
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 makes its rules of forward mode with what it deprecates
-        _, slopes = jvp(lambda p: functional_call(whole, {**p, **buffers}, (images, labels), {"autocast": False}),
-                        ({name: p.detach() for name, p in parameters.items()},), (dict(zip(virtual, direction, strict=True)),))
-    return weights + pack.shape.meta_rate * pack.rate * slopes
+        return jvp(losses, ({name: p.detach() for name, p in parameters.items()},), (direction,))[1]

@@ -165,7 +165,7 @@ class Pack:
             optimiser = torch.optim.SGD(groups, momentum=momentum, nesterov=kind == "nesterov", **how)
         else:
             optimiser = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind](
-                groups, betas=(momentum, 0.999), capturable=self.device.cuda, **how)
+                groups, betas=(momentum, 0.999), capturable=self.captures, **how)
         for parameter in self.parameters():  # from the start, so that a captured step and a resumed one find theirs
             zeros = {name: torch.zeros_like(parameter) for name in MOMENTS[kind].values()}
             count = {} if kind in ("sgd", "nesterov") else {
@@ -225,8 +225,9 @@ class Pack:
         self.heads.train()
 
     def _place(self, drawn: Tensor) -> Tensor:
-        """On the device, and in its precision where it is no integer."""
-        return drawn.to(self.rate.device, self.device.dtype if drawn.is_floating_point() else drawn.dtype, non_blocking=True)
+        """A copy on the device, in its precision where it is no integer."""
+        dtype = self.device.dtype if drawn.is_floating_point() else drawn.dtype
+        return drawn.to(self.rate.device, dtype, non_blocking=True, copy=True)
 
     def draw(self, epoch: int) -> Drawn:
         """What every run draws in an epoch, on the CPU: a function of the epoch alone."""
@@ -266,31 +267,31 @@ class Pack:
     def step(self, drawn: Drawn, compiled: bool = True) -> None:
         """One optimisation step of all runs on a batch of draws."""
         learned = learn_weights(self, drawn) if self.learns_weights else None
-        features = self._batch_features(drawn, compiled)
-        losses = (self._criterion if compiled else self._losses)(features, drawn, learned)
+        features, losses = self.features_and_losses(drawn, learned, compiled)
         self.loss_sum += losses.detach() * drawn.images.shape[-1]
         self.optimiser.zero_grad(set_to_none=True)
         losses.sum().backward()  # the runs share no weight, so each gets the gradient of its own loss
         self.optimiser.step()
-        for group, head in zip(self.groups, self.heads, strict=True):
-            if group.method.head.centres:
-                part = slice(group.first, group.stop)
-                head.move_centres(features[part].detach(), self.feed.labels[drawn.images[INDEX, part]])
+        self.move_centres(features, drawn)
 
-    def losses_of(self, drawn: Drawn) -> Tensor:
-        """Each run's loss on a batch of draws, [runs], without a step."""
-        return self._losses(self._batch_features(drawn, compiled=False), drawn)
-
-    def _batch_features(self, drawn: Drawn, compiled: bool) -> Tensor:
-        """Features of a batch of draws in the precision of the weights: [runs, batch, width] or [runs, streams, batch, width]."""
-        batch, forward = (self._batch, self._forward) if compiled else (self.feed.batch, self.net)
+    def features_and_losses(self, drawn: Drawn, learned: Tensor | None, compiled: bool = True) -> tuple[Tensor, Tensor]:
+        """Of a batch of draws: [runs, batch, width] or [runs, streams, batch, width], and [runs]; `learned` as in `_losses`."""
+        batch, forward, criterion = (self._batch, self._forward, self._criterion) if compiled else (
+            self.feed.batch, self.net, self._losses)
         images = [batch(drawn.images, drawn.blend if drawn.blend.numel() else None), *(batch(other) for other in drawn.others)]
         if self.shape.meta_rate:
             images = images[:1]  # the held-out images teach the weights only
         with self.autocast(), nullcontext() if self.protocol.trains == "all" else torch.no_grad():
             features = [forward(x, k if self.shape.network == "bilateral" else None) for k, x in enumerate(images)]
-        features = features[0] if len(features) == 1 else torch.stack(features, 1)
-        return features.to(self.device.dtype)
+        features = (features[0] if len(features) == 1 else torch.stack(features, 1)).to(self.device.dtype)
+        return features, criterion(features, drawn, learned)
+
+    def move_centres(self, features: Tensor, drawn: Drawn) -> None:
+        """Where heads have centres, which no gradient moves."""
+        for group, head in zip(self.groups, self.heads, strict=True):
+            if group.method.head.centres:
+                part = slice(group.first, group.stop)
+                head.move_centres(features[part].detach(), self.feed.labels[drawn.images[INDEX, part]])
 
     def autocast(self) -> AbstractContextManager:
         if self.device.precision == "bfloat16":

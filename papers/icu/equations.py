@@ -84,9 +84,9 @@ def icu(outputs: Outputs, labels: "Tensor", context: Context, *, alpha: float, g
         lambda_sigma: float, dimensions: str = "mean") -> "Tensor":
     """Eq. (8) with the margins of Eqs. (17) and (18). [..., batch].
 
-    |.|^2 of Eq. (14) is a mean over the dimensions (gap): the text does not say, the released code has it, and the "sum" leaves
-    the finite range within tens of steps where there are many dimensions. Its gradient reaches the features too, as
-    "|mu_k - mean_k|^2 in Eq. 14 has the same meaning as the Eq. 3 in center loss" (section 3.2), which draws them.
+    |.|^2 of Eq. (14) is a mean over the dimensions (gap): the text does not say, the released code has it, and the "sum" soon
+    leaves the finite range where there are many dimensions. Its gradient reaches the features too, as "|mu_k - mean_k|^2 in
+    Eq. 14 has the same meaning as the Eq. 3 in center loss" (section 3.2), which draws them.
     """
     d_y = icu_own_distance(outputs.logits, labels, gamma)
     regulariser = _regulariser(outputs, labels, lambda_mu, lambda_sigma, dimensions)

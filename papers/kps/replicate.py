@@ -258,6 +258,12 @@ def baselines(column: Column, reading: Reading, protocol: Protocol) -> list[Meth
     return rows
 
 
+def own_draw_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
+    """CE and the forms of KPS that the released code can train, in its setting, on the images that it draws."""
+    rows = (ce_row("released"), *own_rows(column, "released", protocols))
+    return [replace(row, keep_features=False) for row in rows if row.starts_from is None]
+
+
 def toy_rows(protocol: Protocol) -> list[Method]:
     """Section 3.5.5.1: the four losses of Figures 3.5 and 3.6 on three classes."""
     rows = [
@@ -314,6 +320,8 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
         return tuple(large_rows(column, protocols))
     if column.imbalance == "counts":
         return tuple(toy_rows(protocols["toy"]))
+    if column.subset == "seed-666":
+        return tuple(own_draw_rows(column, protocols))
     rows = [row for reading in READINGS
             for row in (*baselines(column, reading, protocols[reading]), *own_rows(column, reading, protocols))]
     return (*rows, *switches(column, protocols))

@@ -113,6 +113,7 @@ def test_the_mnist_network_of_two_features_has_four_convolutions_and_two_dense_l
     layers = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | PackedFull)]
     shapes = [tuple(m.weight.shape[-4:]) for m in layers]
     assert shapes == [(32, 1, 5, 5), (32, 32, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3), (1, 64 * 6 * 6, 128), (1, 128, 2)]
+    assert [type(m).__name__ for m in net.layers[-5:]] == ["Flatten", "PackedFull", "PackedNorm", "ReLU", "PackedFull"]
     assert net.width == 2
 
 

@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.method import plan
 from common.metrics import summary
 from common.predictions import Answers, Library, Predictions, decode, encode, measure, write_predictions
+from common.store import save_record
 from common.train.tally import BestAnswers, Tally
+from tests.records import make_record, toy_paper
 
 COUNTS = {10: np.array([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]),
           100: np.array([int(500 * 0.01 ** (i / 99)) for i in range(100)])}
@@ -91,18 +94,22 @@ def test_an_adjustment_leaves_both_answers():
 
 
 def test_records_and_their_predictions_find_each_other(tmp_path):
-    runs = {f"{seed:016x}": made(10, seed) for seed in range(2)}
-    fields = write_predictions(tmp_path, runs)
-    record = {"key": f"{1:016x}", "label": "cifar10-lt-100 ce@written", "spec": {"seed": 1}, "predictions": fields[f"{1:016x}"]}
-    assert same(Library().of(record, tmp_path / "record.json").answers, runs[f"{1:016x}"].answers)
-    assert Library().of({"key": "0" * 16}, tmp_path / "record.json") is None
-    foreign = record | {"predictions": record["predictions"] | {"digest": "0" * 64}}
+    planned = plan(toy_paper(tmp_path / "papers" / "toy"), "paper")[:2]
+    folder, root = planned[0].folder, tmp_path / "papers"
+    runs = {item.run.key: made(10, seed) for seed, item in enumerate(planned)}
+    fields = write_predictions(folder, runs)
+    records = [make_record(item, 50.0, predictions=fields[item.run.key]) for item in planned]
+    for record in records:
+        save_record(folder, record)
+    assert same(Library(root).of(records[1]).answers, runs[records[1]["key"]].answers)
+    assert Library(root).of(make_record(planned[0], None)) is None
+    foreign = records[1] | {"predictions": records[1]["predictions"] | {"digest": "0" * 64}}
     with pytest.raises(UserError, match="does not hold the predictions of cifar10-lt-100 ce@written seed 1"):
-        Library().of(foreign, tmp_path / "record.json")
-    path = tmp_path / fields[f"{1:016x}"]["file"]
+        Library(root).of(foreign)
+    path = folder / records[1]["predictions"]["file"]
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(UserError, match="is damaged"):
-        Library().of(record, tmp_path / "record.json")
+        Library(root).of(records[1])
     path.unlink()
     with pytest.raises(UserError, match="is not here"):
-        Library().of(record, tmp_path / "record.json")
+        Library(root).of(records[1])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.method import Paper
-from common.report import claims, compare
+from common.report import claims, verdict
 from common.report.compare import Records, arms, measure
 from common.report.large import large_markdown
 from common.report.page.comparisons import comparison_views
@@ -50,7 +50,7 @@ def build_page(papers: Sequence[Paper], records: Records, figures: Path, said: M
         "variants": {paper.name: markdown(variants_markdown(paper, records).partition("\n")[2]) for paper in papers},
         "large": {paper.name: markdown(large_markdown(paper, records).partition("\n")[2]) for paper in papers},
         "quick": [found for paper in papers if (found := quick_view(paper, records))],
-        "rules": (compare.RULE, claims.RULE, *HABITS),
+        "rules": (verdict.RULE, claims.RULE, *HABITS),
     }
     room, data = fit(lambda points: _json(run_data(papers, records, list(places.keys), points)),
                      LIMIT - len(_render(content, pictures(papers, figures, said, 0), "{}")))

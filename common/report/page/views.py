@@ -18,11 +18,14 @@ from common.report.layout import METRICS, Grid, GridRow, grid, pieces
 from common.report.readme import headline
 from common.report.tables import behind, claim_test
 from common.report.text import mean_text, number, signed
+from common.report.verdict import APART, VERDICTS
 
-CELL_WORDS = ("reproduced", "near", "undecided", "higher", "lower", "diverged", "no run yet", "not run", "not decidable")
+CELL_WORDS = (*VERDICTS, "stale", "diverged", "no run yet", "not run", "not decidable")
 CLAIM_WORDS = ("holds", "undecided", "fails", "not run", "not decidable")
-SIGNS = {"reproduced": "=", "near": "≈", "higher": "▲", "lower": "▼", "diverged": "✗",
+SIGNS = {"reproduced": "=", "near": "≈", "better": "▲", "worse": "▼", APART: "≠", "diverged": "✗",
          "holds": "✓", "undecided": "?", "fails": "✗"}
+TONES = {"reproduced": "reproduced", "near": "near", "undecided": "near", "better": "better", "worse": "worse", APART: "apart",
+         "diverged": "off", "holds": "reproduced", "fails": "off"}
 
 
 class Count(NamedTuple):
@@ -108,7 +111,8 @@ class OutcomeView(NamedTuple):
 
 @dataclass(frozen=True)
 class PaperView:
-    """One paper: counts for the front, tables, claims. head: place, and per reading the headline's cell."""
+    """One paper: counts for the front, tables, claims. head: place, and per reading the headline's cell. claims, ours: the
+    counts of the paper's claims and of those that are ours; following: how many follow from others and are in neither."""
 
     name: str
     title: str
@@ -116,6 +120,8 @@ class PaperView:
     heads: tuple[tuple[str, CellView], ...]
     cells: tuple[Count, ...]
     claims: tuple[Count, ...]
+    ours: tuple[Count, ...]
+    following: int
     runs: int
     minutes: float
     tables: tuple[TableView, ...]
@@ -131,8 +137,7 @@ def counts(words: Iterable[str], order: Sequence[str]) -> tuple[Count, ...]:
 
 def tone_of(word: str) -> str:
     """The class that colours a verdict of a cell or a claim."""
-    tones = {"higher": "off", "lower": "off", "diverged": "off", "holds": "reproduced", "fails": "off", "undecided": "near"}
-    return tones.get(word, word if word in ("reproduced", "near") else "none")
+    return TONES.get(word, "none")
 
 
 def short(paper: str) -> str:
@@ -188,10 +193,16 @@ def paper_view(paper: Paper, records: Records, places: Places) -> PaperView:
         head=f"Table {head.table}, {head.row}, {head.column}, {METRICS.get(head.metric, head.metric)}" if head else "",
         heads=heads,
         cells=counts(map(cell_word, found), CELL_WORDS),
-        claims=counts((outcome.verdict.partition(" (")[0] for outcome in outcomes), CLAIM_WORDS),
+        claims=_claim_counts(outcomes, False), ours=_claim_counts(outcomes, True),
+        following=sum(bool(outcome.follows) for outcome in outcomes),
         runs=len(used), minutes=minutes(records[key] for key in used),
         tables=tuple(table_view(table, [c for c in found if c.table == table.number], records, view) for table in paper.tables),
         tested=claim_views(outcomes), keys=tuple(used))
+
+
+def _claim_counts(outcomes: Iterable[Outcome], is_ours: bool) -> tuple[Count, ...]:
+    words = (o.verdict.partition(" (")[0] for o in outcomes if o.claim.ours == is_ours and not o.follows)
+    return counts(words, CLAIM_WORDS)
 
 
 HEAD_PLACE = ("table", "method", "variant", "column", "metric", "group")
@@ -284,7 +295,8 @@ def _outcome_view(outcome: Outcome) -> OutcomeView:
     numbers = [] if outcome.gap is None else [("smallest lead", f"{signed(outcome.gap)} in {outcome.where}")]
     if outcome.p is not None:
         found = (("p", outcome.p), ("p of the opposite", outcome.p_against), ("p, paired", outcome.p_paired))
-        numbers += [(name, f"{p:.3g}") for name, p in found if p is not None]
+        raw = ", not corrected" if outcome.follows else ""
+        numbers += [(name + raw, f"{p:.3g}") for name, p in found if p is not None]
     return OutcomeView(outcome.reading, outcome.printed, outcome.verdict, tone_of(word), SIGNS.get(word, "·"), tuple(numbers),
                        outcome.notes)
 
@@ -296,5 +308,6 @@ def whole(papers: Sequence[PaperView], records: Records) -> Mapping[str, Any]:
     def total(name: str, order: Sequence[str]) -> tuple[Count, ...]:
         return counts((count.word for paper in papers for count in getattr(paper, name) for _ in range(count.number)), order)
 
-    return {"cells": total("cells", CELL_WORDS), "claims": total("claims", CLAIM_WORDS), "runs": len(keys),
+    return {"cells": total("cells", CELL_WORDS), "claims": total("claims", CLAIM_WORDS),
+            "ours": total("ours", CLAIM_WORDS), "following": sum(paper.following for paper in papers), "runs": len(keys),
             "minutes": minutes(records[key] for key in keys)}

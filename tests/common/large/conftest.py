@@ -27,6 +27,8 @@ def both(miniature, tmp_path_factory) -> Path:
         if not (folder / "done").exists():
             folder.mkdir()
             done = torchrun([pair.__file__, miniature, folder])
+            first_life = (folder / "cases.pt").exists() and (folder / "whole").exists()  # torchrun hides how that ended
             assert done.returncode == 0, done.stderr[-4000:]
+            assert first_life, done.stderr[-4000:]
             (folder / "done").touch()
     return folder

@@ -12,20 +12,8 @@ from scipy.stats import ttest_ind, ttest_rel
 
 from common.errors import UserError
 from common.method import Method, Paper
-from common.report.claims import (
-    Claim,
-    Duel,
-    Outcome,
-    Side,
-    decide,
-    evaluate,
-    holm,
-    load_claims,
-    p_claim,
-    p_less,
-    p_less_paired,
-    p_opposite,
-)
+from common.report.claims import Claim, Outcome, evaluate, load_claims
+from common.report.duels import Duel, Side, decide, holm, p_claim, p_less, p_less_paired, p_opposite
 from common.spec import Column
 from tests.records import some_loss, toy_paper, toy_records
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.report.groups import TENTHS, class_groups, group_accuracy, group_names, is_group, majority
+from common.report.groups import SPANS, TENTHS, class_groups, group_accuracy, group_names, is_group, majority
 
 RECORD = {
     "counts": [10, 500, 20, 50, 200, 5, 100, 400, 300, 30], "per_class_accuracy": [float(10 * i) for i in range(10)],
@@ -37,6 +37,7 @@ def test_groups_do_not_depend_on_the_order_of_classes(counts: list[int], number:
 @pytest.mark.parametrize(("group", "value"), [
     ("", 45.0), ("all", 45.0), ("head", 60.0), ("medium", None), ("tail", 20.0), ("class-7", 70.0), ("class-10", None),
     ("head1", 10.0), ("head2", 70.0), ("mid4", 90.0), ("tail1", 20.0), ("tail2", 0.0), ("tail3", 50.0),
+    ("head1-3", pytest.approx(160 / 3)), ("mid1-4", 55.0), ("tail1-3", pytest.approx(70 / 3)),
 ])
 def test_accuracy_of_a_group(group: str, value: float | None) -> None:
     assert is_group(group)
@@ -50,13 +51,20 @@ def test_a_tenth_is_the_mean_of_its_classes() -> None:
     assert group_accuracy(record | {"counts": [3, 2, 1]}, "tail3") is None
 
 
+def test_heads_middles_and_tails_together_are_all_classes_once() -> None:
+    record = RECORD | {"counts": list(range(20, 0, -1)), "per_class_accuracy": [float(i) for i in range(20)]}
+    assert [group_accuracy(record, name) for name in SPANS] == [2.5, 9.5, 16.5]
+    assert [name for part in SPANS.values() for name in part] == list(TENTHS)
+    assert group_accuracy(record | {"counts": [3, 2, 1]}, "tail1-3") is None
+
+
 def test_the_best_epoch_is_known_for_the_whole_test_set() -> None:
     assert group_accuracy(RECORD, "all", "best") == 46.0
     assert {group_accuracy(RECORD, group, "best") for group in ("head", "class-1", *TENTHS)} == {None}
 
 
 def test_unknown_groups() -> None:
-    assert not any(map(is_group, ("heads", "class-", "class-x", "tail4", "head0", "Head1")))
+    assert not any(map(is_group, ("heads", "class-", "class-x", "tail4", "head0", "Head1", "head1-2", "mid")))
 
 
 def test_majority_classes_lie_above_the_geometric_mean() -> None:

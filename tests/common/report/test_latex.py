@@ -30,7 +30,7 @@ def test_a_table_has_a_line_for_each_row_and_a_field_for_each_column(tmp_path):
     assert [len(re.findall(r"(?<!\\)&", line)) for line in lines] == [fields] * len(lines)
     assert len(lines) == 5  # ce, ghost and rival, and both readings of the paper's own method
     own = next(line for line in lines if "written" in line and "22.00" in line)
-    assert r"22.00 $\to$ 21.00 $\pm$ 1.00 (3), -1.00, reproduced" in own
+    assert r"22.00 $\to$ 21.00 $\pm$ 1.00 (3), -1.00, undecided" in own
 
 
 def test_names_from_the_file_cannot_be_commands(tmp_path):

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from common.method import Figure, Paper, plan
-from common.report import claims, compare
+from common.report import claims, verdict
+from common.report.page import page as page_module
 from common.report.page.page import LIMIT, POINTS, build_page, differences, fit, markdown
 from common.report.page.pictures import pictures
 from common.report.page.runs import DIGITS, commands, pack, run_data, thin
-from common.report.page.views import CELL_WORDS, Places, counts, paper_view, tone_of
+from common.report.page.views import CELL_WORDS, CLAIM_WORDS, Places, counts, paper_view, tone_of
 from tests.common.report.test_claims import BETTER
 from tests.common.report.test_tables import ERRORS
 from tests.page_records import full_page
@@ -160,7 +161,7 @@ def test_a_claim_shows_quote_test_and_p_values(paper: Paper, page: Reader) -> No
 
 def test_rules_differences_and_quick_runs_are_there(page: Reader) -> None:
     [(_, rules)] = page.all("section", id="rules")
-    assert compare.RULE in rules
+    assert verdict.RULE in rules
     assert claims.RULE in rules
     [(_, found)] = page.all("section", id="toy-differences")
     assert "each as it is" in found
@@ -384,14 +385,45 @@ def test_numbers_of_four_digits_are_written_alike() -> None:
 
 
 def test_counts_come_in_a_fixed_order_and_every_verdict_has_a_sign() -> None:
-    found = counts(["near", "higher", "reproduced", "near"], ("reproduced", "near", "higher", "lower"))
-    expected = [("reproduced", 1, "="), ("near", 2, "≈"), ("higher", 1, "▲")]
+    found = counts(["near", "better", "reproduced", "near"], ("reproduced", "near", "better", "worse"))
+    expected = [("reproduced", 1, "="), ("near", 2, "≈"), ("better", 1, "▲")]
     assert [(count.word, count.number, count.sign) for count in found] == expected
-    possible = {compare.cell_verdict(delta / 4, sd, 3) for delta in range(-20, 21) for sd in (0.1, 1.0, 3.0)}
-    assert possible <= set(CELL_WORDS)
-    assert all(count.sign != "·" for count in counts(possible, CELL_WORDS))
+    possible = {verdict.cell_verdict((30 + delta / 4 - sd, 30 + delta / 4, 30 + delta / 4 + sd), 30.0, "top1_error", 1.0)
+                for delta in range(-20, 21) for sd in (0.1, 0.6, 3.0)}
+    assert possible == set(verdict.VERDICTS) - {"not comparable"}
+    assert all(count.sign != "·" for count in counts(verdict.VERDICTS, CELL_WORDS))
+    tones = {count.word: count.tone for count in counts(CELL_WORDS, CELL_WORDS)}
+    others = {tone for word, tone in tones.items() if word not in ("better", "worse")}
+    assert tones["better"] != tones["worse"]
+    assert not {tones["better"], tones["worse"]} & others
+    assert tones["not comparable"] != "none"  # it has runs
     assert [(count.sign, count.tone) for count in counts(["undecided"], CELL_WORDS)] == [("?", "near")]
     assert [tone_of(word) for word in ("holds", "fails", "undecided", "no run yet")] == ["reproduced", "off", "near", "none"]
+
+
+def test_every_verdict_can_be_read_on_its_cell_in_light_and_dark() -> None:
+    """WCAG AA for small text, 4.5 to 1, on the sheet and on the tint of a cell under the pointer; no two tones share a colour."""
+    css = (Path(page_module.__file__).parent / "style.css").read_text()
+    pairs = dict(re.findall(r"--([a-z]+): light-dark\((.*?)\);", css))
+    of = dict(re.findall(r"\.t-([a-z]+) \{ --tone: var\(--([a-z]+)\)", css))
+    assert set(of) == {tone_of(word) for word in (*CELL_WORDS, *CLAIM_WORDS)}
+    tones = {pairs[of[tone]] for tone in of if tone != "none"}
+    assert len(tones) == len(of) - 1
+    for scheme in (0, 1):
+        sheet, *colours = ([int(pair.split(", ")[scheme][i:i + 2], 16) for i in (1, 3, 5)] for pair in (pairs["sheet"], *tones))
+        for colour in colours:
+            tint = [0.16 * a + 0.84 * b for a, b in zip(colour, sheet, strict=True)]
+            assert min(contrast(colour, sheet), contrast(colour, tint)) >= 4.5
+
+
+def contrast(one: list[float], other: list[float]) -> float:
+    """The contrast ratio of two sRGB colours, by WCAG 2."""
+    def luminance(colour: list[float]) -> float:
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (value / 255 for value in colour)]
+        return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
 
 
 def test_a_run_that_several_cells_print_is_one_run(paper: Paper) -> None:

@@ -46,8 +46,8 @@ def test_front_table_shows_the_papers_own_headline(paper: Paper) -> None:
     assert found["paper"] == "A toy paper"
     assert found["headline"] == "Table 1, OWN, cifar10-lt-100, Top-1 error"
     assert found["published → ours (seeds)"] == "written: 22.00 → 20.10 ± 0.10 (3); released: 22.00 → 26.00 (1)"
-    assert found["verdict"] == "written: lower; released: higher"
-    assert found["cells"] == "7 no run yet, 3 lower, 2 higher, 2 near, 2 not run, 2 reproduced"
+    assert found["verdict"] == "written: better; released: undecided"
+    assert found["cells"] == "7 no run yet, 3 better, 2 near, 2 not run, 2 reproduced, 2 undecided"
     assert found["claims"] == "1 holds, 1 undecided (n too small)"
     assert (found["runs"], found["device-minutes"], found["command"]) == ("21", "10", "make reproduce-toy")
 

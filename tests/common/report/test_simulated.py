@@ -1,4 +1,5 @@
-"""Claims on simulated runs whose truth is known: how often a true one is called `holds`, and a false one.
+"""Claims and cells on simulated runs whose truth is known: how often a true claim is called `holds`, and a false one; how often
+a cell that is equal to the printed number is called `reproduced`, and one that is off.
 
 With n runs a side and equal spread, Welch's statistic follows the noncentral t with 2n - 2 degrees of freedom, and its critical
 value lies between those of n - 1 and 2n - 2: so theory bounds every rate below from both sides.
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from scipy.stats import nct, t
 
-from common.report.claims import LEVEL, Duel, Side, decide, holm, p_claim, p_less_paired, p_opposite
+from common.report.duels import LEVEL, Duel, Side, decide, holm, p_claim, p_less_paired, p_opposite
+from common.report.verdict import cell_verdict
 
 ROUNDS, SD = 400, 0.3
 
@@ -145,3 +147,57 @@ def test_the_paired_test_keeps_its_level_and_sees_through_what_seeds_share() -> 
     expected = float(nct.sf(t.ppf(1 - LEVEL, 4), 4, 3 * (5 / 2) ** 0.5))  # sd of a difference: sqrt(2) SD
     assert paired / ROUNDS == pytest.approx(expected, abs=error(expected))
     assert welch / ROUNDS < 0.3
+
+
+# ---------------------------------------------------------------- cells
+
+CELLS = 1000
+
+
+def shares(seed: int, off: float, sd: float, runs: int, bound: float = 1.0, printed_sd: float = 0.0) -> dict[str, float]:
+    """How often each verdict is given to a cell whose true error is `off` points above that of the printed number's source."""
+    rng = np.random.default_rng(seed)
+    ours, printed = rng.normal(30 + off, sd, (CELLS, runs)), rng.normal(30, printed_sd, CELLS)
+    found = Counter(cell_verdict(tuple(values), number, "top1_error", bound)
+                    for values, number in zip(ours.tolist(), printed.tolist(), strict=True))
+    return {verdict: number / CELLS for verdict, number in found.items()}
+
+
+@pytest.mark.parametrize(("runs", "sd", "least"), [(3, 0.3, 0.9), (3, 0.5, 0.5), (5, 0.3, 0.99), (5, 0.5, 0.9)])
+def test_a_cell_that_is_equal_is_reproduced_more_often_with_less_spread_and_more_runs(runs: int, sd: float, least: float) -> None:
+    found = shares(runs, 0.0, sd, runs)
+    assert found["reproduced"] >= least
+    assert found.get("better", 0) + found.get("worse", 0) == 0
+
+
+@pytest.mark.parametrize("runs", [2, 3, 5])
+@pytest.mark.parametrize("sd", [0.1, 0.5, 2.0])
+def test_a_cell_that_is_off_is_reproduced_in_one_of_twenty_at_most(runs: int, sd: float) -> None:
+    """Whatever the spread and the number of runs: exactly at the bound the test's level, beyond it less."""
+    tolerance = 3 * (0.05 * 0.95 / CELLS) ** 0.5
+    for seed, off in enumerate((1.0, 1.5, 2.0)):
+        found = shares(100 * runs + seed, off, sd, runs)
+        assert found.get("reproduced", 0) <= (LEVEL + tolerance if off == 1.0 else LEVEL)
+        assert shares(200 * runs + seed, off / 5, sd, runs, bound=0.2).get("reproduced", 0) <= LEVEL + tolerance
+    assert shares(300 * runs, 1.5, 0.3, runs).get("reproduced", 0) <= 0.01
+
+
+@pytest.mark.parametrize(("runs", "sd", "least"), [(3, 0.3, 0.95), (3, 0.5, 0.7), (5, 0.3, 0.99), (5, 0.5, 0.97)])
+def test_two_points_off_are_seen_and_never_taken_for_the_other_side(runs: int, sd: float, least: float) -> None:
+    found = shares(7 * runs, 2.0, sd, runs)
+    assert found["worse"] >= least
+    assert "better" not in found
+
+
+def test_a_printed_number_that_is_one_run_makes_it_harder_not_easier() -> None:
+    """The printed number is taken as it stands: where it is a single run, its own chance adds to the difference."""
+    known, single = (shares(11, 0.0, 0.3, 3, printed_sd=sd)["reproduced"] for sd in (0.0, 0.3))
+    assert 0.8 <= single < known
+    assert shares(12, 2.0, 0.3, 3, printed_sd=0.3).get("reproduced", 0) <= 0.01
+
+
+def test_undecided_is_for_few_runs_that_scatter() -> None:
+    assert shares(13, 0.0, 0.5, 3)["undecided"] <= 0.3
+    assert shares(14, 0.0, 0.3, 3).get("undecided", 0) <= 0.05
+    assert shares(15, 0.0, 0.5, 5).get("undecided", 0) <= 0.01
+    assert shares(16, 0.0, 3.0, 3)["undecided"] >= 0.9

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from common.errors import UserError
 from common.method import Paper, Table
-from common.report.compare import RULE, published
+from common.report.compare import published
 from common.report.readme import results_block
 from common.report.tables import print_table, write_tables
 from common.report.text import escape, number, signed
+from common.report.verdict import RULE
 from common.store import seal
 from tests.common.report.test_claims import BEST, BETTER, SETTING
 from tests.records import PUBLISHED, toy_methods, toy_paper, toy_records
@@ -46,12 +47,13 @@ def test_main_table_shows_published_ours_delta_and_verdict(paper: Paper, tmp_pat
     page = files[0].read_text()
     rows = table_rows(page)
     assert rows[0] == ["method", "reading", "cifar10-lt-100", "cifar10-step-100", "imagenet"]
-    assert rows[2] == ["ERM", "written", "29.60 → 29.90 ± 0.20 (3), +0.30, reproduced", "36.70 → 29.90 ± 0.20 (3), -6.80, lower",
+    assert rows[2] == ["ERM", "written", "29.60 → 29.90 ± 0.20 (3), +0.30, reproduced", "36.70 → 29.90 ± 0.20 (3), -6.80, better",
                        "44.40 → not run: needs imagenet"]
     assert ["Ghost", "-", "28.00 → not run: no such method here", "not printed", "not printed"] in rows
     assert ["Rival", "written", "22.10 → 22.10 ± 0.14 (2), +0.00, reproduced, 1 diverged",
             "22.90 → 22.10 ± 0.14 (2), -0.80, near, 1 diverged", "not printed"] in rows
-    assert ["OWN", "released", "22.00 → 26.00 (1), +4.00, higher", "23.00 → 26.00 (1), +3.00, higher", "not printed"] in rows
+    assert ["OWN", "released", "22.00 → 26.00 (1), +4.00, undecided", "23.00 → 26.00 (1), +3.00, undecided",
+            "not printed"] in rows
     assert RULE in page
     assert "Top-1 error on the test set in percent, last epoch" in page
     assert page.index("## Best test epoch") < page.index("29.60 → 29.65 ± 0.20 (3)")
@@ -128,12 +130,12 @@ def class_paper(folder: Path) -> Paper:
 
 def test_a_table_of_classes_has_a_part_for_each_column_and_the_classes_across(tmp_path: Path) -> None:
     paper = class_paper(tmp_path)
-    records = toy_records(paper, {"ce": (30.0, 31.0), "own": (20.0,)}) | toy_records(paper, {"ce": (30.0,)}, "quick")
+    records = toy_records(paper, {"ce": (30.4, 30.6), "own": (20.0,)}) | toy_records(paper, {"ce": (30.0,)}, "quick")
     page = write_tables(paper, records, "paper", tmp_path / "tables")[0].read_text()
     assert page.index("**cifar10-lt-100**") < page.index("**cifar10-step-100**")
     rows = table_rows(page)
     assert rows[0] == ["method", "reading", "class-0", "class-9"]
-    assert rows[2] == ["CE loss", "written", "70 → 69.50 ± 0.71 (2), -0.50, reproduced", "79 → 69.50 ± 0.71 (2), -9.50, lower"]
+    assert rows[2] == ["CE loss", "written", "70 → 69.50 ± 0.14 (2), -0.50, near", "79 → 69.50 ± 0.14 (2), -9.50, worse"]
     assert {len(row) for row in rows} == {4}
     assert "- CE loss: backbone inferred from Table 2" in page
     assert "Best test epoch" not in page  # nothing is recorded per class there
@@ -153,7 +155,7 @@ def test_metrics_stand_side_by_side_and_a_printed_spread_is_shown(tmp_path: Path
     page = write_tables(paper, toy_records(paper, {"ce": (39.0,)}), "paper", tmp_path / "tables")[2].read_text()
     rows = table_rows(page)
     assert rows[0][2:] == ["cifar10-lt-100, Top-1 accuracy", "cifar10-lt-100, Top-5 accuracy"]
-    assert rows[2][2:] == ["61 ± 0.08 → 61.00 (1), +0.00, reproduced",
+    assert rows[2][2:] == ["61 ± 0.08 → 61.00 (1), +0.00, undecided",
                            "65 ± 0.08 → not decidable: no record holds top5_accuracy"]
     assert "61 ± 0.08 → 61.25 (1)" in page
 
@@ -217,12 +219,26 @@ def test_terminal_table_fits_100_characters(paper: Paper) -> None:
         assert "own-beats-rival" in shown
     shown = printed(paper, records, "paper")
     assert re.search(r"ERM +29\.60 → 29\.90±0\.20 +36\.70 → 29\.90±0\.20", shown)
-    assert re.search(r"@written +\+0\.30 reproduced \(3\) +-6\.80 lower \(3\)", shown)
+    assert re.search(r"@written +\+0\.30 reproduced \(3\) +-6\.80 better \(3\)", shown)
     quick = printed(paper, records, "quick")
     assert re.search(r"ERM +29\.60 → 29\.90±0\.20 +29\.90 ± 0\.20 \(3\)", quick)
     without = printed(paper, toy_records(paper, ERRORS, "quick"), "quick")
     assert re.search(r"ERM +29\.60 +29\.90 ± 0\.20 \(3\)", without)
     assert "reproduced" not in without
+
+
+def test_a_number_that_is_not_comparable_has_its_difference_and_the_reason_in_every_form(paper: Paper, tmp_path: Path) -> None:
+    apart = dataclasses.replace(paper, not_comparable={"cifar10-lt-100/ce": "another network"})
+    records = toy_records(paper, ERRORS)
+    files = {path.name: path.read_text() for path in write_tables(apart, records, "paper", tmp_path / "tables")}
+    assert "29.60 → 29.90 ± 0.20 (3), +0.30, not comparable †" in files["table-1.md"]
+    assert "† ERM (written), cifar10-lt-100: not comparable: another network" in files["table-1.md"]
+    assert "not comparable" in files["table-1.tex"]
+    assert pandas.read_csv(tmp_path / "tables" / "table-1.csv")["verdict"].tolist().count("not comparable") == 1
+    assert "1 not comparable" in results_block(apart, records)
+    shown = printed(apart, records, "paper")
+    assert max(map(len, shown.splitlines())) <= 100
+    assert re.search(r"\+0\.30 not comparable \(3\)†", shown)
 
 
 def test_brackets_in_names_are_not_markup(paper: Paper) -> None:

@@ -1,0 +1,73 @@
+"""Tensors that say they are on a GPU and hold nothing: forward pass and loss of a pack are followed with them.
+
+PyTorch works out device, type and shape of every result as on CUDA (cuDNN's operations among them). What mixes devices, reads a
+value, or has a shape that depends on values is refused. There is no backward pass: autograd asks the driver for a stream.
+"""
+
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from common.train.meta import Whole, slopes_along
+from common.train.pack import Device, Pack
+
+HOST = {"cpu_labels"}  # what stays on the host
+
+
+class OnOneDevice(TorchDispatchMode):
+    """Refuses any operation that reads or makes a tensor of the host."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        result = function(*arguments, **(named or {}))
+        for tensor in tree_leaves((arguments, named, result)):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type != "cuda":
+                raise RuntimeError(f"{function} reads or makes a tensor of the host")
+        return result
+
+
+def follow(pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features and losses of a CPU pack's first batch, as fake tensors of a GPU in bfloat16. `begin_epoch` comes before; the
+    pack is of no use afterwards."""
+    available = mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    supported = mock.patch.object(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    with FakeTensorMode() as mode, torch.no_grad(), available, supported:
+        _move(pack, mode)
+        pack.device, pack.feed.dtype = Device("cuda:0", "bfloat16", False), torch.bfloat16
+        drawn = pack.batches()[0]
+        with OnOneDevice():
+            learned = _slopes(pack, drawn) if pack.learns_weights else None
+            features, losses = pack.features_and_losses(drawn, learned)
+            pack.move_centres(features, drawn)
+    return features, losses
+
+
+def _slopes(pack: Pack, drawn) -> torch.Tensor:
+    """The pass of learned weights that goes forward; the direction is of no account here."""
+    whole = Whole(pack)
+    parameters, buffers = dict(whole.named_parameters()), dict(whole.named_buffers())
+    return slopes_along(whole, {n: torch.empty_like(p) for n, p in parameters.items()}, parameters, buffers,
+                        pack.feed.batch(drawn.images), pack.feed.labels[drawn.images[0]])
+
+
+def _move(pack: Pack, mode: FakeTensorMode) -> None:
+    def fake(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        dtype = torch.float32 if value.is_floating_point() else value.dtype
+        return torch.empty_strided(value.size(), value.stride(), dtype=dtype, device="cuda")
+
+    for module in (*pack.net.modules(), *pack.heads.modules()):
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(fake(parameter), requires_grad=False)
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = fake(buffer)
+    for owner in (pack, pack.feed):
+        for name, value in vars(owner).items():
+            if name not in HOST and not isinstance(value, nn.Module):
+                setattr(owner, name, tree_map(fake, value))
