@@ -26,7 +26,8 @@ from common.train.work import Observe, Outcome, choose_device, place_of, try_pac
 
 CODE = {".py", ".yaml", ".toml", ".csv", ".json"}  # what a machine is sent of the checkout, up to LARGEST bytes a file
 LARGEST = 2**20
-NOT_CODE = {"data", "figures", "report", "results", "checkpoints", "tables", "summaries", "__pycache__"}  # folders
+NOT_CODE = {"figures", "results", "checkpoints", "tables", "summaries", "__pycache__"}  # folders, wherever they are
+NOT_AT_THE_TOP = {"data", "report"}  # folders; below, rooms of the code have these names
 POLL = 0.5  # seconds between two looks at the cluster
 Choice = tuple[str | None, str | None, bool | None, bool]  # device, precision, compile, graph, as the user gave them
 
@@ -124,7 +125,8 @@ class Cluster:
 def copy_code(root: Path, to: Path) -> None:
     """Copy the code and its settings, and nothing else that a checkout may hold: images, archives, weights, environments."""
     for folder, inner, files in os.walk(root):
-        inner[:] = [name for name in inner if not name.startswith(".") and name not in NOT_CODE
+        unwanted = NOT_CODE | (NOT_AT_THE_TOP if Path(folder) == root else set())
+        inner[:] = [name for name in inner if not name.startswith(".") and name not in unwanted
                     and not (Path(folder) / name / "pyvenv.cfg").exists()]
         for file in (Path(folder) / name for name in files if Path(name).suffix in CODE and not name.startswith(".")):
             if file.is_file() and file.stat().st_size <= LARGEST:
