@@ -22,7 +22,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -131,6 +131,11 @@ def members(runs: int) -> list[Planned]:
     """CE and LDAM-DRW by turns, two runs a seed; equal methods stand together, as a pack needs them."""
     chosen = sorted((i % 2, i // 2) for i in range(runs))
     return [Planned(make_run(COLUMN, PROTOCOL, METHODS[m], seed), METHODS[m], RESULTS) for m, seed in chosen]
+
+
+def with_batch(member: Planned, batch: int) -> Planned:
+    """The run with another size of batch."""
+    return replace(member, run=replace(member.run, protocol=replace(member.run.protocol, batch_size=batch)))
 
 
 def read_images(path: Path | None) -> tuple[Images, str]:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.campaign import Campaign, Ground, print_rest, run_campaign, select, show_plan
+from common.checkout import commit, source_digest
 from common.console import pack_observer, print_status
 from common.cost import SPEEDS, Costs, clock, speeds, step_work
 from common.data.large_sets import LARGE
+from common.data.parcel import Need, instead_of_parcel, is_parcel, pack_data, unpack_data
+from common.data.sets import find_set
 from common.data.sources import prepare
 from common.doctor import examine
 from common.errors import UserError
@@ -31,7 +35,7 @@ from common.method import Paper, Planned, missing_runs, plan
 from common.options import parser
 from common.packing import LARGEST, Limit, form_packs, memory_limit
 from common.selection import has_data, plan_all, resolve_profile, with_data
-from common.spec import Profile
+from common.spec import Column, Profile, build
 from common.stale import check_reportable, print_stale, retire, stale_runs
 from common.store import accept, files_by_key, load_records, merge, pack_records, record_files, thin_records, write_atomically
 from common.travel import Home, bring_in, has_records
@@ -316,7 +320,7 @@ def home_of(campaign: Campaign, options: argparse.Namespace) -> Home | None:
     """Where --out wants finished things, or None."""
     if not options.out:
         return None
-    before = frozenset(files_by_key(campaign.ground.root))
+    before = frozenset(path.name for path in files_by_key(campaign.ground.root).values())
     return Home(options.out, campaign.chosen.runs, campaign.ground.root, WORK, before, options.out_limit, options.weights_of)
 
 
@@ -386,7 +390,33 @@ def command_export(papers: Sequence[Paper], options: argparse.Namespace) -> None
 def command_prepare(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     source = options.source.expanduser() if options.source else None
     for name in options.names:
-        prepare_large(name, DATA, source, options.check_images) if name in LARGE else prepare(name, DATA, source)
+        if name in LARGE:
+            prepare_large(name, DATA, source, options.check_images)
+        elif source and is_parcel(source):
+            served = unpack_data(name, source, DATA)["serves"]
+            columns = sorted({replace(build(need["column"], Column, "column"), backbone="resnet32").name for need in served})
+            console.print(f"{name}: a parcel of {len(columns)} columns in {DATA.name}/{name}.npz: {', '.join(columns)}.")
+        else:
+            with instead_of_parcel(name, DATA):
+                prepare(name, DATA, source)
+
+
+def command_pack_data(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    """Every column of the set that any paper's runs use, of the kinds and names that the options leave."""
+    name, needs = find_set(options.name).name, {}
+    for item in (m for paper in papers for m in plan(paper, "quick" if name == "digits" else "paper")):
+        column = item.run.column
+        if column.dataset == name and (not options.imbalance or column.imbalance in options.imbalance) and (
+                not options.columns or column.name in options.columns):
+            need = Need(column, item.method.held_out)
+            needs.setdefault(need._replace(column=replace(column, backbone="")), need)
+    if not needs:
+        raise UserError(f"No paper trains on such a column of {name}.")
+    about = {"commit": commit(), "source": source_digest()}
+    packed = pack_data(name, list(needs.values()), DATA, options.to, about)
+    size = options.to.stat().st_size / 2**20
+    console.print(f"{packed['train_images']:,} training images and the test set of {name}, for {len(needs)} columns, are in "
+                  f"{options.to} ({size:.1f} MiB).")
 
 
 def command_doctor(papers: Sequence[Paper], options: argparse.Namespace) -> int:
@@ -411,5 +441,6 @@ COMMANDS = {
     "pack-records": command_pack_records,
     "export": command_export,
     "prepare": command_prepare,
+    "pack-data": command_pack_data,
     "doctor": command_doctor,
 }

@@ -43,9 +43,15 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     sets = _add(commands, "prepare", actions, "make data/<name>.npz from a folder, an archive or a download")
     sets.add_argument("names", nargs="+", help="cifar10, cifar100, mnist, tiny-imagenet or digits; imagenet, imagenet-lt, "
                       "inaturalist2018, places-lt or miniature")
-    sets.add_argument("--from", dest="source", type=Path, help="an .npz, the official archive or its folder, or class folders "
-                      "of PNGs (or set LONGTAIL_DATA); without it the official archive is downloaded")
+    sets.add_argument("--from", dest="source", type=Path, help="an .npz or a file of pack-data, the official archive or its "
+                      "folder, or class folders of PNGs (or set LONGTAIL_DATA); without it the official archive is downloaded")
     sets.add_argument("--check-images", action="store_true", help="of a large set: decode every image, too")
+    parcel = _add(commands, "pack-data", actions, "put the images that some columns keep into one small file, for prepare --from")
+    parcel.add_argument("name", help="cifar10, cifar100, mnist, tiny-imagenet or digits, which must be prepared here")
+    parcel.add_argument("--imbalance", type=_names, default=(), metavar="K,L", help="only columns of these kinds: lt, step, "
+                        "counts or none (default: all that a paper trains on)")
+    parcel.add_argument("--columns", type=_names, default=(), metavar="C,D", help="only these, for example cifar10-lt-100")
+    parcel.add_argument("--to", type=Path, required=True, metavar="FILE", help="the file to write, for example cifar10-lt.npz")
     _add(commands, "doctor", actions, "environment, device, data and disk: what is wrong and how to mend it")
     return top
 

@@ -1,11 +1,13 @@
 """Which runs a command is about: the profile, what its options name, and what the data that are here allow. No torch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from common.data.large_sets import LARGE
+from common.data.parcel import served_columns
 from common.data.sets import SETS
 from common.digest import check_names
 from common.errors import UserError
@@ -60,7 +62,8 @@ def plan_all(papers: Sequence[Paper], profile: Profile, columns: Sequence[str], 
 
 
 def with_data(runs: Sequence[Planned], data: Path, console: Console) -> list[Planned]:
-    """The runs whose datasets are here; what is left out is said. None at all is a UserError."""
+    """The runs whose images are here; what is left out is said. None at all is a UserError."""
+    runs = _served(runs, data, console)
     absent = sorted({n for n in {m.run.column.dataset for m in runs} if not has_data(n, data)})
     here = [m for m in runs if m.run.column.dataset not in absent]
     if runs and not here:
@@ -68,4 +71,17 @@ def with_data(runs: Sequence[Planned], data: Path, console: Console) -> list[Pla
     for name in absent:
         left = sum(m.run.column.dataset == name for m in runs)
         console.print(f"[yellow]Left out[/]: {left} runs, as data/{name}.npz is not here: {how_to_get(name)}.")
+    return here
+
+
+def _served(runs: Sequence[Planned], data: Path, console: Console) -> list[Planned]:
+    """The runs without those whose set came in a parcel that does not hold their column."""
+    served = {name: served_columns(name, data) for name in {m.run.column.dataset for m in runs}}
+    here = [m for m in runs if (names := served[m.run.column.dataset]) is None or replace(m.run.column, backbone="") in names]
+    left = sorted({m.run.column.name for m in runs} - {m.run.column.name for m in here})
+    if left and not here:
+        raise UserError(f"The parcel in data/ does not hold the images of {left[0]}; pack that column, too.")
+    if left:
+        console.print(f"[yellow]Left out[/]: {len(runs) - len(here)} runs on {len(left)} columns whose images are in no parcel "
+                      f"here, for example {left[0]}.")
     return here

@@ -30,8 +30,8 @@ OVERHEAD = 2048  # bytes of a member's header and padding, and its line in SUMS
 
 @dataclass(frozen=True)
 class Home:
-    """Where finished things go. planned: the runs of the campaign; root: of the papers; work: of states; before: keys of the
-    records that were there at the start, which need not travel; mib: the size that no file may pass.
+    """Where finished things go. planned: the runs of the campaign; root: of the papers; work: of states; before: names of the
+    files of records that were there at the start, which need not travel; mib: the size that no file may pass.
 
     weights: of which finished runs: those that a planned run without a record starts from, all, or none.
     """
@@ -72,7 +72,7 @@ class Home:
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Name in the tar and file of all that travels, the dearest first."""
-        records = {key: path for key, path in files_by_key(self.root).items() if key not in self.before}
+        records = {key: path for key, path in files_by_key(self.root).items() if path.name not in self.before}
         yield from self._named(records.values(), self.root)
         yield from self._named(sorted({p for path in records.values() for p in beside(path)}), self.root)
         yield from self._named(sorted((self.work / "probes").glob("*.json")), self.work)

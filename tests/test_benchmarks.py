@@ -2,20 +2,26 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import packs
+from benchmarks import first_run, kernels, packs
 from benchmarks.textbook import PlainResNet, step_bytes
+from common.cost import Costs, speed_of
 from common.data.sets import SETS, Images
 from common.models.sizes import BACKBONES
+from common.packing import form_packs, memory_limit
 from common.train.loop import WATCH
 from common.train.pack import Device, Pack
+from common.worth import fit, offers
 
 SCRIPT = Path(packs.__file__)
 
@@ -99,3 +105,91 @@ def test_the_readme_shows_the_stored_results():
     text = packs.README.read_text()
     for file in packs.RESULTS.glob("*.json"):
         assert packs.page(json.loads(file.read_text())).strip() in text, f"{file.name}: run python benchmarks/packs.py --readme"
+
+
+def test_the_first_pack_on_a_gpu_has_the_first_seed_of_everything_first():
+    """Each paper's own methods in both readings, cross-entropy and LDAM-DRW; 28 to 32 runs in the time that is left."""
+    pack = first_run.best_runs("cifar10-lt-100", 32)
+    assert len(pack) == 32
+    names = {m.method.name for m in pack}
+    assert names >= {"ce", "ldam-drw"}
+    own = {name for paper in first_run.PAPERS for name in paper.own}
+    assert all(name in own | {"ce", "ldam-drw"} for name in names)
+    for name in names & own:
+        readings = {m.method.reading for m in first_run.wanted(first_run.PAPERS, "paper", ["cifar10-lt-100"], 1)[0]
+                    if m.method.name == name and not m.method.variant and m.run.protocol == pack[0].run.protocol}
+        assert {m.method.reading for m in pack if m.method.name == name} >= readings
+    seeds = [m.run.seed for m in pack]
+    assert seeds == sorted(seeds)
+    assert len({m.method.label for m in pack if m.run.seed == 0}) == len({m.method.label for m in pack})
+
+
+def test_ten_minutes_on_an_h100_are_one_pack_of_28_runs_or_more(tmp_path):
+    """By the speeds of the prototype: 485 s are left of 560 when the campaign begins."""
+    folder = packs.RESULTS / "prototypes"
+    costs = Costs(replace(speed_of("NVIDIA H100 80GB HBM3", "bfloat16", {}, folder), compiled=True))
+    chosen, worth = first_run.wanted(first_run.PAPERS, "paper", ["cifar10-lt-100"])
+    form = partial(form_packs, limit=lambda m: memory_limit(m, "bfloat16", 79 * 2**30))
+    found = fit(offers([m for m in chosen if not m.start], worth, form, costs), 485.0, costs)
+    assert 28 <= len(found.pack) <= 32
+    assert found.pack[0].run.protocol.epochs == 200
+
+
+def record_of(label: str, seed: int, last: float | None) -> dict:
+    return {"label": f"cifar10-lt-100 {label}", "spec": {"seed": seed}, "accuracy": {"last": last, "best": last}}
+
+
+@pytest.mark.parametrize(("values", "code", "said"), [
+    ((71.0, 71.6), 0, "ends at 71.30 %, within 69 to 73: go on"), ((68.0, 68.5), 1, "STOP: cross-entropy ends at 68.25 %"),
+    ((75.0,), 1, "STOP"), ((None,), 1, "no run of cross-entropy ended"), ((), 1, "no run of cross-entropy ended"),
+])
+def test_the_first_run_is_judged_by_cross_entropy(values, code, said):
+    records = [record_of("ce@written", seed, value) for seed, value in enumerate(values)]
+    found, sentence = first_run.judge("cifar10-lt-100", [*records, record_of("cebal@written", 0, 10.0)])
+    assert (found, said in sentence) == (code, True), sentence
+
+
+def test_the_summary_has_at_most_forty_lines(monkeypatch, capsys, tmp_path):
+    records = {i: record_of(f"method-{i}@written", 0, 50.0) | {"made": {"finished": "2030"}} for i in range(60)}
+    records[99] = record_of("ce@written", 0, 71.0) | {"made": {"finished": "2030"}}
+    monkeypatch.setattr(first_run, "load_records", lambda root: records)
+    monkeypatch.setattr(first_run, "ROOT", tmp_path)
+    assert first_run.summary("cifar10-lt-100", None) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == first_run.LINES
+    assert lines[-1].endswith("go on.")
+    assert any(line.startswith("and ") and line.endswith(" more methods.") for line in lines)
+
+
+def test_a_failing_check_stops_the_first_run_with_its_reason(tmp_path):
+    environment = {**os.environ, "PYTHON": sys.executable, "DEVICE": "cpu", "COLUMN": "digits-lt-21", "RUNS": "2"}
+    done = subprocess.run(["bash", str(SCRIPT.parent / "gpu_first_run.sh"), "", str(tmp_path)], capture_output=True, text=True,
+                          env=environment, timeout=120)
+    assert done.returncode == 1
+    assert "STOP after" in done.stdout
+    assert "== campaign" not in done.stdout
+    assert "STOP after" in (tmp_path / "log.txt").read_text()
+
+
+def test_kernels_are_told_with_their_bytes(tmp_path):
+    """A step on the CPU: 31 convolutions forward, each with its gradient, and the bytes of the first by hand."""
+    result = kernels.profile_steps(Device("cpu", "float32", False), 2, 4)
+    rows = {row["name"]: row for row in result["rows"]}
+    assert rows["aten::convolution_backward"]["calls"] == 31
+    assert rows["aten::convolution_backward"]["bytes"] > rows["aten::native_batch_norm"]["bytes"] > 0
+    assert sum(row["ms"] for row in rows.values()) < 1.2 * result["step_ms"]
+    text = kernels.page(result)
+    assert "aten::convolution_backward | 31 |" in text
+    assert f"{len(rows) - kernels.SHOWN} others" in text
+    image, weight = [4, 6, 32, 32], [32, 3, 3, 3]
+    assert kernels.result_bytes("aten::cudnn_convolution", [image, weight], ["float", "float"], [None, None, [1, 1], [1, 1]]) == (
+        4 * 4 * 32 * 32 * 32)
+    half = kernels.result_bytes("aten::cudnn_convolution", [image, weight], ["c10::BFloat16"] * 2, [None, None, [2, 2], [1, 1]])
+    assert half == 2 * 4 * 32 * 16 * 16
+
+
+def test_the_readme_shows_the_stored_kernels():
+    text = packs.README.read_text()
+    for file in kernels.RESULTS.glob("*.json"):
+        page = kernels.page(json.loads(file.read_text())).strip()
+        assert page in text, f"{file.name}: run python benchmarks/kernels.py --readme"

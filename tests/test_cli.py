@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("plan", "train", "status", "table", "figures", "report", "reproduce", "campaign", "merge", "pack-records",
-            "export", "prepare", "doctor")
+            "export", "prepare", "pack-data", "doctor")
 
 
 def run(*arguments: str, cwd: Path = ROOT, module: str = "papers.mm.replicate") -> subprocess.CompletedProcess:
@@ -124,8 +124,9 @@ def test_the_quick_profile_end_to_end(small):
     assert "0 runs of profile quick are to be trained." in plan.stdout
 
 
-def test_a_campaign_plans_probes_trains_and_goes_on(small):
-    """With nothing known it probes; a plan trains nothing; two devices share the packs; what is left is said."""
+def test_a_campaign_plans_trains_and_learns_what_the_device_needs(small, tmp_path):
+    """With nothing known it begins; a plan trains nothing; two devices share the packs; what is left is said; and every record
+    is in the file that goes home."""
     shutil.rmtree(small / "papers" / "mm" / "results" / "quick", ignore_errors=True)
 
     def campaign(*arguments):
@@ -133,24 +134,53 @@ def test_a_campaign_plans_probes_trains_and_goes_on(small):
 
     dry = campaign("--dry-run", "--only", "mm", "--columns", "digits-step-20", "--minutes", "5")
     assert dry.returncode == 0, dry.stderr
-    assert "Probing resnet8 with 7 runs side by side" in dry.stdout
-    assert re.search(r"digits-step-20\W+7\W+own methods and CE", dry.stdout)
+    assert re.search(r"digits-step-20\W+\d+\W+own methods, CE", dry.stdout)
+    assert "unknown" in dry.stdout
     everything = int(re.search(r"(\d+) of \1 runs are missing; they need", dry.stdout)[1])
     assert not (small / "papers" / "mm" / "results" / "quick").exists()
-    short = campaign("--only", "mm", "--columns", "digits-step-20", "--minutes", "0.0001")
-    assert short.returncode == 0, short.stderr
-    assert "Nothing fits this time; give more minutes." in short.stdout
-    done = campaign("--only", "mm", "--columns", "digits-step-20", "--device", "cpu,cpu")
+    home = tmp_path / "home.tar"
+    done = campaign("--only", "mm", "--columns", "digits-step-20", "--device", "cpu,cpu", "--pack", "8", "--out", str(home))
     assert done.returncode == 0, done.stderr
-    assert "Probing" not in done.stdout
-    assert re.search(r"digits-step-20\W+7\W+done", done.stdout)
-    assert f"{everything - 23} of {everything} runs are missing; they need" in done.stdout
-    assert "0 of 23 runs are missing" in campaign("--only", "mm", "--columns", "digits-step-20").stdout
+    assert re.search(r"digits-step-20\W+8\W+done", done.stdout)
+    trained = int(re.search(r"(\d+) of \1 runs are missing; no limit of time on 2", done.stdout)[1])
+    assert f"{everything - trained} of {everything} runs are missing; they need" in done.stdout
+    assert not (small / ".work" / "resume").exists() or not list((small / ".work" / "resume").iterdir())
+    speeds, = (small / ".work" / "probes").glob("*.json")
+    assert {row["runs"] for row in json.loads(speeds.read_text())["rows"]} >= {8}
+    known = campaign("--dry-run", "--only", "mm", "--columns", "digits-lt-20", "--minutes", "5")
+    assert "unknown" not in known.stdout, known.stdout
+    nothing = campaign("--only", "mm", "--columns", "digits-lt-20", "--minutes", "0.0001")
+    assert "Nothing fits this time; give more minutes." in nothing.stdout
+    assert f"0 of {trained} runs are missing" in campaign("--only", "mm", "--columns", "digits-step-20").stdout
+    shutil.rmtree(small / "papers" / "mm" / "results" / "quick")
+    merged = run("merge", str(home), cwd=small)
+    first_stages = int(re.search(r"Merged (\d+) new records", merged.stdout)[1]) - trained
+    assert first_stages in range(5), merged.stdout
+    assert "new files of predictions" in merged.stdout
+    assert f"0 of {trained} runs are missing" in campaign("--only", "mm", "--columns", "digits-step-20").stdout
     for arguments, said in ((("--only", "resnet"), "Nothing is called 'resnet'"), (("--columns", "x"), "Nothing is called 'x'"),
                             (("--ray", "127.0.0.1:1"), "No Ray cluster answers")):
         refused = campaign(*arguments)
         assert refused.returncode == 2
         assert said in refused.stderr
+
+
+def test_a_campaign_plans_runs_of_no_epochs_whose_first_stages_are_done(small):
+    """Their records alone are made here, with weights that nobody reads."""
+    make = ("from papers.catalog import PAPERS; from common.method import plan; from common.store import save_record; "
+            "from tests.records import make_record; "
+            "starts = {m.start.run.key: m.start for p in PAPERS for m in plan(p, 'quick') "
+            "if m.start and not m.run.protocol.epochs}; "
+            "[(save_record(m.folder, make_record(m, 50.0)), m.checkpoint.parent.mkdir(parents=True, exist_ok=True), "
+            "m.checkpoint.write_bytes(b'')) for m in starts.values()]; print(len(starts))")
+    made = subprocess.run([sys.executable, "-c", make], cwd=small, capture_output=True, text=True)
+    assert int(made.stdout) > 0, made.stderr
+    dry = run("campaign", "--profile", "quick", "--device", "cpu", "--minutes", "5", "--dry-run", cwd=small, module="papers")
+    assert (dry.returncode, dry.stderr) == (0, "")
+    for paper in (small / "papers").glob("*/checkpoints"):
+        shutil.rmtree(paper)
+    for paper in (small / "papers").glob("*/results/quick"):
+        shutil.rmtree(paper)
 
 
 def test_one_method_on_one_column_with_a_summary(small):

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = [
-    {"errors", "spec", "losses", "models", "metrics"},
+    {"errors", "checkout", "spec", "losses", "models", "metrics"},
     {"data", "store", "method", "digest", "predictions", "baselines", "decoupled"},
     {"train", "report", "cost", "estimate", "packing"},
     {"large"},

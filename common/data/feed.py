@@ -16,6 +16,7 @@ from torch import Tensor
 from common.data.augment import as_network_input, crop, mix, normalise, pad_images, source_pixels
 from common.data.imbalance import select, set_aside
 from common.data.sets import SETS, Images
+from common.errors import UserError
 from common.spec import Column
 
 INDEX, DY, DX, FLIP, TURN, PARTNER = ROWS = range(6)  # rows of an epoch's draws; PARTNER is a position in the batch
@@ -141,6 +142,9 @@ class Feed:
         self.classes = len(column.counts) or self.facts.classes
         self.counts, self.size = np.bincount(self.cpu_labels, minlength=self.classes), len(kept)
         whole = np.concatenate([kept, set_aside(images.y_train, column, images.archive_order, held_out)])
+        if images.kept is not None and not images.kept[whole].all():
+            raise UserError(f"data/{column.dataset}.npz came in a parcel that does not hold all images of {column.name}; pack "
+                            "them, too, or prepare the whole set.")
         self.labels = torch.from_numpy(images.y_train[whole].astype(np.int64)).to(device)
         self.padded = pad_images(torch.from_numpy(images.x_train[whole]).to(device), self.facts.pad)
         tested = images.y_test < self.classes

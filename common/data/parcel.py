@@ -1,22 +1,22 @@
 """A parcel: the images of a small set that some columns keep, in one small file for a machine that will not be kept. No torch.
 
-It is an .npz with a lossless WebP mosaic of every class of both splits, all labels, the order of the archive, and what
-`describe` says: the columns served, each with the digest of its images, and the commit that it was packed at.
+It is an .npz with a lossless WebP mosaic of every class of both splits, all labels, and a description: the columns served, each
+with the digest of its images, the commit that it was packed at, and the digest of the code of that commit.
 """
 
-import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.data.imbalance import last_of_each, select
-from common.data.sets import SETS, Images, content_digest, load, read_arrays
+from common.data.imbalance import select, set_aside
+from common.data.sets import SETS, Images, archive_order, content_digest, load, read_arrays
 from common.errors import UserError
 from common.spec import Column, build
 from common.store import write_atomically
@@ -35,8 +35,7 @@ class Need(NamedTuple):
     def images(self, images: Images) -> np.ndarray:
         """Ascending indices of the training images."""
         kept = select(images.y_train, self.column, images.archive_order, self.held_out)
-        classes = len(self.column.counts) or SETS[self.column.dataset].classes
-        return np.union1d(kept, last_of_each(images.y_train, self.held_out, classes))
+        return np.union1d(kept, set_aside(images.y_train, self.column, images.archive_order, self.held_out))
 
 
 def parcel_file(name: str, folder: Path) -> Path:
@@ -71,8 +70,6 @@ def pack_data(name: str, needs: Sequence[Need], folder: Path, target: Path, abou
         MARK: np.frombuffer(json.dumps(described).encode(), np.uint8), "y_train": images.y_train, "y_test": images.y_test,
         "classes": np.array(images.classes), "kept": np.packbits(np.isin(np.arange(len(images.y_train)), kept)),
     }
-    if images.archive_order is not None:
-        arrays["archive_order"] = images.archive_order.astype(np.int32)
     for label in range(len(images.classes)):
         arrays[f"train_{label}"] = _mosaic(images.x_train[kept[images.y_train[kept] == label]])
         arrays[f"test_{label}"] = _mosaic(images.x_test[images.y_test == label])
@@ -116,8 +113,7 @@ def unpack_data(name: str, source: Path, folder: Path) -> dict[str, Any]:
     if described["name"] != name:
         raise UserError(f"{source} holds images of {described['name']}, not of {name}.")
     images = _images(name, arrays, described, source)
-    for served in needs_of(described):
-        need, digest = served
+    for need, digest in needs_of(described):
         if _digest(images, need.images(images)) != digest:
             raise UserError(f"{source}: the images of {need.column.name} are not those that were packed; pack the data again.")
     known = SETS[name].digest_test
@@ -126,8 +122,6 @@ def unpack_data(name: str, source: Path, folder: Path) -> dict[str, Any]:
     saved = {"x_train": images.x_train, "y_train": images.y_train, "x_test": images.x_test, "y_test": images.y_test,
              "classes": np.array(images.classes), "digest_train": np.array(described["digest_train"]),
              "digest_test": np.array(described["digest_test"]), "kept": images.kept}
-    if images.archive_order is not None:
-        saved["archive_order"] = images.archive_order
     write_atomically(parcel_file(name, folder), json.dumps(described, indent=1).encode())
     write_atomically(Path(folder) / f"{name}.npz", lambda file: np.savez(file, **saved))
     return described
@@ -144,9 +138,9 @@ def _images(name: str, arrays: Mapping[str, np.ndarray], described: Mapping[str,
                 x[where] = _tiles(arrays[f"{split}_{label}"], int(where.sum()), facts.side, facts.channels)
     except (KeyError, OSError, ValueError) as error:
         raise UserError(f"{source} is damaged ({' '.join(str(error).split())}); pack the data again.") from None
-    order = arrays["archive_order"].astype(np.int64) if "archive_order" in arrays else None
+    train, test = archive_order(name)
     digests = described["digest_train"], described["digest_test"]
-    return Images(x_train, y_train, x_test, y_test, tuple(map(str, arrays["classes"])), order, digests, kept)
+    return Images(x_train, y_train, x_test, y_test, tuple(map(str, arrays["classes"])), train, digests, test, kept)
 
 
 def needs_of(described: Mapping[str, Any]) -> list[tuple[Need, str]]:
@@ -154,19 +148,29 @@ def needs_of(described: Mapping[str, Any]) -> list[tuple[Need, str]]:
     return [(Need(build(s["column"], Column, "column"), s["held_out"]), s["digest"]) for s in described["serves"]]
 
 
-def served_columns(name: str, folder: Path) -> set[str] | None:
-    """Names of the columns of which `<name>.npz` holds the images, or None where it holds all."""
+def served_columns(name: str, folder: Path) -> set[Column] | None:
+    """The columns, without their backbones, of which `<name>.npz` holds the images, or None where it holds all."""
     path = parcel_file(name, folder)
     if not path.exists():
         return None
-    return {need.column.name for need, _ in needs_of(json.loads(path.read_text()))}
+    return {replace(need.column, backbone="") for need, _ in needs_of(json.loads(path.read_text()))}
 
 
-def source_digest(root: Path, rooms: Iterable[str] = ("common", "papers")) -> str:
-    """SHA-256 over the Python and YAML files that decide what a run computes: tells whether a copy without its history is that
-    of a commit."""
-    found = hashlib.sha256()
-    for path in sorted(p for room in rooms for p in (root / room).rglob("*") if p.suffix in (".py", ".yaml")):
-        if "results" not in path.parts:
-            found.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return found.hexdigest()
+@contextmanager
+def instead_of_parcel(name: str, folder: Path) -> Iterator[None]:
+    """Put what an earlier parcel left of a set away while the whole set is prepared, and back where that fails."""
+    marker, file = parcel_file(name, folder), Path(folder) / f"{name}.npz"
+    if not marker.exists():
+        yield
+        return
+    away = file.with_suffix(".npz.away")
+    if file.exists():
+        file.replace(away)
+    try:
+        yield
+        marker.unlink()
+        away.unlink(missing_ok=True)
+    except BaseException:
+        if away.exists():
+            away.replace(file)
+        raise

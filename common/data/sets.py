@@ -103,7 +103,7 @@ class Images:
 
     classes: the name of every label. archive_order, archive_order_test: position of each train and each test image in the
     official archive, int64 [count], or None where it is not known. digests: `content_digest` of train and test, or nothing if
-    these were not computed.
+    these were not computed. kept: which training images a parcel brought (bool [count]), or None where all are here.
     """
 
     x_train: np.ndarray
@@ -114,6 +114,7 @@ class Images:
     archive_order: np.ndarray | None = None
     digests: tuple[str, ...] = ()
     archive_order_test: np.ndarray | None = None
+    kept: np.ndarray | None = None
 
 
 class Raw(NamedTuple):
@@ -211,6 +212,7 @@ def load(name: str, folder: Path) -> Images:
         archive_order=train,
         digests=(str(arrays["digest_train"]), str(arrays["digest_test"])),
         archive_order_test=test,
+        kept=arrays.get("kept"),
     )
 
 

@@ -16,17 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from common.checkout import ROOT, commit
 from common.data.sets import Images, load
 from common.errors import UserError
 from common.method import Planned
 from common.store import record_files, write_atomically
 from common.train.loop import Progress, Workspace
-from common.train.record import commit
 from common.train.work import Observe, Outcome, choose_device, place_of, try_pack
 
 CODE = {".py", ".yaml", ".toml", ".csv", ".json"}  # what a machine is sent of the checkout, up to LARGEST bytes a file
 LARGEST = 2**20
-NOT_CODE = {"data", "figures", "report", "results", "checkpoints", "tables", "summaries", "__pycache__"}  # folders
+NOT_CODE = {"figures", "results", "checkpoints", "tables", "summaries", "__pycache__"}  # folders, wherever they are
+NOT_AT_THE_TOP = {"data", "report"}  # folders; below, rooms of the code have these names
 POLL = 0.5  # seconds between two looks at the cluster
 Choice = tuple[str | None, str | None, bool | None, bool]  # device, precision, compile, graph, as the user gave them
 
@@ -48,7 +49,7 @@ class Cluster:
         try:
             _knock(address)
             with tempfile.TemporaryDirectory() as folder:  # Ray packs it while it connects
-                copy_code(Path(__file__).resolve().parents[2], Path(folder))
+                copy_code(ROOT, Path(folder))
                 code = {"working_dir": folder, "env_vars": {"LONGTAIL_COMMIT": commit()}}
                 ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level="error")
         except (OSError, ValueError) as error:
@@ -124,7 +125,8 @@ class Cluster:
 def copy_code(root: Path, to: Path) -> None:
     """Copy the code and its settings, and nothing else that a checkout may hold: images, archives, weights, environments."""
     for folder, inner, files in os.walk(root):
-        inner[:] = [name for name in inner if not name.startswith(".") and name not in NOT_CODE
+        unwanted = NOT_CODE | (NOT_AT_THE_TOP if Path(folder) == root else set())
+        inner[:] = [name for name in inner if not name.startswith(".") and name not in unwanted
                     and not (Path(folder) / name / "pyvenv.cfg").exists()]
         for file in (Path(folder) / name for name in files if Path(name).suffix in CODE and not name.startswith(".")):
             if file.is_file() and file.stat().st_size <= LARGEST:

@@ -2,9 +2,7 @@
 
 import base64
 import datetime
-import os
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.checkout import commit
 from common.digest import ENGINE
 from common.metrics import summary
 from common.store import SCHEMA
@@ -142,12 +141,3 @@ def _processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor() or 'CPU'} ({torch.get_num_threads()} threads)"
-
-
-def commit() -> str:
-    """The commit of this checkout, with "-dirty" where it was changed."""
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # a checkout that travelled without its history
-        return os.environ.get("LONGTAIL_COMMIT", "unknown")

@@ -1,0 +1,39 @@
+"""Which commit this code is of, also where it travelled without its history. No torch."""
+
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PARCELS = "*.parcel.json"  # in data/: what a parcel of images says of itself, see `common.data.parcel`
+
+
+def commit(root: Path = ROOT) -> str:
+    """The commit of the checkout at `root`, with "-dirty" where it was changed. Without .git it is what LONGTAIL_COMMIT says, or
+    the commit at which a parcel in data/ was packed; else "unknown"."""
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, cwd=root, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("LONGTAIL_COMMIT") or _of_parcels(root) or "unknown"
+
+
+def _of_parcels(root: Path) -> str | None:
+    """"-dirty" where the code is not what it was when the parcel was packed."""
+    for path in sorted((root / "data").glob(PARCELS)):
+        described = json.loads(path.read_text())
+        if described.get("commit"):
+            clean = described["commit"].removesuffix("-dirty")
+            return described["commit"] if described["source"] == source_digest(root) else f"{clean}-dirty"
+    return None
+
+
+def source_digest(root: Path = ROOT) -> str:
+    """SHA-256 over the Python and YAML files that decide what a run computes."""
+    found = hashlib.sha256()
+    for path in sorted(p for room in ("common", "papers") for p in (root / room).rglob("*") if p.suffix in (".py", ".yaml")):
+        if "results" not in path.relative_to(root).parts:
+            found.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return found.hexdigest()
