@@ -30,7 +30,7 @@ class OnOneDevice(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), named=None):
         result = function(*arguments, **(named or {}))
         for tensor in tree_leaves((arguments, named, result)):
-            if isinstance(tensor, torch.Tensor) and tensor.device.type != "cuda" and (tensor.dim() or not self.zeros):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu" and (tensor.dim() or not self.zeros):
                 raise RuntimeError(f"{function} reads or makes a tensor of the host")
         return result
 
