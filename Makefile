@@ -13,6 +13,7 @@ STAMP  := $(VENV)/.installed
 
 help: ## this list
 	@echo "make reproduce-<paper> [PROFILE=quick|paper]   train, tables, figures (papers: $(PAPERS))"
+	@echo "make rehearse-<torch version>                  the rehearsal without a GPU under another torch, for example 2.11"
 	@echo "make data-<name> [FROM=folder]                 prepare cifar10, cifar100, mnist, tiny-imagenet or digits; imagenet, imagenet-lt, inaturalist2018, places-lt or miniature"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 47
 	@echo "Variables: PROFILE, FROM, MINUTES, PYTHON=$(PYTHON), VENV=$(VENV), ARGS (more options for reproduce, for example ARGS='--device cpu')"
@@ -35,6 +36,13 @@ reproduce-%: $(STAMP)
 
 test: $(STAMP) ## all tests, on two processes (some minutes on two cores)
 	@$(RUN) -m pytest -n 2 $(ARGS)
+
+rehearse-%: $(STAMP)
+	@test -x $(VENV)-$*/bin/python || $(PYTHON) -m venv $(VENV)-$*
+	@$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check "torch==$*.*" torchvision
+	@grep -vE '^(torch|torchvision|triton|nvidia[-a-z0-9]*|cuda[-a-z0-9]*|setuptools|sympy)==' requirements.lock > $(VENV)-$*/requirements.txt
+	@$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(VENV)-$*/requirements.txt
+	@$(VENV)-$*/bin/python -m pytest -q tests/common/train/test_rehearsal.py $(ARGS)
 
 lint: $(STAMP) ## ruff
 	@$(RUN) -m ruff check .

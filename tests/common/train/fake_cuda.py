@@ -20,12 +20,17 @@ HOST = {"cpu_labels"}  # what stays on the host
 
 
 class OnOneDevice(TorchDispatchMode):
-    """Refuses any operation that reads or makes a tensor of the host."""
+    """Refuses any operation that reads or makes a tensor of the host; with `zeros` a 0-d one is allowed: forward mode has one,
+    without memory, for the slope of each number."""
+
+    def __init__(self, zeros: bool = False):
+        super().__init__()
+        self.zeros = zeros
 
     def __torch_dispatch__(self, function, types, arguments=(), named=None):
         result = function(*arguments, **(named or {}))
         for tensor in tree_leaves((arguments, named, result)):
-            if isinstance(tensor, torch.Tensor) and tensor.device.type != "cuda":
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu" and (tensor.dim() or not self.zeros):
                 raise RuntimeError(f"{function} reads or makes a tensor of the host")
         return result
 
@@ -33,14 +38,15 @@ class OnOneDevice(TorchDispatchMode):
 def follow(pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
     """Features and losses of a CPU pack's first batch, as fake tensors of a GPU in bfloat16. `begin_epoch` comes before; the
     pack is of no use afterwards."""
-    available = mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    supported = mock.patch.object(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    available = mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", return_value=False)
+    supported = mock.patch.object(torch.cuda, "is_bf16_supported", return_value=True)
     with FakeTensorMode() as mode, torch.no_grad(), available, supported:
         _move(pack, mode)
         pack.device, pack.feed.dtype = Device("cuda:0", "bfloat16", False), torch.bfloat16
         drawn = pack.batches()[0]
-        with OnOneDevice():
+        with OnOneDevice(zeros=True):
             learned = _slopes(pack, drawn) if pack.learns_weights else None
+        with OnOneDevice():
             features, losses = pack.features_and_losses(drawn, learned)
             pack.move_centres(features, drawn)
     return features, losses

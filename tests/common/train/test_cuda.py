@@ -1,15 +1,18 @@
 """The contract of a pack on CUDA: captured, compiled and in bf16 it is the same training. Skipped where there is no GPU."""
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
 
 from common.method import Method
 from common.store import load_records
+from common.train import pack as pack_module
 from common.train.loop import Workspace, train_pack
-from common.train.pack import Device, Pack
-from tests.common.train.kinds import FIRST_STAGES
+from common.train.meta import learn_weights
+from common.train.pack import Device, Pack, use_device
+from tests.common.train.kinds import FIRST_STAGES, META
 from tests.common.train.toys import BROKEN, COLUMN, METHODS, PROTOCOL, broken, planned, train_between
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -57,10 +60,14 @@ def test_each_run_of_a_captured_pack_equals_the_run_alone(digits, tmp_path):
             torch.testing.assert_close(tensor, alone.run_state(0)[name], rtol=1e-7, atol=1e-9)
 
 
-def test_a_diverged_run_leaves_its_neighbours_alone(digits, tmp_path):
-    torch.backends.cudnn.benchmark, before = False, torch.backends.cudnn.benchmark
+def test_a_diverged_run_leaves_its_neighbours_alone(digits, tmp_path, monkeypatch):
+    def without_choices(device):
+        at = use_device(device)
+        torch.backends.cudnn.benchmark = False  # its choice of kernels may differ between the packs
+        return at
+
+    monkeypatch.setattr(pack_module, "use_device", without_choices)
     sound, hurt = (train_between(m, digits, tmp_path, SINGLE) for m in (METHODS[2], BROKEN))
-    torch.backends.cudnn.benchmark = before
     assert hurt.alive == [True, False, True]
     for run in (0, 2):
         for name, tensor in sound.run_state(run).items():
@@ -81,6 +88,26 @@ def test_a_diverged_run_does_not_reach_its_neighbours_through_the_fast_kernels(d
     assert [bool(v) for v in losses.isfinite()] == [True, False, True]
     for run in (0, 2):
         assert all(t.isfinite().all() for t in pack.run_state(run).values())
+
+
+@pytest.mark.parametrize("device", [replace(DOUBLE, graph=False), replace(SINGLE, graph=False)], ids=lambda d: d.precision)
+def test_plain_steps_train_as_a_graph_does(device, digits, tmp_path):
+    """What a pack falls back on where its capture fails."""
+    members = [planned(m, tmp_path, seed) for seed, m in enumerate(METHODS)]
+    plain, captured = trained(members, digits, device, 1), trained(members, digits, replace(device, graph=True), 1)
+    assert not plain._graphs
+    for name, tensor in captured.state().items():
+        torch.testing.assert_close(plain.state()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_learned_weights_in_bfloat16_point_where_those_of_float64_do(digits, tmp_path):
+    found = []
+    for device in (Device("cuda", "bfloat16", False), DOUBLE):
+        pack = Pack([planned(META, tmp_path, seed) for seed in (0, 1)], digits, device)
+        pack.begin_epoch(2)
+        batch = pack.batches()[0]
+        found.append((learn_weights(pack, batch) - pack.weights[0][pack.feed.labels[batch.images[0]]]).double().flatten())
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.98
 
 
 def test_a_paused_pack_goes_on(digits, tmp_path):
