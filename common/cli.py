@@ -4,8 +4,6 @@ Only `train`, `reproduce` and `doctor` import torch; `plan`, `status`, `table` a
 """
 
 import argparse
-import csv
-import io
 import os
 import sys
 import time
@@ -22,7 +20,7 @@ from rich.table import Table
 
 from common.campaign import Campaign, Ground, print_rest, run_campaign, select, show_plan
 from common.checkout import commit, source_digest
-from common.console import pack_observer, print_status
+from common.console import pack_observer, print_status, write_summary
 from common.cost import SPEEDS, Costs, clock, speeds, step_work
 from common.data.large_sets import LARGE
 from common.data.parcel import Need, instead_of_parcel, is_parcel, pack_data, unpack_data
@@ -31,14 +29,15 @@ from common.data.sources import prepare
 from common.doctor import examine
 from common.errors import UserError
 from common.large.prepare import prepare_large
+from common.merging import Place, merge, pack_records
 from common.method import Paper, Planned, missing_runs, plan
 from common.options import parser
 from common.packing import LARGEST, Limit, form_packs, memory_limit
-from common.selection import has_data, plan_all, resolve_profile, with_data
+from common.selection import all_planned, has_data, plan_all, resolve_profile, with_data
 from common.spec import Column, Profile, build
 from common.stale import check_reportable, print_stale, retire, stale_runs
-from common.store import accept, files_by_key, load_records, merge, pack_records, record_files, thin_records, write_atomically
-from common.travel import Home, bring_in, has_records
+from common.store import accept, files_by_key, load_records, record_files, thin_records
+from common.travel import Home, bring_in
 from common.worth import needs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -185,19 +184,6 @@ def most_side_by_side(options: argparse.Namespace, place: Mapping[str, Any]) -> 
 def cpu_limit(item: Planned) -> int:
     """Runs side by side on a CPU: many where a step is mostly overhead, few where it is mostly arithmetic."""
     return max(1, min(MOST_ON_CPU, int(CPU_STEP / step_work(item.run.column, item.run.protocol))))
-
-
-def write_summary(path: Path, planned: Sequence[Planned], records: Mapping[str, Mapping[str, Any]]) -> None:
-    """One line a run: what DVC watches in place of the records, which live in git and must outlast a stage."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["run", "seed", "key", "status", "last", "best", "digest"])
-    for item in planned:
-        record = records[item.run.key]
-        accuracy = record["accuracy"]
-        rows.writerow([item.label, item.run.seed, item.run.key, record["status"], accuracy["last"], accuracy["best"],
-                       record["digest"]])
-    write_atomically(path, text.getvalue().encode())
 
 
 def command_status(papers: Sequence[Paper], options: argparse.Namespace) -> None:
@@ -349,34 +335,43 @@ def find_places(papers: Sequence[Paper], options: argparse.Namespace):
     return engine, len(devices), place_of(devices[0])
 
 
-def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> None:
-    def places(seeds: int) -> dict[str, Path]:
-        """Key -> folder of every run and of the runs that they start from; of a run that papers share, the first one's."""
-        found: dict[str, Path] = {}
-        for paper in papers:
-            for profile, columns in paper.columns.items():
-                names = tuple(column.name for column in columns)  # the large ones too, which are planned where they are named
-                for item in plan(paper, profile, columns=names, seeds=min(seeds, MOST_SEEDS)):
-                    for run in item.chain:
-                        found.setdefault(run.run.key, run.folder)
+def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> int:
+    root = papers_root(papers)
+
+    def places(seeds: int) -> dict[str, Place]:
+        """Of a run that papers share, the first one's place."""
+        found: dict[str, Place] = {}
+        for item in all_planned(papers, min(seeds, MOST_SEEDS)):
+            found.setdefault(item.run.key, Place(item.folder, item.digest))
         return found
 
-    root, counts = papers_root(papers), Counter()
+    def folders() -> dict[str, Path]:
+        return {key: place.folder for key, place in places(MOST_SEEDS).items()}
+
+    merged, counts = merge(options.sources, places, root), Counter()
     for source in options.sources:
-        counts.update(merge(source, places, root) if has_records(source) else {})
-        counts.update(bring_in(source, lambda: places(MOST_SEEDS), root, WORK / "resume", RESULTS / SPEEDS))
-    more = [f"{counts[kind]} new files of {kind}" for kind in ("predictions", "weights", "states") if counts[kind]]
-    console.print(f"Merged {counts['new']} new records; {counts['known']} were here already. `table --profile paper` shows them."
-                  + (f" And {', '.join(more)}." if more else ""))
+        counts.update(bring_in(source, folders, root, WORK / "resume", RESULTS / SPEEDS))
+    more = [f"{counts[kind]} new files of {kind}" for kind in ("weights", "states") if counts[kind]]
+    console.print(f"Merged {merged.new} new records; {merged.known} were here already"
+                  + (f", {merged.replaced} took the place of stale ones" if merged.replaced else "")
+                  + ". `table --profile paper` shows them." + (f" And {', '.join(more)}." if more else ""))
+    for sentence in merged.refused:
+        console.print(f"[red]Left out[/]: {escape(sentence)}")
     thin_records(root, WORK / "records.json")  # so that the next estimate need not read them
+    return 1 if merged.refused else 0
 
 
 def command_pack_records(papers: Sequence[Paper], options: argparse.Namespace) -> None:
-    keys = None
     if options.profile or options.column or options.method or options.seeds:
-        _, planned = planned_runs(papers, options)
-        keys = {m.run.key for item in planned for m in item.chain}
-    console.print(f"{pack_records(papers_root(papers), options.target, keys)} records in {options.target}.")
+        _, chosen = planned_runs(papers, options)
+        planned = [link for item in chosen for link in item.chain]
+    else:
+        more = not {m.run.key for m in all_planned(papers)}.issuperset(files_by_key(papers_root(papers)))  # of further seeds
+        planned = list(all_planned(papers, MOST_SEEDS if more else None))
+    packed, left_out = pack_records(planned, papers_root(papers), options.target)
+    console.print(f"{packed} records in {options.target}.")
+    for sentence in left_out:
+        console.print(f"[yellow]Left out[/]: {escape(sentence)}")
 
 
 def command_export(papers: Sequence[Paper], options: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """Which runs a command is about: the profile, what its options name, and what the data that are here allow. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,3 +85,12 @@ def _served(runs: Sequence[Planned], data: Path, console: Console) -> list[Plann
         console.print(f"[yellow]Left out[/]: {len(runs) - len(here)} runs on {len(left)} columns whose images are in no parcel "
                       f"here, for example {left[0]}.")
     return here
+
+
+def all_planned(papers: Sequence[Paper], seeds: int | None = None) -> Iterator[Planned]:
+    """Every run of all papers and profiles, those of large columns too, each after the runs that it starts from."""
+    for paper in papers:
+        for profile, columns in paper.columns.items():
+            names = tuple(column.name for column in columns)  # the large ones are planned where they are named
+            for item in plan(paper, profile, columns=names, seeds=seeds):
+                yield from item.chain

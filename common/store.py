@@ -8,11 +8,9 @@ found: its record is stale. Nothing is ever half-written: a temporary file is re
 
 import errno
 import hashlib
-import io
 import json
 import os
 import re
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -34,7 +32,6 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
 }
 STATUSES = ("done", "diverged")
 RECORD = re.compile(r"^[^.].*-(([0-9a-f]{16})-([0-9a-f]{16})e(\d+))\.json$")  # a record's file, and no leftover of a system
-BESIDE = re.compile(r"^(sha256\.json|probes/.*)$")  # in a tar that a campaign brings home, no records
 EQUIVALENT = "equivalent.yaml"  # in results/: digests that were reviewed and compute the same
 SPEC_FIELDS = {"column", "protocol", "method", "data", "seed"}
 
@@ -245,66 +242,3 @@ def _thin(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         parse_record(content, str(path))  # says what is wrong with it
         raise UserError(f"{path} does not say on what device it was made, and how long that took.") from None
-
-
-def merge(source: Path, places: Callable[[int], Mapping[str, Path]], root: Path) -> dict[str, int]:
-    """Bring in records made elsewhere: a tar, a folder or one JSON file. All are checked before the first is written.
-
-    places(seeds): key -> folder for every run that the papers know, up to that many seeds; a record of no such run is
-    foreign and refused. A record that is here already is kept; another one under its key is refused.
-    Returns how many were new and how many known.
-    """
-    incoming = {name: parse_record(content, name) for name, content in _read_source(Path(source)).items()}
-    if not incoming:
-        raise UserError(f"{source} holds no record (<name>-<key>.json).")
-    known, fresh = load_records(root, {r["key"] for r in incoming.values()}), {}
-    place = places(1 + max(r["spec"]["seed"] for r in incoming.values()))
-    others = [n for n, r in incoming.items() if r["key"] in known and known[r["key"]]["digest"] != r["digest"]]
-    if others:
-        raise UserError(f"{len(others)} of {len(incoming)} records of {source} differ from those that are here under the same "
-                        f"keys, first {others[0]}; remove one side of each and merge again; nothing was merged.")
-    for name, record in incoming.items():
-        key = record["key"]
-        if key not in place:
-            raise UserError(f"{name} is foreign: no paper here plans the run {key} ({record['label']}); nothing was merged.")
-        if key in fresh and fresh[key]["digest"] != record["digest"]:
-            raise UserError(f"{source} holds two different records of run {key}; remove one of them; nothing was merged.")
-        if key not in known:
-            fresh[key] = record
-    for key, record in fresh.items():
-        save_record(place[key], record)
-    return {"new": len(fresh), "known": len(incoming) - len(fresh)}
-
-
-def _read_source(source: Path) -> dict[str, bytes]:
-    """Name -> content of every record in a tar, folder or file; a tar is read in memory, so no member can leave a folder."""
-    if source.is_dir():
-        return {str(p): p.read_bytes() for p in sorted(source.rglob("*.json")) if RECORD.search(p.name)}
-    if not source.exists():
-        raise UserError(f"{source} does not exist.")
-    if source.suffix == ".json":
-        return {str(source): source.read_bytes()}
-    try:
-        with tarfile.open(source) as tar:
-            members = [m for m in tar.getmembers() if m.isfile() and m.name.endswith(".json") and not BESIDE.search(m.name)
-                       and not m.name.rpartition("/")[2].startswith(".")]
-            return {f"{source}: {m.name}": tar.extractfile(m).read() for m in members}
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{source} is not a whole tar of records ({' '.join(str(error).split())}).") from None
-
-
-def pack_records(root: Path, target: Path, keys: Iterable[str] | None = None) -> int:
-    """Write the records under `root` (all, or of `keys`) into one xz tar, the same bytes for the same records."""
-    buffer, files = io.BytesIO(), files_by_key(root)
-    chosen = sorted(files[k] for k in (files if keys is None else keys) if k in files)
-    if not chosen:
-        raise UserError("There is no record to pack for this selection; `status` shows what there is.")
-    with tarfile.open(fileobj=buffer, mode="w:xz") as tar:
-        for path in chosen:
-            content = path.read_bytes()
-            parse_record(content, str(path))
-            info = tarfile.TarInfo(str(path.relative_to(root)))
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    write_atomically(target, buffer.getvalue())
-    return len(chosen)

@@ -1,7 +1,7 @@
 """What a campaign brings home from a machine that will not be kept: records with their predictions, weights, states. No torch.
 
 `Home` writes all of it anew after every pack, in files small enough to travel: `out.tar`, `out-2.tar` and so on, each a whole
-tar with the SHA-256 of its members. `bring_in` puts what is no record where it belongs; `common.store.merge` does the records.
+tar with the SHA-256 of its members. `bring_in` puts what is no record where it belongs; `common.merging` does the records.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import UserError
+from common.merging import predictions_beside
 from common.method import Planned, checkpoint_path, missing_runs
-from common.store import RECORD, files_by_key, record_files, write_atomically
+from common.store import files_by_key, record_files, write_atomically
 
 Weights = Literal["first-stages", "all", "none"]
 PARTS = 8  # files
 SUMS = "sha256.json"  # in each: name of a member -> its digest
 WEIGHTS = re.compile(r"([0-9a-f]{16})\.safetensors$")
-PREDICTIONS = re.compile(r"([0-9a-f]{16})\.predictions\.npz$")  # named by its content
 STATE, SPEED = re.compile(r"resume/([0-9a-f]{16}\.pt)$"), re.compile(r"probes/([a-z0-9-]+\.json)$")  # under .work
 OVERHEAD = 2048  # bytes of a member's header and padding, and its line in SUMS
 
@@ -74,7 +74,7 @@ class Home:
         """Name in the tar and file of all that travels, the dearest first."""
         records = {key: path for key, path in files_by_key(self.root).items() if path.name not in self.before}
         yield from self._named(records.values(), self.root)
-        yield from self._named(sorted({p for path in records.values() for p in beside(path)}), self.root)
+        yield from self._named(sorted({p for path in records.values() for p in predictions_beside(path)}), self.root)
         yield from self._named(sorted((self.work / "probes").glob("*.json")), self.work)
         yield from self._named(self.checkpoints(), self.root)
         yield from self._named(sorted((self.work / "resume").glob("*.pt")), self.work)
@@ -92,13 +92,6 @@ class Home:
             missing = missing_runs(list(every.values()), record_files(self.root))
             every = {m.start.run.key: m.start for m in missing if m.start}
         return sorted({item.checkpoint for item in every.values() if item.checkpoint.exists()})
-
-
-def beside(record: Path) -> list[Path]:
-    """The file of predictions that a record speaks of."""
-    found = json.loads(record.read_bytes()).get("predictions") or {}
-    path = record.parent / found.get("file", "")
-    return [path] if path.is_file() else []
 
 
 def _tar(members: Sequence[tuple[str, Path]]) -> bytes:
@@ -120,7 +113,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def bring_in(source: Path, places: Callable[[], Mapping[str, Path]], root: Path, states: Path, speeds: Path
              ) -> dict[str, int]:
-    """Put weights, predictions, states and speeds of a tar, or of a folder, where they belong, the last two in the folders of
+    """Put weights, states and speeds of a tar, or of a folder, where they belong, the last two in the folders of
     these names; what is here already stays, but speeds.
 
     places(): key -> folder of the records of every run that the papers know; weights of no such run, and anything that its digest
@@ -131,19 +124,13 @@ def bring_in(source: Path, places: Callable[[], Mapping[str, Path]], root: Path,
     known = files_by_key(root)
     folders = {key: path.parent for key, path in known.items()}
     targets: dict[Path, bytes] = {}
-    count = dict.fromkeys(("weights", "predictions", "states", "speeds"), 0)
+    count = dict.fromkeys(("weights", "states", "speeds"), 0)
     for name, content in found.items():
         if key := WEIGHTS.search(name):
             if key[1] not in place:
                 raise UserError(f"{source}: {name} is foreign: no paper here plans that run; nothing was brought in.")
             _check_weights(content, key[1], f"{source}: {name}")
             kind, target = "weights", checkpoint_path(folders.get(key[1], place[key[1]]), key[1])
-        elif stem := PREDICTIONS.search(name):
-            if hashlib.sha256(content).hexdigest()[:16] != stem[1]:
-                raise UserError(f"{source}: {name} is damaged: its content does not have its name; fetch it again.")
-            kind, target = "predictions", root / "/".join(Path(name).parts[-5:])
-            if not re.fullmatch(r"[\w.-]+/results/[\w.-]+/[\w.-]+/[\w.-]+", target.relative_to(root).as_posix()):
-                raise UserError(f"{source}: {name} is not where predictions are, in <paper>/results/<profile>/<column>/.")
         elif state := STATE.search(name):
             kind, target = "states", states / state[1]
         else:
@@ -186,17 +173,4 @@ def _read(source: Path) -> dict[str, bytes]:
 
 
 def _wanted(name: str) -> bool:
-    return any(pattern.search(name) for pattern in (WEIGHTS, PREDICTIONS, STATE, SPEED))
-
-
-def has_records(source: Path) -> bool:
-    """Whether a source of `merge` holds records: a further part may hold weights only. What cannot be read has to be said."""
-    source = Path(source)
-    if source.suffix == ".json" or not source.is_file():
-        return True
-    try:
-        with tarfile.open(source) as tar:
-            names = tar.getnames()
-    except (tarfile.TarError, EOFError, OSError):
-        return True
-    return SUMS not in names or any(RECORD.search(name) for name in names)
+    return any(pattern.search(name) for pattern in (WEIGHTS, STATE, SPEED))

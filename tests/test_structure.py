@@ -14,7 +14,7 @@ LEVELS = [
     {"data", "store", "method", "digest", "predictions", "baselines", "decoupled"},
     {"train", "report", "cost", "estimate", "packing"},
     {"large"},
-    {"cli", "console", "doctor", "worth", "campaign", "selection", "options", "export", "travel"},
+    {"cli", "console", "doctor", "worth", "campaign", "selection", "options", "export", "travel", "merging", "stale"},
 ]
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}
 SOURCES = [p for folder in ("common", "papers") for p in sorted((ROOT / folder).rglob("*.py"))]

@@ -1,10 +1,7 @@
 """Records: sealed, looked up by key, merged whole or not at all; files written whole or not at all."""
 
 import errno
-import io
-import json
 import os
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -18,8 +15,6 @@ from common.store import (
     check_record,
     files_by_key,
     load_records,
-    merge,
-    pack_records,
     parse_record,
     record_files,
     save_record,
@@ -39,26 +34,8 @@ def runs(paper):
     return plan(paper, "paper")
 
 
-@pytest.fixture
-def places(runs):
-    return {m.run.key: m.folder for m in runs}
-
-
 def root(paper) -> Path:
     return paper.folder.parent
-
-
-def as_bytes(record) -> bytes:
-    return json.dumps(record).encode()
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
 
 
 def test_a_saved_record_is_found_by_its_key(paper, runs):
@@ -138,53 +115,6 @@ def test_what_is_no_record_is_one_sentence(content):
     with pytest.raises(UserError, match=r"x\.json") as error:
         parse_record(content, "x.json")
     assert "\n" not in str(error.value)
-
-
-def test_records_travel_and_merging_twice_changes_nothing(paper, runs, places, tmp_path):
-    for i, item in enumerate(runs[:3]):
-        save_record(item.folder, make_record(item, 70.0 + i))
-    tar = tmp_path / "records.tar"
-    assert pack_records(root(paper), tar) == 3
-    first = tar.read_bytes()
-    pack_records(root(paper), tar)
-    assert tar.read_bytes() == first
-    before = load_records(root(paper))
-    for path in record_files(root(paper)).values():
-        path.unlink()
-    assert merge(tar, lambda seeds: places, root(paper)) == {"new": 3, "known": 0}
-    assert load_records(root(paper)) == before
-    assert merge(tar, lambda seeds: places, root(paper)) == {"new": 0, "known": 3}
-
-
-def refused(source: Path, paper, places, said: str) -> None:
-    before = record_files(root(paper))
-    with pytest.raises(UserError, match=said) as error:
-        merge(source, lambda seeds: places, root(paper))
-    assert "\n" not in str(error.value)
-    assert record_files(root(paper)) == before
-
-
-def test_merge_is_all_or_nothing(paper, runs, places, tmp_path):
-    good, other = make_record(runs[0], 70.0), make_record(runs[1], 71.0)
-    damaged = as_bytes(other).replace(b"71.0", b"72.0")
-    refused(write_tar(tmp_path / "a.tar", {"good.json": as_bytes(good), "damaged.json": damaged}), paper, places, "damaged.json")
-    foreign = {k: v for k, v in places.items() if k != runs[1].run.key}
-    both = {"good.json": as_bytes(good), "other.json": as_bytes(other)}
-    refused(write_tar(tmp_path / "b.tar", both), paper, foreign, "foreign")
-    save_record(runs[0].folder, make_record(runs[0], 69.0))
-    refused(write_tar(tmp_path / "c.tar", {"good.json": as_bytes(good)}), paper, places, "differ from those that are here")
-    (tmp_path / "d.tar").write_bytes((tmp_path / "b.tar").read_bytes()[:700])
-    refused(tmp_path / "d.tar", paper, places, "not a whole tar|damaged")
-    refused(tmp_path / "missing.tar", paper, places, "does not exist")
-    (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", paper, places, "holds no record")
-
-
-def test_a_tar_cannot_leave_its_folder(paper, runs, places, tmp_path):
-    record = as_bytes(make_record(runs[0], 70.0))
-    tar = write_tar(tmp_path / "evil.tar", {"../../../outside.json": record, "/tmp/absolute.json": record})
-    assert merge(tar, lambda seeds: places, root(paper))["new"] == 1
-    assert sorted(p.name for p in tmp_path.rglob("*.json")) == [next(iter(record_files(root(paper)).values())).name]
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):

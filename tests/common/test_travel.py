@@ -1,17 +1,19 @@
 """What comes home after every pack: small whole files, the dearest first, and refused where they were touched."""
 
-import hashlib
 import json
 import struct
 import tarfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from common.errors import UserError
+from common.merging import Place, merge
 from common.method import missing_runs, plan
-from common.store import files_by_key, merge, record_files, save_record
-from common.travel import SUMS, Home, bring_in, has_records
+from common.predictions import Answers, Predictions, write_predictions
+from common.store import files_by_key, record_files, save_record
+from common.travel import SUMS, Home, bring_in
 from tests.records import make_record, some_loss, toy_paper
 
 
@@ -39,10 +41,10 @@ def finished(paper, tmp_path):
     runs = plan(paper, "paper", columns=("cifar10-lt-100",))
     for item in runs:
         if not item.start:
-            content = f"answers of {item.run.key}".encode()
-            name = hashlib.sha256(content).hexdigest()[:16] + ".predictions.npz"
-            save_record(item.folder, make_record(item, 60.0, predictions={"file": name, "digest": "d" * 64}))
-            (item.folder / name).write_bytes(content)
+            labels = np.repeat(np.arange(10), 100)
+            answers = Answers(labels, labels, np.full(1000, item.run.seed, np.uint8))
+            fields = write_predictions(item.folder, {item.run.key: Predictions(labels, answers)})
+            save_record(item.folder, make_record(item, 60.0, predictions=fields[item.run.key]))
             item.checkpoint.parent.mkdir(parents=True, exist_ok=True)
             item.checkpoint.write_bytes(weights(item.run.key, 2**20))
     work = tmp_path / "there" / "work"
@@ -94,20 +96,21 @@ def test_merge_brings_all_of_it_home(finished, paper, tmp_path):
     here = replace(paper, folder=toy_paper(tmp_path / "here" / "papers" / "toy").folder)
     root, mine = here.folder.parent, plan(here, "paper", columns=("cifar10-lt-100",))
     place = {link.run.key: link.folder for m in mine for link in m.chain}
-    totals = {}
-    for part in (home.target, tmp_path / "out-2.tar"):
-        if has_records(part):
-            assert merge(part, lambda seeds: place, root) == {"new": 3, "known": 0}
+    places = {link.run.key: Place(link.folder, link.digest) for m in mine for link in m.chain}
+    totals, parts = {}, (home.target, tmp_path / "out-2.tar")
+    merged = merge(parts, lambda seeds: places, root)
+    assert (merged.new, merged.known, merged.refused) == (3, 0, [])
+    for part in parts:
         for kind, count in bring_in(part, lambda: place, root, tmp_path / "states", tmp_path / "speeds").items():
             totals[kind] = totals.get(kind, 0) + count
-    assert totals == {"weights": 3, "predictions": 3, "states": 1, "speeds": 1}
+    assert totals == {"weights": 3, "states": 1, "speeds": 1}
     missing = missing_runs(mine, record_files(root))
     assert [m.label for m in missing] == [m.label for m in mine if m.start]
     assert all(m.start.checkpoint.read_bytes() == weights(m.start.run.key, 2**20) for m in missing)
     assert len(list(root.rglob("*.predictions.npz"))) == 3
     assert (tmp_path / "states" / "0123456789abcdef.pt").stat().st_size == 2**21
     again = bring_in(home.target, lambda: place, root, tmp_path / "states", tmp_path / "speeds")
-    assert again == {"weights": 0, "predictions": 0, "states": 0, "speeds": 1}
+    assert again == {"weights": 0, "states": 0, "speeds": 1}
 
 
 def test_what_was_touched_or_is_foreign_is_refused_before_anything_is_written(finished, tmp_path):
@@ -116,7 +119,7 @@ def test_what_was_touched_or_is_foreign_is_refused_before_anything_is_written(fi
     target, states, speeds = tmp_path / "elsewhere", tmp_path / "states", tmp_path / "speeds"
     place = {m.run.key: m.folder for m in runs}
     content = bytearray(home.target.read_bytes())
-    at = content.find(b"answers of")
+    at = content.find(b"__metadata__")
     content[at] ^= 1
     (tmp_path / "touched.tar").write_bytes(content)
     with pytest.raises(UserError, match="its content does not match its digest"):
@@ -124,12 +127,9 @@ def test_what_was_touched_or_is_foreign_is_refused_before_anything_is_written(fi
     with pytest.raises(UserError, match="foreign"):
         bring_in(home.target, dict, target, states, speeds)
     folder = tmp_path / "folder"
-    for name, said in ((f"{runs[0].run.key}.safetensors", "damaged or of another run"),
-                       ("0123456789abcdef.predictions.npz", "does not have its name")):
-        folder.mkdir(exist_ok=True)
-        (folder / name).write_bytes(weights("another", 10))
-        with pytest.raises(UserError, match=said):
-            bring_in(folder, lambda: place, target, states, speeds)
-        (folder / name).unlink()
+    folder.mkdir()
+    (folder / f"{runs[0].run.key}.safetensors").write_bytes(weights("another", 10))
+    with pytest.raises(UserError, match="damaged or of another run"):
+        bring_in(folder, lambda: place, target, states, speeds)
     assert not target.exists()
     assert not states.exists()
