@@ -143,6 +143,7 @@ def test_shown_apart_and_not_counted(tmp_path: Path) -> None:
     strong = outcomes[0].verdict
     assert claims_tally(outcomes) == f"2 {strong}; ours: 1 {next(o.verdict for o in outcomes if o.claim.ours)}"
     assert claims_tally([o for o in outcomes if not o.claim.ours]) == f"2 {strong}"
+    assert claims_tally([o for o in outcomes if not o.claim.ours or o.follows]) == f"2 {strong}"
     assert claims_tally([]) == "none"
     assert "2 more follow from these and are not counted." in results_block(paper, records)
     view = paper_view(paper, records, Places(records))
