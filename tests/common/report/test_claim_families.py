@@ -217,3 +217,11 @@ def test_a_rival_that_no_table_prints_is_tested_and_passed_over_in_the_printed_n
     assert (written.printed, written.verdict) == ("holds", "fails")
     assert written.where == f"{LT}, against ce[adapter=trunk]"
     assert written.notes == (f"left out, as there is no such method here: ce[adapter=trunk] in {STEP}",)
+
+
+@pytest.mark.parametrize(("text", "printed"), [
+    (claim("one", "own", '"ce[adapter=trunk]"', "rival", columns=STEP), "fails (1 of 1 columns)"),  # 23.00 against 22.90
+    (claim("one", "own", '"ce[adapter=trunk]"'), "not printed"), (claim("one", '"own[beta=9]"', "rival"), "not printed"),
+])
+def test_printed_numbers_are_judged_without_what_is_not_printed(tmp_path: Path, text: str, printed: str) -> None:
+    assert evaluate(toy_paper(tmp_path / "toy", text), {}, "paper")[0].printed == printed
