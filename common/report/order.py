@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from common.method import Paper
 from common.report.compare import Cell, Records, cells, why_not_measured
 from common.report.intervals import Interval, central, resampled_means
-from common.report.verdict import LESS_IS_BETTER
+from common.report.verdict import APART, LESS_IS_BETTER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,8 @@ class Order:
 
     tau: None where it cannot be computed, and `why` says so in a sentence. interval: over seeds, None where a method has a
     single run. pairs, agree: pairs of methods, and those that both orders agree on. left_out: rows without a number of
-    ours, with the reason. note: which rows take part in the only reading they have.
+    ours, with the reason. note: which rows take part in the only reading they have, and which are
+    not comparable with their source.
     """
 
     paper: str
@@ -106,9 +107,12 @@ def _order(paper: Paper, column: Sequence[Cell], reading: str) -> Order:
     pairs = [(a, b) for i, a in enumerate(there) for b in there[:i]]
     agree = sum((a.published - b.published) * (a.mean - b.mean) > 0 for a, b in pairs)
     single = [cell for cell in there if cell.reading != reading]
-    note = f"in their only reading, {single[0].reading}: {', '.join(map(_label, single))}" if single else ""
+    notes = [f"in their only reading, {single[0].reading}: {', '.join(map(_label, single))}"] if single else []
+    apart = [_label(cell) for cell in there if cell.verdict == APART]
+    notes += [f"{APART} with their source: {', '.join(apart)}"] if apart else []
     left_out = tuple(f"{_label(cell)}: {cell.state}" for cell in chosen if not cell.n)
-    return Order(paper.name, *_printed_column(column[0]), reading, tau, interval, why, note, len(pairs), agree, places, left_out)
+    return Order(paper.name, *_printed_column(column[0]), reading, tau, interval, why, "; ".join(notes), len(pairs), agree,
+                 places, left_out)
 
 
 def _label(cell: Cell) -> str:

@@ -91,11 +91,10 @@ def tally(words: Iterable[str]) -> str:
 def claims_tally(outcomes: Sequence[Outcome]) -> str:
     """Claims by verdict, each reading counted, ours apart, without those that follow from others; numbers in brackets are
     dropped, as they differ from claim to claim."""
-    def words(is_ours: bool) -> str:
-        counted = (o.verdict for o in outcomes if o.claim.ours == is_ours and not o.follows)
-        return tally(re.sub(r"^not run.*", "not run", verdict) for verdict in counted)
-
-    return "; ours: ".join(words(is_ours) for is_ours in (False, True) if not is_ours or any(o.claim.ours for o in outcomes))
+    counted = [o for o in outcomes if not o.follows]
+    words = [tally(re.sub(r"^not run.*", "not run", o.verdict) for o in counted if o.claim.ours == is_ours)
+             for is_ours in (False, True)]
+    return "; ours: ".join(words if any(o.claim.ours for o in counted) else words[:1])
 
 
 def _claims(paper: Paper, records: Records) -> list[Outcome]:

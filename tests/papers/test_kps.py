@@ -5,7 +5,7 @@ import pytest
 
 from common.data.large_sets import LARGE
 from common.method import plan
-from common.report.claims import evaluate
+from common.report.claims import evaluate, load_claims
 from common.report.compare import cells, published
 from common.report.variants import variants_markdown
 from papers.kps.replicate import FIGURES, PAPER, PARAMS, READINGS, STRATEGIES, TECHNIQUES
@@ -232,11 +232,26 @@ def test_figures_name_rows_that_exist():
 def test_what_the_printed_numbers_say_of_the_claims():
     """KPS with mixup is better than MiSLAS in one CIFAR column of four; the rest of the prose agrees with its tables."""
     printed = {o.claim.id: o.printed for o in evaluate(PAPER, {}, "paper")}
-    assert len(printed) == 32
+    assert len(printed) == 33
     assert {name: verdict for name, verdict in printed.items() if verdict.startswith("fails")} == {
         "mixup-beats-mislas": "fails (3 of 4 columns)"}
     assert {name for name, verdict in printed.items() if verdict == "not printed"} == {
         name for name in printed if name.startswith("figure-")}
+
+
+def test_claims_on_heads_middles_and_tails_are_about_the_groups_of_section_3_5_5():
+    claims = load_claims(PAPER)
+    groups = {claim.id: claim.group for claim in claims if claim.id.startswith("figure-")}
+    parts = {"head": "head1-3", "mid": "mid1-4", "tail": "tail1-3", "head1": "head1", "head2": "head2", "tail1": "tail1"}
+    assert {name: parts[next(word for word in name.split("-") if word in parts)] for name in groups} == groups
+    assert all(set(claim.classes) == {"all"} for claim in claims)  # never a split at the geometric mean
+
+
+def test_tables_3_5_and_3_6_have_a_claim_for_each_of_their_columns():
+    columns = {(table, column) for claim in load_claims(PAPER) for table in claim.tables for column in claim.columns
+               if table in ("3.5", "3.6")}
+    frame = published(PAPER)
+    assert columns == {(row.table, row.column) for row in frame[frame["table"].isin(("3.5", "3.6"))].itertuples()}
 
 
 def test_the_quick_profile_trains_every_row():

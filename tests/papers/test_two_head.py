@@ -205,3 +205,17 @@ def test_imagenet_lt_has_uneven_groups_and_its_own_deferral():
 
 def test_claims_load():
     assert len(load_claims(PAPER)) >= 17
+
+
+def test_rows_behind_an_adapter_are_compared_with_rows_behind_the_same():
+    """Wherever a claim sets a row with an adapter against CE or CDH without one, it does so against them with one too."""
+    adapted = {(c.name, m.name) for c in PAPER.columns["paper"] for m in PAPER.rows("paper", c) if m.adapter and not m.variant}
+    assert {column.partition("-")[0] for column, _ in adapted} == {"cifar100"}
+    checked = 0
+    for claim in load_claims(PAPER):
+        if claim.kind == "better" and any((column, claim.method) in adapted for column in claim.columns):
+            for name in {"ce", "cdh"} & set(claim.than):
+                assert f"{name}[adapter=trunk]" in claim.than, claim.id
+                checked += 1
+    assert checked == 5
+    assert {claim.id for claim in load_claims(PAPER) if claim.ours} == {"mapping-decides", "summed-mapping-beats-ce"}

@@ -143,6 +143,7 @@ def test_shown_apart_and_not_counted(tmp_path: Path) -> None:
     strong = outcomes[0].verdict
     assert claims_tally(outcomes) == f"2 {strong}; ours: 1 {next(o.verdict for o in outcomes if o.claim.ours)}"
     assert claims_tally([o for o in outcomes if not o.claim.ours]) == f"2 {strong}"
+    assert claims_tally([o for o in outcomes if not o.claim.ours or o.follows]) == f"2 {strong}"
     assert claims_tally([]) == "none"
     assert "2 more follow from these and are not counted." in results_block(paper, records)
     view = paper_view(paper, records, Places(records))
@@ -216,3 +217,11 @@ def test_a_rival_that_no_table_prints_is_tested_and_passed_over_in_the_printed_n
     assert (written.printed, written.verdict) == ("holds", "fails")
     assert written.where == f"{LT}, against ce[adapter=trunk]"
     assert written.notes == (f"left out, as there is no such method here: ce[adapter=trunk] in {STEP}",)
+
+
+@pytest.mark.parametrize(("text", "printed"), [
+    (claim("one", "own", '"ce[adapter=trunk]"', "rival", columns=STEP), "fails (1 of 1 columns)"),  # 23.00 against 22.90
+    (claim("one", "own", '"ce[adapter=trunk]"'), "not printed"), (claim("one", '"own[beta=9]"', "rival"), "not printed"),
+])
+def test_printed_numbers_are_judged_without_what_is_not_printed(tmp_path: Path, text: str, printed: str) -> None:
+    assert evaluate(toy_paper(tmp_path / "toy", text), {}, "paper")[0].printed == printed

@@ -1,5 +1,6 @@
 """Kendall's tau between printed and our orders: by hand, against scipy, and the interval over seeds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,11 @@ def test_readings_are_ordered_apart(paper: Paper) -> None:
     assert (written.tau, written.note) == (1.0, "")
     assert released.tau == pytest.approx(-1 / 3)
     assert released.note == "in their only reading, written: ERM, Rival"
+
+
+def test_rows_that_are_not_comparable_with_their_source_are_named(paper: Paper) -> None:
+    apart = replace(paper, not_comparable={"cifar10-lt-100/rival": "another network"})
+    assert found(apart, RUNS)["1", "cifar10-lt-100", "written"].note == "not comparable with their source: Rival"
 
 
 def test_the_interval_says_how_sure_our_order_is(paper: Paper) -> None:
