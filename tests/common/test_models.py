@@ -35,8 +35,8 @@ def test_a_pack_has_as_many_parameters_and_multiplications_a_run(name):
 
 
 @pytest.mark.parametrize(("name", "network", "adapter"), [
-    ("resnet8", "plain", 0), ("resnet8", "plain", 8), ("resnet8", "shifted", 0), ("resnet8", "bilateral", 0), ("cnn4", "plain", 0),
-    ("6layercnn100d", "plain", 0),
+    ("resnet8", "plain", 0), ("resnet8", "plain", 8), ("resnet8", "shifted", 0), ("resnet8", "bilateral", 0),
+    ("cnn4", "plain", 0), ("6layercnn100d", "plain", 0),
 ])
 def test_features_are_float32_where_the_convolutions_are_bfloat16(name, network, adapter):
     """Means and dense layers, to what float32 makes of the same last maps; a mean in bfloat16 is off by up to 0.4 %."""
