@@ -16,11 +16,13 @@ import torch
 
 from common.data.feed import INDEX
 from common.losses import softmax_cross_entropy
-from common.method import Method
+from common.method import Method, Planned
 from common.store import load_records
 from common.train import pack as pack_module
 from common.train.loop import Workspace, train_pack
 from common.train.pack import Device, Pack, use_device
+from common.train.work import form_packs
+from papers.catalog import PAPERS
 from tests.common.train.fake_cuda import follow
 from tests.common.train.kinds import DECOUPLED, FIRST_STAGES, META, SECOND_STAGES
 from tests.common.train.stub_cuda import AFTERMATH, pretend_cuda
@@ -76,6 +78,22 @@ def test_forward_and_loss_stay_on_the_device(methods, digits, tmp_path):
     features, losses = follow(pack)
     assert features.dtype == losses.dtype == torch.float32
     assert losses.shape == (pack.runs,)
+
+
+def test_every_method_of_every_paper_stays_on_the_device(digits, tmp_path):
+    """Forward and loss of each kind that is planned on the small columns, first stages included."""
+    found, folder = {}, tmp_path / "toy" / "results" / "quick"
+    for paper in PAPERS:
+        for column in (c for c in paper.columns["quick"] if c.dataset == "digits"):
+            for method in paper.rows("quick", column):
+                item = Planned(paper.run("quick", column, method, 0), method, folder / column.name)
+                found |= {(str(m.method.describe()), m.method.shape): m for m in item.chain}
+    assert len(found) > 100
+    for members in form_packs(list(found.values()), 64):
+        pack = Pack(members, digits, Device("cpu", "float32", False))
+        pack.begin_epoch(max(0, pack.protocol.epochs - 1))
+        _, losses = follow(pack)
+        assert losses.shape == (len(members),)
 
 
 def host_tensor(outputs, labels, context):
