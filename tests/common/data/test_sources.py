@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import re
+import shutil
 import socket
 import struct
 import tarfile
@@ -494,3 +495,178 @@ def test_real_cifar_from_an_archive_made_of_it(cifar10: Path, capsys: pytest.Cap
     np.testing.assert_array_equal(again.x_train, images.x_train)
     np.testing.assert_array_equal(again.archive_order, images.archive_order)
     assert re.search(r"4\d,\d{3} of its 50,000 train images, the first at position \d, stand elsewhere", capsys.readouterr().out)
+
+
+def make_numbered(name: str, monkeypatch: pytest.MonkeyPatch, classes: int = 12) -> Raw:
+    """Twelve classes of two training images and one test image of random 4 x 4 pixels, put into SETS; their pixels are known."""
+    generator, arrays = np.random.default_rng(3), []
+    for per_class in (2, 1):
+        labels = np.repeat(np.arange(classes, dtype=np.uint8), per_class)
+        arrays += [generator.integers(0, 256, (len(labels), 4, 4, 3), np.uint8), labels]
+    digests = {f"{what}_{split}": content_digest(x, y * keep) for what, keep in (("digest", 1), ("pixels", 0))
+               for split, x, y in (("train", *arrays[:2]), ("test", *arrays[2:]))}
+    monkeypatch.setitem(SETS, name, dataclasses.replace(SETS[name], side=4, classes=classes, train=2 * classes, test=classes,
+                                                        order_digest="", **digests))
+    return Raw(*arrays, classes=tuple(map(str, range(classes))), origin="here")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("form", ["{0}", "{0:02d}", "{1}", "{1:05d}"])
+def test_folders_that_are_numbers_are_in_the_order_of_their_values(
+    form: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    raw = make_numbered(name, monkeypatch)
+    raw = raw._replace(classes=tuple(form.format(c, c + 1) for c in range(12)))
+    prepare(name, tmp_path / "out", write_pngs(tmp_path / "p", raw))
+    assert_is(name, tmp_path / "out", raw)
+
+
+@pytest.mark.parametrize(("names", "words"), [
+    ([f"c{c}" for c in range(12)], "class 0 is 'c0' and class 1 'c1'; .* ordered by the alphabet"),
+    ([str(12 - c) for c in range(12)], "class 0 is '1' and class 1 '2'; .* ordered by value"),
+    ([f"{c % 3}{c // 3}x" for c in range(12)], "class 0 is '00x' and class 1 '01x'"),
+])
+def test_genuine_images_under_other_labels_are_told_from_wrong_pixels(
+    names: list[str], words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    raw = make_numbered("cifar100", monkeypatch)._replace(classes=tuple(names))
+    source = write_pngs(tmp_path / "p", raw)
+    refuse(f"its images are those of the genuine dataset, their labels are not: here {words}", tmp_path, source, "cifar100")
+    first = source / "train" / names[0] / "0.png"
+    Image.fromarray(255 - np.asarray(Image.open(first))).save(first)
+    refuse("some labels or pixels are not those of the genuine dataset; take another copy", tmp_path, source, "cifar100")
+
+
+def test_pixels_of_the_real_sets_are_known(cifar10: Path):
+    images = load("cifar10", cifar10)
+    assert content_digest(images.x_test, np.zeros(10_000, np.uint8)) == SETS["cifar10"].pixels_test
+
+
+def test_class_folders_of_train_and_test_need_the_same_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    raw = make_numbered("cifar10", monkeypatch)
+    source = write_pngs(tmp_path / "p", raw)
+    for folder in (source / "test").iterdir():
+        folder.rename(folder.with_name(f"c{folder.name}"))
+    refuse("train has the class folders .0., .1., .2., ... and .*test .c0., .*: their names say the labels, so give both the",
+           tmp_path, source)
+    (source / "train" / "07").mkdir()
+    (source / "test" / "07").mkdir()
+    for folder in (source / "test").glob("c*"):
+        folder.rename(folder.with_name(folder.name[1:]))
+    refuse("has the class folders '07' and '7', which are one number", tmp_path, source)
+
+
+@pytest.mark.parametrize("leave", [
+    lambda root: (root / "train" / "cat" / "._0.png").write_bytes(b"\0\5\x16\7"),
+    lambda root: (root / "test" / "dog" / ".DS_Store").write_bytes(b"x"),
+    lambda root: shutil.copytree(root / "train" / "cat", root / "train" / ".ipynb_checkpoints"),
+    lambda root: shutil.copytree(root / "train" / "cat", root / "test" / "__MACOSX"),
+    lambda root: shutil.copytree(root / "train" / "cat", root / "test" / "@eaDir"),
+    lambda root: (root / "train" / "eel" / "Thumbs.db").write_bytes(b"x"),
+    lambda root: (root / "train" / "desktop.ini").write_text("x"),
+    lambda root: [p.rename(p.with_suffix(".PNG")) for p in root.glob("*/dog/*.png")],
+    lambda root: shutil.copytree(root, root / "." / "copy" / "inner") and [shutil.rmtree(root / s) for s in ("train", "test")],
+])
+def test_what_systems_leave_behind_is_not_there(leave, mini: Raw, tmp_path: Path):
+    source = write_pngs(tmp_path / "p", mini)
+    leave(source)
+    prepare("cifar10", tmp_path / "out", source)
+    assert_is("cifar10", tmp_path / "out", mini)
+
+
+def test_jpegs_are_no_source_of_lossless_images(mini: Raw, tmp_path: Path):
+    source = write_pngs(tmp_path / "p", mini)
+    Image.fromarray(mini.x_train[0]).save(source / "train" / "cat" / "x.JPG", format="JPEG")
+    refuse("cat/x.JPG is a JPEG, which does not keep the pixels of cifar10; take a copy in PNG", tmp_path, source)
+
+
+@pytest.mark.parametrize("changed", [
+    lambda raw: {"x_train": raw.x_train.transpose(0, 3, 1, 2), "x_test": raw.x_test.transpose(0, 3, 1, 2)},
+    lambda raw: {"y_train": raw.y_train.astype(np.int64)[:, None], "y_test": raw.y_test.astype(np.int32)[:, None]},
+    lambda raw: {"x_train": raw.x_train.astype(np.int64), "classes": np.array([c.encode() for c in NAMES])},
+])
+def test_an_npz_as_other_tools_write_it(changed, mini: Raw, tmp_path: Path):
+    prepare("cifar10", tmp_path / "out", write_npz(tmp_path / "a.npz", mini, **changed(mini)))
+    assert_is("cifar10", tmp_path / "out", mini)
+
+
+def test_mnist_npz_needs_no_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    raw = make_mini("mnist", monkeypatch, channels=1)._replace(classes=("0", "1", "2"))
+    prepare("mnist", tmp_path / "out", write_npz(tmp_path / "mnist.npz", raw, x_train=raw.x_train[..., 0], classes=None))
+    assert_is("mnist", tmp_path / "out", raw)
+
+
+def in_own_folder(path: Path) -> None:
+    """As some unpackers do: train-images.idx3-ubyte/train-images.idx3-ubyte."""
+    content = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    (path / path.name.replace("-idx", ".idx")).write_bytes(content)
+
+
+@pytest.mark.parametrize("change", [
+    lambda path: path.rename(f"{path}.gz"),
+    lambda path: path.write_bytes(gzip.compress(path.read_bytes())),
+    lambda path: Path(f"{path}.gz").write_bytes(gzip.compress(gzip.compress(path.read_bytes()))) and path.unlink(),
+    in_own_folder,
+    lambda path: Path(f"{path}.gz").write_bytes(path.read_bytes()) and path.write_bytes(path.read_bytes()[:-1]),
+])
+def test_the_first_bytes_say_whether_an_idx_file_is_packed(change, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    raw = make_mini("mnist", monkeypatch, channels=1)._replace(classes=("0", "1", "2"))
+    write_idx(tmp_path / "s", raw)
+    for stem in (IDX["x_train"], IDX["y_test"]):
+        change(tmp_path / "s" / stem)
+    prepare("mnist", tmp_path / "out", tmp_path / "s")
+    assert_is("mnist", tmp_path / "out", raw)
+
+
+@pytest.mark.parametrize("form", ["npz", "tar", "idx"])
+def test_the_first_bytes_of_a_file_say_its_form(form: str, mini: Raw, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    name, raw = ("mnist", make_mini("mnist", monkeypatch, channels=1)) if form == "idx" else ("cifar10", mini)
+    raw = raw._replace(classes=("0", "1", "2")) if form == "idx" else raw
+    if form == "idx":
+        write_idx(tmp_path, raw, packed=True)
+        source = tmp_path / f"{IDX['y_test']}.gz"
+    else:
+        source = (write_npz(tmp_path / "a.npz", raw) if form == "npz" else
+                  write_tar(tmp_path / "a.tar.gz", ARCHIVES[name].folder, archive_files(name, raw)))
+        source = source.rename(tmp_path / "no-suffix")
+    prepare(name, tmp_path / "out", source)
+    assert_is(name, tmp_path / "out", raw)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(("spoil", "said"), [
+    (lambda s, raw: truncate(write_npz(s / "cifar10.npz", raw)), r"Passed over: .*cifar10.npz is damaged"),
+    (lambda s, raw: write_npz(s / "cifar10.npz", raw, x_test=255 - raw.x_test),
+     "Passed over: .*cifar10.npz: the test split .* digest"),
+    (lambda s, raw: truncate(write_tar(s / ARCHIVES["cifar10"].tar, ARCHIVES["cifar10"].folder, archive_files("cifar10", raw))),
+     r"Passed over: .*cifar-10-python.tar.gz is truncated or unreadable"),
+    (lambda s, raw: write_folder(s / ARCHIVES["cifar10"].folder, {"data_batch_1": b""}), "Passed over: .* lacks data_batch_2"),
+])
+def test_a_damaged_form_beside_a_whole_one_is_named_and_passed_over(
+    spoil, said: str, mini: Raw, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    source = write_pngs(tmp_path / "p", mini)
+    spoil(source, mini)
+    prepare("cifar10", tmp_path / "out", source)
+    assert_is("cifar10", tmp_path / "out", mini)
+    assert re.search(said, capsys.readouterr().out)
+
+
+def test_if_all_forms_are_damaged_each_is_named(mini: Raw, tmp_path: Path):
+    source = write_pngs(tmp_path / "p", mini)
+    truncate(write_npz(source / "cifar10.npz", mini))
+    shutil.rmtree(source / "test" / "dog")
+    refuse(r"cifar10.npz is damaged .* And beside it: .*test has no folder for 'dog'", tmp_path, source)
+
+
+@pytest.mark.parametrize("file", ["cifar-10-python.tar", "cifar-10-python (1).tar.gz", "CIFAR-10-PYTHON.TGZ"])
+def test_an_archive_under_the_names_that_browsers_give(file: str, mini: Raw, tmp_path: Path):
+    source = write_folder(tmp_path / "s", {})
+    write_tar(source / file, ARCHIVES["cifar10"].folder, archive_files("cifar10", mini))
+    prepare("cifar10", tmp_path / "out", source)
+    assert_is("cifar10", tmp_path / "out", mini)

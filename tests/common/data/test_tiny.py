@@ -382,3 +382,90 @@ def test_resnet18_trains_on_it(real_size: Images, tmp_path: Path):
     assert record["counts"] == [4, 2, 1]
     assert np.array(record["confusion"]).sum(1).tolist() == [2, 2, 2]
     assert record["spec"]["data"] == SETS[tiny.NAME].digest
+
+
+def into_images(root: Path) -> Path:
+    """val/images/<wnid>/, the refoldering that most copies have."""
+    for line in (root / "val" / "val_annotations.txt").read_text().splitlines():
+        name, wnid = line.split("\t")[:2]
+        (root / "val" / "images" / wnid).mkdir(exist_ok=True)
+        (root / "val" / "images" / name).rename(root / "val" / "images" / wnid / name)
+    return root
+
+
+def in_part(root: Path) -> Path:
+    """A refoldering that was broken off."""
+    into_images(root)
+    for path in list((root / "val" / "images").glob("n0*/*"))[:3]:
+        path.rename(root / "val" / "images" / path.name)
+    return root
+
+
+def as_windows_writes(root: Path) -> Path:
+    for name in ("wnids.txt", "words.txt", "val/val_annotations.txt"):
+        text = (root / name).read_text()
+        (root / name).write_bytes(b"\xef\xbb\xbf" + text.replace("\n", " \r\n").encode())
+    return root
+
+
+def other_case(root: Path) -> Path:
+    for i, path in enumerate(list((root / "train").glob("*/images/*.JPEG"))):
+        path.rename(path.with_suffix((".jpeg", ".JPG", ".jpg")[i % 3]))
+    return root
+
+
+def leftovers(root: Path) -> Path:
+    shutil.copytree(root / "train" / "n01", root / "train" / ".ipynb_checkpoints")
+    shutil.copytree(root / "train" / "n01" / "images", root / "train" / "n01" / "images" / ".ipynb_checkpoints")
+    (root / "val" / "images" / "._val_0.JPEG").write_bytes(b"x")
+    (root / "train" / "n02" / "images" / "Thumbs.db").write_bytes(b"x")
+    return root
+
+
+def copied(root: Path) -> Path:
+    """A script that copies instead of moving."""
+    flat = shutil.copytree(root / "val" / "images", root / "kept")
+    refold(root, "images")
+    flat.rename(root / "val" / "images")
+    return root
+
+
+@pytest.mark.parametrize("change", [into_images, in_part, as_windows_writes, other_case, leftovers, copied,
+                                    lambda root: (into_images(root) / "val" / "val_annotations.txt").unlink()])
+@pytest.mark.parametrize("packed", [False, True])
+def test_copies_as_people_have_them(change, packed: bool, official: Path, tmp_path: Path):
+    wanted = expected(official)
+    change(official)
+    prepare(tiny.NAME, tmp_path / "out", write_zip(tmp_path / "x.zip", official) if packed else official)
+    assert_is(tmp_path / "out", wanted)
+
+
+def test_images_moved_between_classes_are_told(official: Path, tmp_path: Path):
+    one, two = (official / "train" / w / "images" for w in ("n01", "n02"))
+    (one / "n01_2.JPEG").rename(two / "n01_2.JPEG")
+    (two / "n02_1.JPEG").rename(one / "n02_1.JPEG")
+    refuse("n02_1.JPEG stands in the folder of class n01, but its name says n02; put it back", tmp_path, official)
+    (one / "n02_1.JPEG").rename(two / "n02_1.JPEG")
+    (two / "n01_2.JPEG").rename(one / "n01_2.JPEG")
+    val = into_images(official) / "val" / "images"
+    a, b = (next((val / w).iterdir()) for w in ("n01", "n10"))
+    a.rename(val / "n10" / a.name)
+    b.rename(val / "n01" / b.name)
+    refuse("stands in the folder of class n(01|10), but val/val_annotations.txt says n(10|01); put it back", tmp_path, official)
+
+
+def test_folders_that_are_no_classes_are_named(official: Path, tmp_path: Path):
+    for number, wnid in enumerate(ORDER):
+        (refold(official, "") if not number else official / "val" / wnid)
+        (official / "val" / wnid).rename(official / "val" / str(number))
+    refuse("val has 0 images of class n01, expected 2, and folders '0', '1', '2', which are no classes of wnids.txt", tmp_path,
+           official)
+
+
+@pytest.mark.parametrize("kept", [0, 1000, -40])
+def test_a_damaged_zip_beside_the_whole_folder_is_passed_over(kept: int, official: Path, tmp_path: Path, capsys):
+    wanted, path = expected(official), write_zip(official.parent / tiny.ZIP, official)
+    path.write_bytes(path.read_bytes()[:kept])
+    prepare(tiny.NAME, tmp_path / "out", official.parent)
+    assert_is(tmp_path / "out", wanted)
+    assert f"Passed over: {path} is truncated or unreadable" in capsys.readouterr().out
