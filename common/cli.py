@@ -115,8 +115,9 @@ def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
     _, planned = planned_runs(papers, options)
     code = train_runs(papers, planned, options)
     if options.summary and code == 0 and RANK == 0:
-        for item in planned:  # an output of DVC, which merged records come without
+        for item in planned:  # outputs of DVC, which merged records and those of other papers come without
             item.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            item.folder.mkdir(parents=True, exist_ok=True)
         write_summary(options.summary, planned, load_records(papers_root(papers), [m.run.key for m in planned]))
     return code
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from common.spec import describe_function
 from papers.catalog import PAPERS
 from tests.test_cli import make_small
+from tests.test_structure import imports
 
 pytest.importorskip("dvc")
 MM = ("mm-tables", "mm-figures")
@@ -87,6 +89,42 @@ def test_after_make_clean_the_records_are_made_again(clone):
     assert list(clone.glob("papers/mm/results/quick/*/*.json"))
 
 
+def test_records_that_are_lost_are_made_again(clone):
+    import shutil
+
+    dvc("repro", *MM, cwd=clone)
+    shutil.rmtree(clone / "papers/mm/results/quick")
+    again = dvc("repro", *MM, cwd=clone)
+    assert "mm-train@digits-lt-20" in ran(again)
+    assert list(clone.glob("papers/mm/results/quick/digits-lt-20/*.json"))
+    assert list(clone.glob("papers/mm/results/quick/digits-lt-20/*.predictions.npz"))
+    assert "up to date" in dvc("repro", *MM, cwd=clone)
+
+
+def test_a_changed_equation_trains_its_own_rows_again_and_its_words_none(clone):
+    """The equation of the text's margin is in the rows of `mm`, `mm_ldam` and `mm_scaled_margin`, and in no other."""
+    from papers.mm.replicate import PAPER
+
+    dvc("repro", *MM, cwd=clone)
+    script = clone / "papers" / "mm" / "replicate.py"
+    text = script.read_text()
+    equation = "(-(z_y - z_rival).clamp(min=0) - delta_plus).exp()"
+    assert text.count(equation) == 1
+    script.write_text(text.replace(equation, f"2 * {equation}"))
+    again = dvc("repro", *MM, cwd=clone)
+    columns = PAPER.columns["quick"]
+    own = [len({PAPER.run("quick", column, row, 0).key for row in PAPER.rows("quick", column)
+                if describe_function(row.loss)["function"] in ("mm", "mm_ldam", "mm_scaled_margin")}) for column in columns]
+    assert own[0] > own[1] > 0
+    assert all(f"Training {number} runs" in again for number in own), again
+    script.write_text(script.read_text().replace('"""Eq. (2):', '"""Equation (2) of the paper:'))
+    words = dvc("repro", *MM, cwd=clone)
+    assert "nothing to train" in words
+    assert "Training" not in words
+    script.write_text(text)
+    dvc("repro", *MM, cwd=clone)
+
+
 def test_merged_records_are_not_trained_again(clone):
     """What was trained elsewhere arrives by `merge`; DVC then has a stage to look at, which finds nothing to train."""
     dvc("repro", *MM, cwd=clone)
@@ -112,6 +150,26 @@ def test_a_prepared_dataset_survives_dvc(clone, cifar10):
     assert (clone / "data" / "cifar10.npz").exists()
 
 
+NOT_TRAINING = ("report", "cli", "console", "options", "doctor", "campaign", "worth", "export", "travel", "merging", "stale",
+                "selection")
+
+
+def code_of(root: Path, paper: str) -> set[str]:
+    """The files of a paper, and the files and folders of `common`, that its trainings import."""
+    waiting, seen = [*root.glob(f"papers/{paper}/*.py"), root / "common" / "train" / "loop.py"], set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen or not path.exists():
+            continue
+        seen.add(path)
+        for module in imports(path):
+            parts = module.split(".")
+            if parts[0] in ("common", "papers") and len(parts) > 1 and parts[1] not in NOT_TRAINING:
+                waiting += [(root / Path(*parts)).with_suffix(".py"), root / Path(*parts[:-1]) / f"{parts[-1]}.py"]
+    found = [path.relative_to(root).as_posix() for path in seen if path.name != "__init__.py"]
+    return {name if name.startswith("papers") or name.count("/") == 1 else "/".join(name.split("/")[:2]) for name in found}
+
+
 @pytest.mark.parametrize("name", [p.name for p in PAPERS])
 def test_every_paper_has_its_stages_for_every_column(name):
     import yaml
@@ -123,6 +181,9 @@ def test_every_paper_has_its_stages_for_every_column(name):
         summaries = {d for d in quick[f"{name}-{stage}"]["deps"] if "summaries" in d}
         assert summaries == {f"papers/{name}/summaries/{c.name}.csv" for c in paper.columns["quick"] if c.name not in paper.large}
         assert quick[f"{name}-{stage}"]["outs"] == [f"papers/{name}/{stage}"]
+    needed = code_of(root, name)
+    for stage in (quick[f"{name}-train"], yaml.safe_load((root / f"papers/{name}/dvc.yaml").read_text())["stages"]["train"]):
+        assert needed <= set(stage["do"]["deps"]), f"{name}: a stage must depend on {sorted(needed - set(stage['do']['deps']))}"
     published = yaml.safe_load((root / f"papers/{name}/dvc.yaml").read_text())["stages"]["train"]
     assert published["foreach"] == {c.name: c.dataset for c in paper.columns["paper"] if c.name not in paper.large}
 
