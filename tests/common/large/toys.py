@@ -76,7 +76,7 @@ def cases() -> dict[str, Case]:
         "second stage": Case(gcl, SECOND, per_device=(10, None)),
         "second stage, moving": Case(gcl, replace(SECOND, moving_statistics=True)),
         "gaussian": Case(row("icu", "icu@written"), ADAM),
-        "means of classes": Case(row("icu", "icu@written", "mnist-6layercnn2d"), ADAM),
+        "features as constants": Case(row("icu", "icu[regulariser=detached]@written", "cifar10-lt-100"), ADAM),
         "two heads": Case(row("two_head", "two-head-full@written"), LONG, epoch=180),
         "bilateral": Case(row("gcl", "bbn@released"), epoch=50),
         "contrast": Case(row("gcl", "hybrid-sc@released"), epoch=50),
