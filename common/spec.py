@@ -317,7 +317,8 @@ def build(value: Any, shape: Any, where: Place | str) -> Any:
         raise UserError(f"{where}: {value} is not a finite number.")
     if shape in (int, float, str, bool) and type(value) is shape:
         return value
-    hint = " (a number stands without quotes)" if shape in (int, float) and isinstance(value, str) else ""
+    quoted = shape in (int, float) and isinstance(value, str) and re.fullmatch(r"[-+.\deE]+", value)
+    hint = " (a number stands without quotes)" if quoted else ""
     name = getattr(shape, "__name__", str(shape)) if origin is None else str(shape)
     raise UserError(f"{where}: expected {name}, found {type(value).__name__} {value!r}{hint}.")
 
