@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import UserError
 from common.method import missing_runs, plan
-from common.store import files_by_key, merge, record_files, save_record
+from common.store import files_by_key, merge, record_files, save_record, weights_metadata
 from common.travel import SUMS, Home, bring_in, has_records
 from tests.records import make_record, some_loss, toy_paper
 
@@ -23,7 +23,8 @@ def two_stages(column, protocols):
 
 
 def weights(key: str, size: int) -> bytes:
-    header = json.dumps({"__metadata__": {"key": key}, "w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    entry = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
+    header = json.dumps({"__metadata__": weights_metadata(key=key), "w": entry}).encode()
     return struct.pack("<Q", len(header)) + header + bytes(size)
 
 
