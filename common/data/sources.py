@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.data import tiny
+from common.data.pixels import eight_bit
 from common.data.sets import SETS, Images, Raw, archive_order, canonical_order, content_digest, find_set, load, read_arrays
 from common.errors import UserError
 from common.store import write_atomically
@@ -307,7 +308,7 @@ def _read_png(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB" if shape[2] == 3 else "L"))
+            pixels = eight_bit(image, "RGB" if shape[2] == 3 else "L")
     except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken PNG as a SyntaxError
         raise UserError(f"{path} is damaged ({_reason(error)}); take another copy.") from None
     if pixels.shape[:2] != shape[:2]:
