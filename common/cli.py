@@ -27,7 +27,7 @@ from common.data.parcel import Need, instead_of_parcel, is_parcel, pack_data, un
 from common.data.sets import find_set
 from common.data.sources import prepare
 from common.doctor import examine
-from common.errors import UserError
+from common.errors import UserError, complain
 from common.large.prepare import prepare_large
 from common.merging import Place, merge, pack_records
 from common.method import Paper, Planned, missing_runs, plan
@@ -53,14 +53,23 @@ RANK, WORLD = (int(os.environ.get(name, default)) for name, default in (("RANK",
 console = Console(highlight=False, soft_wrap=True, quiet=RANK > 0)
 
 
-def main(*papers: Paper) -> None:
-    """Run one command; a UserError is one sentence on standard error and exit code 2, Ctrl-C is exit code 130."""
+def main(*papers: Paper, broken: Sequence[UserError] = ()) -> None:
+    """Run one command; a UserError is one sentence on standard error and exit code 2, Ctrl-C is exit code 130.
+
+    broken: what is wrong with papers that could not be loaded. It is said first; the command goes on with the others, unless it
+    writes about all of them, and ends with exit code 2.
+    """
+    for error in broken:
+        complain(error)
+    if broken and not papers:
+        sys.exit(2)
     options = parser(papers, COMMANDS).parse_args()
     try:
-        sys.exit(options.command(papers, options) or 0)
+        if broken and options.command in OF_ALL:
+            raise UserError("This command needs every paper: mend what is named above first; nothing was changed.")
+        sys.exit(options.command(papers, options) or (2 if broken else 0))
     except UserError as error:
-        if RANK == 0 or error.alone:
-            Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
+        complain(error)
         sys.exit(2)
     except KeyboardInterrupt:
         Console(stderr=True).print("\nInterrupted; the same command goes on from the last saved epoch.")
@@ -440,3 +449,4 @@ COMMANDS = {
     "pack-data": command_pack_data,
     "doctor": command_doctor,
 }
+OF_ALL = (command_report, command_merge)  # without a paper they would drop its rows, and refuse its records

@@ -1,4 +1,6 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and how it is said."""
+
+import os
 
 
 class UserError(Exception):
@@ -9,3 +11,12 @@ class UserError(Exception):
     """
 
     alone = False
+
+
+def complain(error: UserError) -> None:
+    """Print the sentence on standard error, in the process that has to speak (RANK is torchrun's)."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    if os.environ.get("RANK", "0") == "0" or error.alone:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")

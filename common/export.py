@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from common.errors import UserError
@@ -15,8 +16,7 @@ from common.method import Planned
 from common.report.boards import protocol_words
 from common.report.compare import Record
 from common.report.text import escape, markdown_table, number
-from common.spec import canonical_json
-from common.store import load_records, record_path, write_atomically
+from common.store import load_records, read_weights_metadata, record_path, weights_metadata, write_atomically
 
 GROUPS = {"many": "over 100 training images", "medium": "20 to 100 training images", "few": "under 20 training images"}
 WEIGHTS, CARD = "model.safetensors", "README.md"
@@ -62,19 +62,28 @@ def find_checkpoint(item: Planned) -> Path | None:
 def weights(item: Planned, record: Record, checkpoint: Path) -> bytes:
     """The checkpoint's tensors as they are, with key, label, spec and the record's digest as metadata."""
     from safetensors import SafetensorError, safe_open
-    from safetensors.numpy import save
 
     try:
         with safe_open(checkpoint, framework="numpy") as file:
-            metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            about, tensors = read_weights_metadata(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"{checkpoint} is damaged ({' '.join(str(error).split())}); delete it and its record, and train the run "
                         "again.") from None
-    if metadata.get("key") != item.run.key:
-        raise UserError(f"{checkpoint} holds the weights of run {metadata.get('key')}; delete it and its record, and train the "
+    if about.get("key") != item.run.key:
+        raise UserError(f"{checkpoint} holds the weights of run {about.get('key')}; delete it and its record, and train the "
                         "run again.")
-    more = {"spec": canonical_json(record["spec"]).decode(), "record": record["digest"], "format": "pt"}
-    return save(tensors, {"key": item.run.key, "label": item.method.label, **more})
+    return to_bytes(tensors, key=item.run.key, label=item.method.label, spec=record["spec"], record=record["digest"])
+
+
+def to_bytes(tensors: Mapping[str, np.ndarray], **about: Any) -> bytes:
+    """A safetensors file of these arrays, the same bytes for equal ones.
+
+    safetensors 0.8 writes an array's memory as it lies and its shape as it is seen, so that a transposed one comes back as
+    other numbers: here it lies in C order first.
+    """
+    from safetensors.numpy import save
+
+    return save({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, weights_metadata(**about))
 
 
 def model_card(item: Planned, record: Record) -> str:
@@ -94,7 +103,8 @@ def model_card(item: Planned, record: Record) -> str:
         "To make it again, in a checkout of the repository at that commit:\n", f"```sh\n{_command(item)}\n```\n",
         "## The file\n",
         f"`{WEIGHTS}` holds the last epoch: `backbone.*` and `head.*` as a pack of one run has them, so tensors of the head have "
-        "a first axis of one run. Its metadata hold the run's spec as JSON (`spec`), its key, and the digest of its record.\n",
+        "a first axis of one run. The one entry of its metadata, `run`, is JSON: the run's key, label and spec, and its record's "
+        "digest.\n",
     ])
 
 
@@ -110,11 +120,12 @@ def _facts(item: Planned, record: Record) -> list[tuple[str, Any]]:
 
 
 def _front_matter(item: Planned, record: Record) -> Mapping[str, Any]:
-    """https://github.com/huggingface/hub-docs/blob/main/modelcard.md: one result, on the test set of the column's dataset."""
+    """https://github.com/huggingface/hub-docs/blob/main/modelcard.md: one result, on the test set of the column's dataset. The
+    configuration keeps columns of one dataset apart: huggingface_hub merges results that differ in nothing but a name."""
     column = item.run.column
     result = {
         "task": {"type": "image-classification", "name": "Image classification"},
-        "dataset": {"type": column.dataset, "name": column.name, "split": "test"},
+        "dataset": {"type": column.dataset, "name": column.name, "config": column.name, "split": "test"},
         "metrics": _metrics(record),
     }
     return {

@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -229,7 +230,10 @@ def describe_function(function: typing.Callable) -> dict[str, Any]:
 
 
 class _Reader(yaml.SafeLoader):
-    """YAML without a surprise: a key that stands twice is an error, not the last one."""
+    """YAML without a surprise: a key that stands twice is an error, not the last one, and an unquoted 5e-05 is a number.
+
+    PyYAML follows YAML 1.1, to which a number with an exponent has a point and the exponent a sign; DVC writes by YAML 1.2.
+    """
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -239,31 +243,66 @@ class _Reader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+FLOAT = "tag:yaml.org,2002:float"
+_Reader.add_implicit_resolver(FLOAT, re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value stands: in which file (or in what else), behind which keys and, where it was read from a file, its line."""
+
+    name: str
+    keys: str = ""
+    line: int = 0
+    node: yaml.Node | None = None
+
+    def __str__(self) -> str:
+        return self.name + (f", line {self.line}" if self.line else "") + self.keys
+
+    def at(self, key: Any, text: str) -> "Place":
+        """The place of an entry of this mapping or list; text: how a sentence goes on to it."""
+        line, node, entries = self.line, None, getattr(self.node, "value", ())
+        if isinstance(self.node, yaml.MappingNode):
+            name, node = next(((k, v) for k, v in entries if k.value == str(key)), (self.node, None))
+            line = name.start_mark.line + 1 if node else line
+        elif isinstance(self.node, yaml.SequenceNode):
+            node = entries[key]
+            line = node.start_mark.line + 1
+        return Place(self.name, self.keys + text, line, node)
+
+
 def load_yaml(path: Path, shape: type) -> Any:
-    """Read a YAML file into the frozen dataclass `shape`; an unknown or missing key or a wrong type is a UserError."""
+    """Read a YAML file into the frozen dataclass `shape`; an unknown or missing key, a wrong type or a number that is not finite
+    is a UserError, which names the file and the line."""
     try:
-        value = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Reader)
+        reader = _Reader(Path(path).read_text(encoding="utf-8"))
+        node = reader.get_single_node()
+        value = reader.construct_document(node) if node else None
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    return build(value, shape, str(path))
+        mark = getattr(error, "problem_mark", None)
+        why = f"{error.context or ''} {error.problem}".strip() if mark else error
+        raise UserError(f"{Place(str(path), line=mark.line + 1 if mark else 0)}: not valid YAML: {' '.join(str(why).split())}."
+                        ) from None
+    return build(value, shape, Place(str(path), node=node))
 
 
-def build(value: Any, shape: Any, where: str) -> Any:
+def build(value: Any, shape: Any, where: Place | str) -> Any:
     """Turn parsed YAML into `shape` (a dataclass, a tuple, a dictionary, a Literal or a scalar), strictly.
 
-    An integer is accepted where a float is asked for and nothing else is converted: `5e-4` without a decimal point
-    is text to PyYAML, so text where a number is due is refused with that hint.
+    An integer is accepted where a float is asked for and nothing else is converted: text in quotes is no number, whatever
+    it says. where: for the message of the UserError.
     """
+    where = Place(where) if isinstance(where, str) else where
     origin, args = typing.get_origin(shape), typing.get_args(shape)
     if dataclasses.is_dataclass(shape):
         return _build_dataclass(value, shape, where)
     if origin is tuple and isinstance(value, list):
-        return tuple(build(v, args[0], f"{where}[{i}]") for i, v in enumerate(value))
+        return tuple(build(v, args[0], where.at(i, f"[{i}]")) for i, v in enumerate(value))
     if origin in (dict, Mapping) and isinstance(value, dict):
-        pairs = {build(k, args[0], f"key {k!r} of {where}"): build(v, args[1], f"{where}: {k}") for k, v in value.items()}
-        return types.MappingProxyType(pairs)
+        places = {k: where.at(k, f": {k}") for k in value}
+        return types.MappingProxyType({build(k, args[0], places[k]): build(v, args[1], places[k]) for k, v in value.items()})
     if origin is Literal:
         if value not in args:
             raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}.")
@@ -274,24 +313,27 @@ def build(value: Any, shape: Any, where: str) -> Any:
         return build(value, next(a for a in args if a is not type(None)), where)
     if shape is float and type(value) is int:
         return float(value)
+    if shape is float and type(value) is float and not math.isfinite(value):
+        raise UserError(f"{where}: {value} is not a finite number.")
     if shape in (int, float, str, bool) and type(value) is shape:
         return value
-    hint = " (write 0.0005, not 5e-4)" if shape in (int, float) and isinstance(value, str) else ""
+    quoted = shape in (int, float) and isinstance(value, str) and re.fullmatch(r"[-+.\deE]+", value)
+    hint = " (a number stands without quotes)" if quoted else ""
     name = getattr(shape, "__name__", str(shape)) if origin is None else str(shape)
     raise UserError(f"{where}: expected {name}, found {type(value).__name__} {value!r}{hint}.")
 
 
-def _build_dataclass(value: Any, shape: type, where: str) -> Any:
+def _build_dataclass(value: Any, shape: type, where: Place) -> Any:
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected the keys of {shape.__name__}, found {value!r}.")
     hints = typing.get_type_hints(shape)
     fields = {f.name: f for f in dataclasses.fields(shape)}
     if unknown := sorted(set(value) - set(fields), key=str):
-        raise UserError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(fields)}.")
+        raise UserError(f"{where.at(unknown[0], '')}: unknown key {unknown[0]!r}; known: {', '.join(fields)}.")
     required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
     if missing := [n for n in required if n not in value]:
         raise UserError(f"{where}: key {missing[0]!r} is missing.")
-    parts = {name: build(v, hints[name], f"{where}: {name}") for name, v in value.items()}
+    parts = {name: build(v, hints[name], where.at(name, f": {name}")) for name, v in value.items()}
     try:
         return shape(**parts)
     except UserError as error:  # parts that are right by themselves and do not fit together

@@ -36,6 +36,20 @@ EQUIVALENT = "equivalent.yaml"  # in results/: digests that were reviewed and co
 SPEC_FIELDS = {"column", "protocol", "method", "data", "seed"}
 
 
+def weights_metadata(**about: Any) -> dict[str, str]:
+    """What a file of weights says of itself, all in one entry: safetensors 0.8 writes several in a random order, and equal
+    weights have to be equal files, for DVC and for whoever compares digests."""
+    return {"run": canonical_json(about).decode()}
+
+
+def read_weights_metadata(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """What `weights_metadata` was given; nothing where a file has no such entry."""
+    try:
+        return dict(json.loads((metadata or {})["run"]))
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
 def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
     """Write the whole file or nothing: `content`, or what that writes into a file. A full disk is a UserError, and leaves the
     old file as it was."""

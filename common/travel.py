@@ -18,7 +18,7 @@ from typing import Literal
 from common.errors import UserError
 from common.merging import predictions_beside
 from common.method import Planned, checkpoint_path, missing_runs
-from common.store import files_by_key, record_files, write_atomically
+from common.store import files_by_key, read_weights_metadata, record_files, write_atomically
 
 Weights = Literal["first-stages", "all", "none"]
 PARTS = 8  # files
@@ -149,9 +149,9 @@ def _check_weights(content: bytes, key: str, where: str) -> None:
         size = struct.unpack("<Q", content[:8])[0]
         header = json.loads(content[8:8 + size])
         end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-        whole, owner = len(content) == 8 + size + end, header["__metadata__"]["key"]
-    except (struct.error, ValueError, KeyError, TypeError):
-        whole, owner = False, ""
+        whole, owner = len(content) == 8 + size + end, read_weights_metadata(header.get("__metadata__")).get("key")
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+        whole, owner = False, None
     if not whole or owner != key:
         raise UserError(f"{where} is damaged or of another run; fetch it again. Nothing was brought in.")
 

@@ -1,7 +1,7 @@
 """`python -m papers COMMAND`: the command line over all papers."""
 
 from common.cli import main
-from papers.catalog import PAPERS
+from papers.catalog import BROKEN, PAPERS
 
 if __name__ == "__main__":
-    main(*PAPERS)
+    main(*PAPERS, broken=BROKEN)

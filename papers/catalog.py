@@ -1,10 +1,22 @@
-"""All papers. A new paper is one more line here."""
+"""All papers. A new paper is one more name here."""
 
-from papers.fbl.replicate import PAPER as FBL
-from papers.gcl.replicate import PAPER as GCL
-from papers.icu.replicate import PAPER as ICU
-from papers.kps.replicate import PAPER as KPS
-from papers.mm.replicate import PAPER as MM
-from papers.two_head.replicate import PAPER as TWO_HEAD
+from importlib import import_module
 
-PAPERS = (ICU, MM, TWO_HEAD, KPS, FBL, GCL)
+from common.errors import UserError
+from common.method import Paper
+
+NAMES = ("icu", "mm", "two_head", "kps", "fbl", "gcl")
+
+
+def load_papers() -> tuple[tuple[Paper, ...], tuple[UserError, ...]]:
+    """The papers whose parameters are right, and what is wrong with those of the others."""
+    papers, broken = [], []
+    for name in NAMES:
+        try:
+            papers.append(import_module(f"papers.{name}.replicate").PAPER)
+        except UserError as error:
+            broken.append(error)
+    return tuple(papers), tuple(broken)
+
+
+PAPERS, BROKEN = load_papers()

@@ -253,3 +253,72 @@ def test_a_large_column_is_prepared_and_trained_by_the_same_command(small):
     mixed = run("train", "--column", "miniature", "--column", "digits-lt-20", cwd=small, module="papers.gcl.replicate")
     assert mixed.returncode == 2
     assert "miniature is trained by itself" in mixed.stderr
+
+
+@pytest.fixture(scope="module")
+def wrong(small, tmp_path_factory) -> Path:
+    """A checkout in which somebody edited a paper's parameters badly."""
+    copy = tmp_path_factory.mktemp("wrong") / "repo"
+    shutil.copytree(small, copy)
+    params = copy / "papers" / "mm" / "params.yaml"
+    params.write_text(params.read_text().replace("    weight_decay: 0.0002", "    weight_decay: '0.0002'", 1))
+    return copy
+
+
+def said_of(copy: Path) -> str:
+    params = copy / "papers" / "mm" / "params.yaml"
+    line = 1 + params.read_text().splitlines().index(next(t for t in params.read_text().splitlines() if "'0.0002'" in t))
+    return f"error: {params}, line {line}: paper: protocol: weight_decay: expected float, found str '0.0002'"
+
+
+@pytest.mark.parametrize("command", [("status",), ("doctor",), ("plan", "--profile", "quick"), ("--help",)])
+def test_wrong_parameters_are_one_sentence_with_file_and_line(command, wrong):
+    done = run(*command, cwd=wrong)
+    assert done.returncode == 2
+    assert done.stderr.startswith(said_of(wrong))
+    assert (done.stderr.count("\n"), done.stdout) == (1, "")
+
+
+def test_a_paper_that_is_broken_does_not_stop_the_others(wrong):
+    alone = run("plan", "--profile", "quick", cwd=wrong, module="papers.gcl.replicate")
+    assert (alone.returncode, alone.stderr) == (0, "")
+    for command, shown in ((("status", "--profile", "quick"), "gcl, profile quick"), (("doctor",), "ok   Python")):
+        done = run(*command, cwd=wrong, module="papers")
+        assert done.returncode == 2
+        assert done.stderr.startswith(said_of(wrong))
+        assert done.stderr.count("\n") == 1
+        assert shown in done.stdout
+
+
+@pytest.mark.parametrize("command", [("report",), ("merge", "records.tar")])
+def test_what_is_about_all_papers_waits_for_the_broken_one(command, wrong):
+    index = (wrong / "results" / "index.json").read_bytes()
+    done = run(*command, cwd=wrong, module="papers")
+    assert done.returncode == 2
+    assert done.stderr.startswith(said_of(wrong))
+    assert "needs every paper" in done.stderr
+    assert (done.stdout, (wrong / "results" / "index.json").read_bytes()) == ("", index)
+
+
+def test_without_any_paper_nothing_runs(tmp_path):
+    copy = make_small(tmp_path / "repo")
+    for params in copy.glob("papers/*/params.yaml"):
+        params.write_text("paper: {")
+    done = run("status", cwd=copy, module="papers")
+    assert done.returncode == 2
+    assert done.stderr.count("not valid YAML") == done.stderr.count("\n") == 6
+    assert ", line 1: " in done.stderr
+
+
+def test_a_defect_keeps_its_traceback():
+    done = subprocess.run([sys.executable, "-c", "import papers; raise KeyError('x')"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "KeyError: 'x'" in done.stderr
+
+
+def test_here_every_paper_is_whole():
+    from papers.catalog import BROKEN, PAPERS
+
+    assert not BROKEN
+    assert {p.name for p in PAPERS} == {path.parent.name for path in ROOT.glob("papers/*/replicate.py")}

@@ -1,6 +1,7 @@
 """The rooms and who may know whom: import order, no paper's name in common, sizes, no address or machine path."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -104,3 +105,34 @@ def test_nothing_tracked_names_an_index_or_a_machine():
 def test_no_module_hard_codes_cuda():
     for path in ROOT.glob("common/**/*.py"):
         assert ".cuda(" not in path.read_text(), path
+
+
+def chooses_for_itself(call: ast.Call) -> bool:
+    """Whether this calls something of scipy.stats that picks how it computes, or the BCa interval, which three equal distances
+    and a last bit turn into another. With three seeds and a tie `mannwhitneyu` takes the normal approximation: p 0.038, not 0.05.
+    """
+    import scipy.stats
+
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    function = getattr(scipy.stats, name, None)
+    if not inspect.isfunction(function) or "method" not in inspect.signature(function).parameters:
+        return False
+    given = next((k.value for k in call.keywords if k.arg == "method"), None)
+    return getattr(given, "value", "auto") in ("auto", "BCa", "bca")
+
+
+@pytest.mark.parametrize(("line", "refused"), [
+    ("mannwhitneyu(a, b)", True), ("stats.mannwhitneyu(a, b, method='auto')", True),
+    ("mannwhitneyu(a, b, method='exact')", False),
+    ("stats.bootstrap((a,), np.mean)", True), ("stats.bootstrap((a,), np.mean, method='BCa')", True),
+    ("stats.bootstrap((a,), np.mean, method='basic')", False), ("wilcoxon(a, b)", True), ("kendalltau(a, b)", True),
+    ("ttest_ind_from_stats(m, s, 3, n, t, 3)", False), ("t.ppf(0.975, 2)", False)])
+def test_the_rule_of_the_next_test(line, refused):
+    assert chooses_for_itself(ast.parse(line).body[0].value) == refused
+
+
+def test_no_statistic_is_computed_in_a_way_that_the_numbers_choose():
+    for path in [*SOURCES, *ROOT.glob("benchmarks/*.py")]:
+        if "scipy" in path.read_text():
+            for node in ast.walk(ast.parse(path.read_text())):
+                assert not (isinstance(node, ast.Call) and chooses_for_itself(node)), f"{path}:{node.lineno}"

@@ -29,6 +29,7 @@ from common.data.files import (
     subfolders,
     unpack,
 )
+from common.data.pixels import eight_bit
 from common.data.sets import SETS, Raw, read_arrays
 from common.errors import UserError
 
@@ -239,7 +240,7 @@ def _read_png(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB" if shape[2] == 3 else "L"))
+            pixels = eight_bit(image, "RGB" if shape[2] == 3 else "L")
     except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken PNG as a SyntaxError
         raise UserError(f"{path} is damaged ({reason(error)}); take another copy.") from None
     if pixels.shape[:2] != shape[:2]:

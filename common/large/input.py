@@ -26,6 +26,7 @@ from torchvision.transforms import v2
 from common.data.augment import normalise
 from common.data.feed import stream
 from common.data.large_sets import LargeSet
+from common.data.pixels import eight_bit
 from common.errors import UserError
 from common.large.lists import LargeImages, prepare_command
 from common.large.sampling import Order, Span, evaluation_share, stream_name
@@ -117,7 +118,7 @@ def read_image(path: Path, complaints: list[str] | None = None) -> Tensor:
         pass  # Pillow reads more kinds of files than libjpeg, and says better what is wrong with the others
     try:
         with Image.open(path) as file:
-            return torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
+            return torch.from_numpy(eight_bit(file, "RGB")).permute(2, 0, 1)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; bring it back, and check the others with `python -m papers prepare`.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

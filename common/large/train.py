@@ -26,7 +26,7 @@ from common.large.processes import Processes, from_first, join, leave, share_fro
 from common.large.record import LargeCurves, LargeTally, large_surroundings, make_large_record
 from common.method import Planned, missing_runs
 from common.predictions import write_predictions
-from common.store import record_files, save_record, write_atomically
+from common.store import record_files, save_record, weights_metadata, write_atomically
 from common.train.loop import Progress, Workspace, evaluation_stride, load_start, predictions_of
 from common.train.pack import Device
 from common.train.record import make_diverged_record
@@ -258,7 +258,7 @@ def finish(run: LargeRun, curves: LargeCurves, best: BestAnswers, tally: LargeTa
     made = {**large_surroundings(run, trained / seconds), "seconds": round(seconds, 3)}
     if all(run.alive):
         tensors = {n: t.cpu().contiguous() for n, t in state.items() if n.startswith(("backbone.", "head."))}
-        write_atomically(member.checkpoint, save(tensors, {"key": member.run.key, "label": member.label}))
+        write_atomically(member.checkpoint, save(tensors, weights_metadata(key=member.run.key, label=member.label)))
     if member.identity in record_files(member.root):
         return
     if not all(run.alive):

@@ -21,7 +21,7 @@ from common.models.backbones import backbone
 from common.models.memory import FROM_FIRST, class_means
 from common.predictions import Answers, Predictions, write_predictions
 from common.spec import canonical_json, spec_key
-from common.store import has_diverged, record_files, save_record, write_atomically
+from common.store import has_diverged, record_files, save_record, weights_metadata, write_atomically
 from common.train.checks import check_first_batch
 from common.train.clusters import cluster_counts, divide_by_features
 from common.train.pack import TEST_BATCH, Device, Pack, take_run
@@ -285,7 +285,7 @@ def finish(pack: Pack, curves: Curves, best: BestAnswers, tallies: Sequence[Tall
     for run, (member, state) in enumerate(zip(pack.members, states, strict=True)):
         if pack.alive[run]:
             tensors = {n: t.contiguous() for n, t in state.items() if n.startswith(("backbone.", "head."))}
-            write_atomically(member.checkpoint, save(tensors, {"key": member.run.key, "label": member.label}))
+            write_atomically(member.checkpoint, save(tensors, weights_metadata(key=member.run.key, label=member.label)))
         if member.identity in have:
             continue
         if pack.alive[run]:

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from common.cli import COMMANDS
 from common.errors import UserError
-from common.export import export_runs, find_checkpoint, model_card
+from common.export import export_runs, find_checkpoint, model_card, to_bytes
 from common.method import Paper, Planned, plan
 from common.options import parser
-from common.store import save_record
+from common.store import read_weights_metadata, save_record, weights_metadata
 from tests.records import make_record, toy_paper
 
 TENSORS = {"backbone.conv.weight": np.arange(12, dtype=np.float32).reshape(3, 4), "head.weight": np.ones((1, 4, 10), np.float32),
@@ -40,7 +40,7 @@ def finish(item: Planned, accuracy: float | None = 70.0, key: str = "", **change
     save_record(item.folder, record)
     if accuracy is not None:
         item.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        save_file(TENSORS, item.checkpoint, {"key": key or item.run.key, "label": item.method.label})
+        save_file(TENSORS, item.checkpoint, weights_metadata(key=key or item.run.key, label=item.method.label))
     return record
 
 
@@ -49,15 +49,16 @@ def test_weights_come_with_their_spec(paper: Paper, tmp_path: Path) -> None:
     record = finish(item)
     said: list[str] = []
     [folder] = export_runs([item], tmp_path / "out", said.append)
-    assert folder == tmp_path / "out" / f"cifar10-lt-100-own@released-s0-{item.run.key}"
+    assert folder == tmp_path / "out" / f"cifar10-lt-100-own@released-s0-{item.identity}"
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.safetensors"]
     found = load_file(folder / "model.safetensors")
     assert all(np.array_equal(found[name], value) and found[name].dtype == value.dtype for name, value in TENSORS.items())
     assert set(found) == set(TENSORS)
     with safe_open(folder / "model.safetensors", framework="numpy") as file:
         metadata = file.metadata()
-    assert json.loads(metadata["spec"]) == item.run.spec()
-    assert (metadata["key"], metadata["label"], metadata["record"]) == (item.run.key, "own@released", record["digest"])
+    assert list(metadata) == ["run"]
+    assert json.loads(metadata["run"]) == {"key": item.run.key, "label": "own@released", "spec": item.run.spec(),
+                                           "record": record["digest"]}
     assert said == []
 
 
@@ -74,11 +75,54 @@ def test_the_card_is_what_the_hub_reads(paper: Paper, tmp_path: Path) -> None:
                      "Top-1 accuracy, few (under 20 training images), percent": ("accuracy", 60.5),
                      "Expected calibration error, percent": ("ece", 12.345)}
     one = card.data.eval_results[0]
-    assert (one.task_type, one.dataset_type, one.dataset_name, one.dataset_split) == (
-        "image-classification", "cifar10", "cifar10-lt-100", "test")
+    assert (one.task_type, one.dataset_type, one.dataset_name, one.dataset_config, one.dataset_split) == (
+        "image-classification", "cifar10", "cifar10-lt-100", "cifar10-lt-100", "test")
     assert f"| run | {record['key']} |" in card.text
     assert f"{sum(record['counts'])} in 10 classes, 100 in the largest and 1 in the smallest" in card.text
     assert "71.50 % in epoch 3" in card.text  # the best epoch, apart from the results
+
+
+def test_results_of_two_columns_stay_apart_in_one_card(paper: Paper, tmp_path: Path) -> None:
+    """Somebody puts our results side by side in a card of their own, and huggingface_hub writes and reads it."""
+    accuracy = {"cifar10-lt-100": 70.0, "cifar10-step-100": 60.0}
+    results = []
+    for name, value in accuracy.items():
+        [item] = plan(paper, "paper", columns=(name,), methods=("ce",), seeds=1)
+        results += ModelCard(model_card(item, make_record(item, value))).data.eval_results
+    data = ModelCardData(model_name="both", eval_results=results)
+    again = ModelCard(f"---\n{data.to_yaml()}\n---\n").data.eval_results
+    found = {one.dataset_name: one.metric_value for one in again if one.metric_name.startswith("Top-1 accuracy, last epoch")}
+    assert found == accuracy
+    assert len(again) == len(results)
+
+
+@pytest.mark.parametrize("seen", [
+    np.arange(6, dtype=np.float32).reshape(2, 3).T, np.arange(10, dtype=np.int64)[::3], np.arange(6.0)[::-1],
+    np.asfortranarray(np.arange(24.0).reshape(2, 3, 4)), np.broadcast_to(np.float32(3), (2, 2)), np.array(7)])
+def test_arrays_come_back_as_they_were_seen_however_they_lie(seen, tmp_path: Path) -> None:
+    """safetensors 0.8 alone writes the memory of the first five."""
+    (tmp_path / "w").write_bytes(to_bytes({"x": seen}))
+    found = load_file(tmp_path / "w")["x"]
+    assert found.shape == seen.shape
+    assert found.dtype == seen.dtype
+    assert np.array_equal(found, seen)
+
+
+def test_equal_weights_are_equal_files(paper: Paper, tmp_path: Path) -> None:
+    [item] = runs(paper, "own@released")
+    finish(item)
+    saved = {item.checkpoint.read_bytes()}
+    for i in range(20):  # with five entries of metadata nearly every one would differ
+        [folder] = export_runs([item], tmp_path / str(i), print)
+        saved.add((folder / "model.safetensors").read_bytes())
+        save_file(TENSORS, item.checkpoint, weights_metadata(label=item.method.label, key=item.run.key))
+        saved.add(item.checkpoint.read_bytes())
+    assert len(saved) == 2
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"run": "no json"}, {"run": "7"}, {"key": "0123"}])
+def test_a_file_without_our_metadata_is_of_no_run(metadata) -> None:
+    assert read_weights_metadata(metadata) == {}
 
 
 def test_the_command_of_the_card_makes_that_run(paper: Paper) -> None:
@@ -126,7 +170,6 @@ def test_weights_are_found_with_the_paper_that_trained_them(paper: Paper, tmp_pa
     [item] = runs(paper, "ce")
     finish(item)
     other = replace(item, folder=tmp_path / "papers" / "other" / "results" / "paper" / "cifar10-lt-100")
-    assert not other.checkpoint.exists()
     assert find_checkpoint(other) == item.checkpoint
     assert len(export_runs([other], tmp_path / "out", print)) == 1
 

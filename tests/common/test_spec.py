@@ -43,7 +43,7 @@ def test_a_good_file_is_the_dataclass(tmp_path):
     ("epochs: 200", "epochs: true", "expected int, found bool"),
     ("[160, 180]", "160", "decay_epochs"),
     ("[160, 180]", "[160, x]", r"decay_epochs\[1\]"),
-    ("weight_decay: 0.0002", "weight_decay: '2e-4'", "write 0.0005, not 5e-4"),
+    ("weight_decay: 0.0002", "weight_decay: '2e-4'", "a number stands without quotes"),
     ("epochs: 200", "epochs: 200\nepochs: 100", "not valid YAML"),
     ("epochs: 200", "epochs: [200", "not valid YAML"),
 ])
@@ -55,10 +55,64 @@ def test_a_wrong_file_is_one_sentence_that_names_the_place(tmp_path, old, new, s
     assert "\n" not in str(error.value)
 
 
-def test_a_number_without_a_point_is_refused(tmp_path):
-    """PyYAML reads 2e-4 as text: it must not pass as a string, and the message says how to write it."""
-    with pytest.raises(UserError, match=r"write 0\.0005, not 5e-4"):
-        load_yaml(write(tmp_path, GOOD.replace("0.0002", "2e-4")), Protocol)
+@pytest.mark.parametrize("written", ["5e-05", "5E-05", "5e-5", "5.0e-5", "+5e-05", ".5e-4", "50e-06", "0.00005", "5.e-5"])
+def test_a_small_number_is_read_however_dvc_writes_it(tmp_path, written):
+    """DVC 3.67 writes 5e-05 where a user typed 0.00005; to PyYAML alone that is text."""
+    assert load_yaml(write(tmp_path, GOOD.replace("0.0002", written)), Protocol).weight_decay == 5e-5
+
+
+@pytest.mark.parametrize("written", ["'5e-05'", '"5e-05"', "5e-05x", "5e", "e-05", "5 e-05", "5e-0.5", "!!str 5e-05", "1_0e-5"])
+def test_text_is_no_number_though_it_looks_like_one(tmp_path, written):
+    with pytest.raises(UserError, match=r"params\.yaml, line 6: weight_decay: expected float, found str"):
+        load_yaml(write(tmp_path, GOOD.replace("0.0002", written)), Protocol)
+
+
+@pytest.mark.parametrize("written", [".nan", ".inf", "-.inf", "1e400"])
+def test_a_number_that_is_not_finite_is_refused(tmp_path, written):
+    with pytest.raises(UserError, match=r"line 6: weight_decay: (nan|-?inf) is not a finite number"):
+        load_yaml(write(tmp_path, GOOD.replace("0.0002", written)), Protocol)
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested:
+    protocols: dict[str, Protocol]
+    columns: tuple[Column, ...]
+
+
+INSET = GOOD.strip().replace("\n", "\n    ")
+NESTED = f"""protocols:
+  written:
+    {INSET}
+  released: &other
+    {INSET.replace("rate: 0.1", "rate: 0.2")}
+  again: *other
+columns:
+  - {{dataset: cifar10, imbalance: lt, ratio: 100, backbone: resnet32}}
+  - {{dataset: cifar10, imbalance: lt,
+     ratio: 10, backbone: resnet32}}
+"""
+
+
+@pytest.mark.parametrize(("old", "new", "line", "keys"), [
+    ("rate: 0.1", "rate: fast", 5, ": protocols: written: rate: expected float"),
+    ("rate: 0.2", "rate: fast", 15, ": protocols: released: rate: expected float"),
+    ("epochs: 200", "epochs: 20", 2, ": protocols: written: decay_epochs [160, 180]: epoch 160 is never reached"),
+    ("[160, 180]", "[160,\n x]", 10, ": protocols: written: decay_epochs[1]: expected int, found str 'x'"),
+    ("    rate: 0.2", "    rate: 0.2\n    raet: 1", 16, ": protocols: released: unknown key 'raet'"),
+    ("ratio: 10,", "ratio: ten,", 26, ": columns[1]: ratio: expected int"),
+    ("lt,\n", "long,\n", 25, ": columns[1]: imbalance: 'long' is not one of"),
+    ("ratio: 100, ", "", 24, ": columns[0]: key 'ratio' is missing"),
+    ("rate: 0.2", "rate: 0.2\n    rate: 0.3", 16, ": not valid YAML: key 'rate' stands twice"),
+    ("[160, 180]", "[160, 180", 10, ": not valid YAML"),
+    ("columns:", "colunms:", 23, ": unknown key 'colunms'"),
+])
+def test_the_line_is_that_of_what_is_wrong(tmp_path, old, new, line, keys):
+    assert load_yaml(write(tmp_path, NESTED), Nested).protocols["released"].rate == 0.2
+    path = write(tmp_path, NESTED.replace(old, new, 1))
+    with pytest.raises(UserError) as error:
+        load_yaml(path, Nested)
+    assert str(error.value).startswith(f"{path}, line {line}{keys}")
+    assert "\n" not in str(error.value)
 
 
 def test_an_integer_is_taken_for_a_float(tmp_path):

@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.merging import Place, merge
 from common.method import missing_runs, plan
 from common.predictions import Answers, Predictions, write_predictions
-from common.store import files_by_key, record_files, save_record
+from common.store import files_by_key, record_files, save_record, weights_metadata
 from common.travel import SUMS, Home, bring_in
 from tests.records import make_record, some_loss, toy_paper
 
@@ -25,7 +25,8 @@ def two_stages(column, protocols):
 
 
 def weights(key: str, size: int) -> bytes:
-    header = json.dumps({"__metadata__": {"key": key}, "w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    entry = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
+    header = json.dumps({"__metadata__": weights_metadata(key=key), "w": entry}).encode()
     return struct.pack("<Q", len(header)) + header + bytes(size)
 
 

@@ -76,6 +76,7 @@ def test_kill_minus_9_and_start_again_gives_the_same_bits(digits_folder, tmp_pat
     for file in files:
         twin = load_file(tmp_path / "killed" / file.relative_to(tmp_path / "whole"))
         assert all(torch.equal(tensor, twin[name]) for name, tensor in load_file(file).items())
+        assert (tmp_path / "killed" / file.relative_to(tmp_path / "whole")).read_bytes() == file.read_bytes()
     mine, theirs = (load_records(tmp_path / name) for name in ("whole", "killed"))
     assert mine.keys() == theirs.keys()
     for key in mine:
