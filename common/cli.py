@@ -33,7 +33,7 @@ from common.merging import Place, merge, pack_records
 from common.method import Paper, Planned, missing_runs, plan
 from common.options import parser
 from common.packing import LARGEST, Limit, form_packs, memory_limit
-from common.selection import all_planned, has_data, plan_all, resolve_profile, with_data
+from common.selection import all_planned, has_data, plan_all, prepare_all, resolve_profile, with_data
 from common.spec import Column, Profile, build
 from common.stale import check_reportable, print_stale, retire, stale_runs
 from common.store import accept, files_by_key, load_records, record_files, thin_records
@@ -261,7 +261,7 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
 def command_reproduce(papers: Sequence[Paper], options: argparse.Namespace) -> int:
     begun = time.monotonic()
     options.profile, planned = planned_runs(papers, options)
-    prepare_all(sorted({m.run.column.dataset for m in planned}))
+    prepare_all(sorted({m.run.column.dataset for m in planned}), DATA, console)
     if code := train_runs(papers, planned, options):
         return code
     command_figures(papers, options)
@@ -274,19 +274,6 @@ def command_reproduce(papers: Sequence[Paper], options: argparse.Namespace) -> i
             f"The real thing: make data-cifar10 data-cifar100 FROM=FOLDER && make reproduce-{name} PROFILE=paper\n"
             f"What that would train: .venv/bin/python -m papers.{name}.replicate plan --profile paper")
     return 0
-
-
-def prepare_all(names: Sequence[str]) -> None:
-    """Prepare what can be prepared; a dataset that cannot be had keeps only its own columns from being trained."""
-    refusals = []
-    for name in names:
-        try:
-            prepare_large(name, DATA) if name in LARGE else prepare(name, DATA, None)
-        except UserError as refusal:
-            refusals.append(refusal)
-            console.print(f"[yellow]{escape(str(refusal))}[/]")
-    if refusals and len(refusals) == len(names):
-        raise refusals[0]
 
 
 def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> None:
