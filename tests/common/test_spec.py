@@ -1,6 +1,7 @@
 """Strict YAML, run keys, schedules."""
 
 import dataclasses
+import pickle
 from functools import partial
 
 import pytest
@@ -93,6 +94,17 @@ columns:
 """
 
 
+def test_a_key_that_its_reader_misses_is_named(tmp_path):
+    path = write(tmp_path, NESTED)
+    protocols = pickle.loads(pickle.dumps(load_yaml(path, Nested).protocols))
+    assert set(protocols) == {"written", "released", "again"}
+    assert "w" not in protocols
+    assert protocols.get("w") is None
+    with pytest.raises(UserError) as error:
+        protocols["w"]
+    assert str(error.value) == f"{path}, line 1: protocols: key 'w' is missing."
+
+
 @pytest.mark.parametrize(("old", "new", "line", "keys"), [
     ("rate: 0.1", "rate: fast", 5, ": protocols: written: rate: expected float"),
     ("rate: 0.2", "rate: fast", 15, ": protocols: released: rate: expected float"),
@@ -104,6 +116,7 @@ columns:
     ("ratio: 100, ", "", 24, ": columns[0]: key 'ratio' is missing"),
     ("rate: 0.2", "rate: 0.2\n    rate: 0.3", 16, ": not valid YAML: key 'rate' stands twice"),
     ("[160, 180]", "[160, 180", 10, ": not valid YAML"),
+    ("ratio: 10,", "ratio: 0,", 25, ": columns[1]: ratio 0: the largest class"),
     ("columns:", "colunms:", 23, ": unknown key 'colunms'"),
 ])
 def test_the_line_is_that_of_what_is_wrong(tmp_path, old, new, line, keys):
