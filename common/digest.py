@@ -128,17 +128,22 @@ def part_tree(part: Callable) -> list:
 
 
 _known: dict[tuple[Path, str], str] = {}  # digests that do not depend on what reached the definition
+_first: dict[tuple[Path, str], str] = {}  # digests of what was asked for from outside
 _open: list[tuple[Path, str]] = []  # what is being read now: a definition that reaches itself is named by how far back it is
-_lowest: list[int] = []  # for each of those, the first in the list that it reaches
+_lowest: list[int] = []  # for each of those, the first in the list that it reaches, or NOTHING
+NOTHING = 10**9
 
 
 def definition_digest(path: Path, name: str) -> str:
     """The digest of a function, class or constant that a file defines at its top."""
-    if (path, name) in _known:
-        return _known[path, name]
+    known = _known if _open else _first
+    if (path, name) in known:
+        return known[path, name]
     tree, lowest = _definition(path, name)
     digest = _hash(tree)
-    if lowest >= len(_open):
+    if not _open:
+        _first[path, name] = digest
+    if lowest > len(_open):  # of a circle nothing is kept: the one that it is entered by would decide what the others are
         _known[path, name] = digest
     return digest
 
@@ -151,7 +156,7 @@ def _definition(path: Path, name: str) -> tuple[Any, int]:
         return ["again", len(_open) - place], place
     source = read_source(path)
     _open.append((path, name))
-    _lowest.append(len(_open) - 1)
+    _lowest.append(NOTHING)
     try:
         node = source.defined.get(name) or source.constants[name]
         if isinstance(node, ast.expr) and _reads_parameters(node, source):
@@ -171,6 +176,7 @@ def forget() -> None:
     for cached in (read_source, _fields):
         cached.cache_clear()
     _known.clear()
+    _first.clear()
 
 
 def _reads_parameters(node: ast.AST, source: Source) -> bool:

@@ -189,6 +189,7 @@ def conduct(planned: Sequence[Planned], choose: Choose, *, root: Path, work: Wor
         place, outcome = engine.wait()
         pack, begun, shown = running.pop(place)
         shown.close()
+        outcome = _checked(pack, outcome, root)
         result = trials.learn(pack, outcome)
         ended.append(Trained(tuple(pack), result, time.monotonic() - begun, outcome.why))
         paused = paused or result == "paused"
@@ -200,6 +201,14 @@ def conduct(planned: Sequence[Planned], choose: Choose, *, root: Path, work: Wor
         if trials.in_a_row >= MOST_FAILURES:
             raise UserError(f"{MOST_FAILURES} packs in a row failed or lost their workers, the last with {pack[0].label} "
                             f"({last_line(outcome.why)}); see {work.folder / 'log.jsonl'}. Finished runs are kept.")
+
+
+def _checked(pack: Sequence[Planned], outcome: Outcome, root: Path) -> Outcome:
+    """A pack whose records do not count here would be begun again and again."""
+    have = record_files(root) if outcome.result == "done" else {}
+    if outcome.result == "done" and any(m.identity not in have for m in pack):
+        return Outcome("refused", "Its records are of other code than what is here: every machine needs the same checkout.")
+    return outcome
 
 
 def last_line(why: str) -> str:

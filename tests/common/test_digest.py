@@ -144,6 +144,19 @@ def test_values_by_their_places_are_refused():
         describe_function(partial(focal, 1.0))
 
 
+def test_a_digest_does_not_depend_on_what_was_digested_before():
+    """Heads and their projection reach each other, so each may be where that circle is entered."""
+    methods = [Method("a", "written", softmax_cross_entropy, head) for head in (Head("linear"), COSINE, Head("causal"))]
+    alone = []
+    for method in methods:
+        digest.forget()
+        alone.append(method_digest(method, COLUMN))
+    for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
+        digest.forget()
+        found = {i: method_digest(methods[i], COLUMN) for i in order}
+        assert [found[i] for i in range(3)] == alone
+
+
 def test_a_definition_that_reaches_itself_ends():
     for path in sorted((ROOT / "common" / "models").glob("*.py")):
         for node in ast.parse(path.read_text()).body:

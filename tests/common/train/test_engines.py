@@ -212,6 +212,13 @@ def test_what_fails_compiled_is_tried_one_step_plainer_until_it_trains(tmp_path)
     assert missing_runs(wanted, record_files(tmp_path)) == []
 
 
+def test_records_of_other_code_do_not_begin_a_pack_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(Fragile, "wait", lambda self: [p.unlink() for p in record_files(tmp_path).values()] and (0, self.outcome))
+    _, ended = go(tmp_path, Fragile(too_many=9), Watch(), METHODS[:1], limit=2)
+    assert [(t.result, t.why) for t in ended] == [
+        ("set aside", "Its records are of other code than what is here: every machine needs the same checkout.")]
+
+
 def test_a_shortage_of_memory_halves_the_packs_of_its_network_only(tmp_path):
     engine = Fragile(too_many=2)
     wide = [Method(f"wide-{s}", "written", partial(ldam, s=s, largest=0.5), adapter=8) for s in (1.0, 2.0)]
