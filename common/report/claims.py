@@ -27,7 +27,7 @@ from common.report.compare import (
     why_not_measured,
 )
 from common.report.duels import ENOUGH, LEVEL, Duel, Side, decide, holm, p_claim, p_less_paired, p_opposite
-from common.report.groups import SPANS, TENTHS, WHOLE, is_group, majority
+from common.report.groups import SPANS, TENTHS, WHOLE, group_accuracy, is_group
 from common.spec import Column, Profile, load_yaml
 
 RULE = (
@@ -342,9 +342,8 @@ def mean_error(record: Record, classes: str) -> float | None:
     """Last-epoch error in percent over the test set, the majority or minority classes, or a group; None without such classes."""
     if classes not in ("majority", "minority"):
         return measure(record, "top1_error", classes)
-    large = majority(record["counts"])
-    chosen = [a for a, is_large in zip(record["per_class_accuracy"], large, strict=True) if is_large == (classes == "majority")]
-    return 100 - statistics.fmean(chosen) if chosen else None
+    accuracy = group_accuracy(record, classes)
+    return None if accuracy is None else 100 - accuracy
 
 
 def _outcome(trial: Trial, follows: str, printed: str, ps: tuple[float, float, float], profile: Profile) -> Outcome:
