@@ -1,14 +1,19 @@
 """Records as a run would leave them, for tests of everything that reads records. No torch."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.data.sets import SETS
 from common.digest import ENGINE
 from common.method import Method, Paper, Planned, Table, digest_of, plan
-from common.spec import Column, Profile, Protocol
+from common.predictions import Answers, Predictions
+from common.report.paired import Hits
+from common.spec import Column, Profile, Protocol, canonical_json
 from common.store import SCHEMA, seal
 
 MADE = {"seconds": 30.0, "device": "test device", "device_type": "cpu", "precision": "float32", "compiled": False,
@@ -61,6 +66,36 @@ def _diverged() -> dict[str, Any]:
         "per_class_accuracy": [], "confusion": [], "groups": {"many": None, "medium": None, "few": None},
         "calibration": {"ece": None, "bins": []}, "norms": {"classifier": [], "feature_epochs": [], "feature": []},
     }
+
+
+# ---------------------------------------------------------------- answers that go with a record
+
+def made_predictions(record: Mapping[str, Any], images: int = 1000, alike: float = 0.7, taste: float = 0.1,
+                     is_adjusted: bool = False) -> Predictions:
+    """Answers whose accuracy is the record's, to an image. An image is hard for all runs of a dataset (`alike` of the variance
+    of how hard it is), for all seeds of a method beside (`taste`), and else for the run alone."""
+    classes, spec = SETS[record["spec"]["column"]["dataset"]].classes, record["spec"]
+
+    def normal(*words: Any) -> np.ndarray:
+        return np.random.default_rng(zlib.crc32(canonical_json(words))).normal(size=images)
+
+    labels = np.arange(images, dtype=np.uint16) * np.uint32(classes) // images
+    method = (spec["method"], spec["protocol"], spec["column"])
+    hard = alike**0.5 * normal(spec["column"]["dataset"]) + taste**0.5 * normal(*method)
+    hard += (1 - alike - taste) ** 0.5 * normal(*method, spec["seed"])
+    right = np.zeros(images, bool)
+    right[np.argsort(hard)[:round(images * record["accuracy"]["last"] / 100)]] = True
+    last = np.where(right, labels, (labels + 1) % classes).astype(np.uint8)
+    best = np.where(np.arange(images) % 9, last, labels).astype(np.uint8)
+    answers = Answers(last, best, np.where(right, 200, 120).astype(np.uint8))
+    return Predictions(labels.astype(np.uint8), answers, answers if is_adjusted else None)
+
+
+def made_hits(records: Mapping[str, Mapping[str, Any]], **how: Any) -> dict[str, Hits]:
+    """What `hits_of` would find of the finished records, if they had `made_predictions`."""
+    found = {key: made_predictions(r, **how) for key, r in records.items() if r["status"] == "done"}
+    labels: dict[bytes, np.ndarray] = {}
+    return {key: Hits(labels.setdefault(p.labels.tobytes(), p.labels), p.answers.last == p.labels) for key, p in found.items()}
 
 
 # ---------------------------------------------------------------- a paper of three methods, and records of it
