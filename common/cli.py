@@ -288,6 +288,7 @@ def command_reproduce(papers: Sequence[Paper], options: argparse.Namespace) -> i
 def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     begun, seconds = time.monotonic(), 60 * options.minutes if options.minutes else float("inf")
     profile = profile_of(papers, options)
+    check_reportable(papers)
     if profile == "quick" and not has_data("digits", DATA):
         prepare("digits", DATA, None)
     chosen = select(papers, profile, options.only, options.columns, options.seeds, DATA, console)
