@@ -7,7 +7,7 @@ claims of the paper, over those that are ours apart. A claim that follows from a
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -28,7 +28,7 @@ from common.report.compare import (
     why_not_measured,
 )
 from common.report.duels import ENOUGH, LEVEL, Duel, Side, decide, holm, over_images, p_claim, p_less_paired, p_opposite
-from common.report.groups import SPANS, TENTHS, WHOLE, group_accuracy, is_group
+from common.report.groups import SHOTS, SPANS, TENTHS, WHOLE, group_accuracy, is_group
 from common.report.paired import NO_HITS, Hits
 from common.spec import Column, Profile, load_yaml
 
@@ -42,6 +42,7 @@ RULE = (
     "(analysis of variance of both, Hillis 2007), else t-tests over seeds."
 )
 Classes = Literal["all", "majority", "minority"]
+WITH_NOUN = ("majority", "minority", *SHOTS, *SPANS)
 
 
 @dataclass(frozen=True)
@@ -384,18 +385,30 @@ def _notes(trial: Trial) -> tuple[str, ...]:
     if trial.without:
         notes.append(f"no {class_words(*claim.parts).removeprefix(', ')} in {', '.join(trial.without)}")
     if trial.absent:
-        everywhere = len({d.column for d in trial.duels})
-        names = [label if len(columns) == everywhere else f"{label} in {' and '.join(columns)}"
-                 for label, columns in trial.absent.items()]
+        names = [label + _only_in(columns, trial) for label, columns in trial.absent.items()]
         notes.append(f"left out, as there is no such method here: {', '.join(names)}")
-    sides = [s for d in trial.duels for s in d.sides if s.done]
-    used = {r["key"]: r for s in sides for r in s.done}
-    notes += [*flags((used | {r["key"]: r for s in sides for r in s.starts}).values()), *drawn_lists(list(used.values()))]
-    notes += dict.fromkeys(f"{s.label} {s.apart}" for s in sides if s.apart)
+    notes += _unlike(trial)
     runs = {(d.column, s.label): s for d in trial.duels for s in d.sides if s.diverged}
     lost = dict.fromkeys(label for _, label in runs)
     counts = [f"{sum(s.diverged for (_, other), s in runs.items() if other == label)} of {label}" for label in lost]
     return (*notes, f"diverged runs: {', '.join(counts)}") if lost else tuple(notes)
+
+
+def _unlike(trial: Trial) -> list[str]:
+    """What makes the runs that the claim compares with each other in a column unlike, as `flags` says it of a cell's."""
+    mixed: dict[str, dict[str, None]] = {}
+    for duel in trial.duels:
+        for flag in flags(record for side in duel.sides for record in (*side.done, *side.starts)):
+            mixed.setdefault(flag, {})[duel.column] = None
+    sides = [side for duel in trial.duels for side in duel.sides if side.done]
+    used = {record["key"]: record for side in sides for record in side.done}
+    apart = dict.fromkeys(f"{side.label} {side.apart}" for side in sides if side.apart)
+    return [*(flag + _only_in(columns, trial) for flag, columns in mixed.items()), *drawn_lists(list(used.values())), *apart]
+
+
+def _only_in(columns: Collection[str], trial: Trial) -> str:
+    """` (cifar10-lt-100)` after what is so in these columns alone."""
+    return "" if len(columns) == len({duel.column for duel in trial.duels}) else f" ({', '.join(columns)})"
 
 
 def _gap(duel: Duel) -> tuple[float, str]:
@@ -406,6 +419,6 @@ def _gap(duel: Duel) -> tuple[float, str]:
 
 
 def class_words(*parts: str) -> str:
-    """`, majority and minority classes`, `, class-3`, `, tail classes`; empty for the whole test set."""
-    names = [f"{part} classes" if part in ("majority", "minority", "head", "medium", "tail") else part for part in parts]
+    """`, majority and minority classes`, `, class-3`, `, tail1-3 classes`; empty for the whole test set."""
+    names = [f"{part} classes" if part in WITH_NOUN else part for part in parts]
     return f", {' and '.join(names)}" if set(parts) - set(WHOLE) else ""
