@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -74,21 +74,28 @@ def made_predictions(record: Mapping[str, Any], images: int = 1000, alike: float
                      is_adjusted: bool = False) -> Predictions:
     """Answers whose accuracy is the record's, to an image. An image is hard for all runs of a dataset (`alike` of the variance
     of how hard it is), for all seeds of a method beside (`taste`), and else for the run alone."""
-    classes, spec = SETS[record["spec"]["column"]["dataset"]].classes, record["spec"]
-
-    def normal(*words: Any) -> np.ndarray:
-        return np.random.default_rng(zlib.crc32(canonical_json(words))).normal(size=images)
-
-    labels = np.arange(images, dtype=np.uint16) * np.uint32(classes) // images
-    method = (spec["method"], spec["protocol"], spec["column"])
-    hard = alike**0.5 * normal(spec["column"]["dataset"]) + taste**0.5 * normal(*method)
-    hard += (1 - alike - taste) ** 0.5 * normal(*method, spec["seed"])
+    spec, (labels, others) = record["spec"], true_and_false(SETS[record["spec"]["column"]["dataset"]].classes, images)
+    method = canonical_json([spec["method"], spec["protocol"], spec["column"]])
+    hard = alike**0.5 * normal(canonical_json(spec["column"]["dataset"]), images) + taste**0.5 * normal(method, images)
+    hard += (1 - alike - taste) ** 0.5 * normal.__wrapped__(method + canonical_json(spec["seed"]), images)
     right = np.zeros(images, bool)
     right[np.argsort(hard)[:round(images * record["accuracy"]["last"] / 100)]] = True
-    last = np.where(right, labels, (labels + 1) % classes).astype(np.uint8)
-    best = np.where(np.arange(images) % 9, last, labels).astype(np.uint8)
-    answers = Answers(last, best, np.where(right, 200, 120).astype(np.uint8))
-    return Predictions(labels.astype(np.uint8), answers, answers if is_adjusted else None)
+    last = np.where(right, labels, others)
+    best = np.where(np.arange(images) % 9, last, labels)
+    answers = Answers(last, best, np.where(right, hard.view(np.uint8)[::8], 120).astype(np.uint8))  # confidences do not deflate
+    return Predictions(labels, answers, answers if is_adjusted else None)
+
+
+@lru_cache(16)
+def normal(words: bytes, images: int) -> np.ndarray:
+    return np.random.default_rng(zlib.crc32(words)).normal(size=images)
+
+
+@cache
+def true_and_false(classes: int, images: int) -> tuple[np.ndarray, np.ndarray]:
+    """The labels of a test set in the order of its classes, and for every image another class."""
+    labels = np.arange(images) * classes // images
+    return tuple(some.astype(np.uint8 if classes < 255 else np.uint16) for some in (labels, (labels + 1) % classes))
 
 
 def made_hits(records: Mapping[str, Mapping[str, Any]], **how: Any) -> dict[str, Hits]:
