@@ -25,8 +25,8 @@ constexpr int W = 16;
 #else
 constexpr int W = 8;
 #endif
-typedef float V __attribute__((vector_size(4 * W), may_alias));
-typedef float Eight __attribute__((vector_size(32), may_alias));
+typedef float V __attribute__((vector_size(4 * W)));
+typedef float Eight __attribute__((vector_size(32)));
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 36")
 
@@ -55,7 +55,6 @@ struct Conv {
   int ci, co, side, taps, stride;  // side: of the output
   int rows, points, depth;         // rows of a tile in each of so many products, and blocks of their inner dimension
   int chunk, chunk_w;              // tiles at a time, in `convolve` and in `weights_gradient`
-  size_t plane, plane_w;           // floats from one product's rows to the next's, of W channels
   const float *weight = nullptr, *gamma = nullptr, *beta = nullptr;
   float *running_mean = nullptr, *running_var = nullptr;
   Buffer y, statistics;
@@ -101,19 +100,18 @@ struct Net {
   }
 };
 
-// ---------- Matrix products
+// ---------- Matrix products, of operands [row / R][block of W channels][point][row % R][W], a point being STEP floats
+constexpr int R = W / 2, STEP = (R + 1) * W;  // one vector too many, so that no two points are a multiple of 4 KiB apart
 
-INLINE size_t plane(int depth, int rows) { return (size_t)depth * rows * W + W; }  // not a multiple of 4 KiB
-
-// m[point][out][row][W] = sum over k of v[point][k / W][row][k % W] u[point][out][k][W], for `used` of the rows
-template <int N> static void multiply(int points, int depth, int outs, int rows, int used, const float* v, const float* u, float* m) {
-  constexpr int R = W / N;
-  for (int p = 0; p < points; p++)
+// m[row][out][point] = sum over k of v[row][k][point] u[point][out][k]
+template <int N> static void multiply(int points, int depth, int outs, int rows, const float* v, const float* u, float* m) {
+  const int next = points * STEP;
+  for (int p = 0; p < points; p++, v += STEP, m += STEP)
     for (int o = 0; o < outs; o += N, u += N * depth * W * W)
-      for (int r0 = 0; r0 < used; r0 += R) {
+      for (int r0 = 0; r0 < rows; r0 += R) {
         V sum[R][N] = {};
-        const float *row = v + p * plane(depth, rows) + r0 * W, *w = u;
-        for (int k = 0; k < depth; k++, row += rows * W)
+        const float *row = v + r0 / R * depth * next, *w = u;
+        for (int k = 0; k < depth; k++, row += next)
           for (int c = 0; c < W; c++, w += W) {
             V w0 = at(w), w1 = at(w + (N - 1) * depth * W * W);
             UNROLL for (int r = 0; r < R; r++) {
@@ -122,56 +120,59 @@ template <int N> static void multiply(int points, int depth, int outs, int rows,
               if (N == 2) sum[r][N - 1] += x * w1;
             }
           }
-        float* to = m + p * plane(outs, rows) + (o * rows + r0) * W;
+        float* to = m + (r0 / R * outs + o) * next;
         UNROLL for (int r = 0; r < R; r++)
-          for (int n = 0; n < N; n++) at(to + (n * rows + r) * W) = sum[r][n];
+          for (int n = 0; n < N; n++) at(to + n * next + r * W) = sum[r][n];
       }
 }
-static void multiply(int points, int depth, int outs, int rows, int used, const float* v, const float* u, float* m) {
-  (outs % 2 ? multiply<1> : multiply<2>)(points, depth, outs, rows, used, v, u, m);
+static void multiply(int points, int depth, int outs, int rows, const float* v, const float* u, float* m) {
+  (outs % 2 ? multiply<1> : multiply<2>)(points, depth, outs, rows, v, u, m);
 }
 
-// du[point][out][k][W] += sum over the used rows of v[point][k / W][row][k % W] g[point][out][row][W]
-template <int N> static void multiply_weights(int points, int depth, int outs, int rows, int used, const float* v, const float* g, float* du) {
-  constexpr int R = W / N;
-  for (int p = 0; p < points; p++)
+// du[point][out][k] += sum over rows of v[row][k][point] g[row][out][point]
+template <int N> static void multiply_weights(int points, int depth, int outs, int rows, const float* v, const float* g, float* du) {
+  constexpr int C = W / N;
+  const int next = points * STEP;
+  for (int p = 0; p < points; p++, v += STEP, g += STEP)
     for (int o = 0; o < outs; o += N, du += N * depth * W * W)
-      for (int k = 0; k < depth * W; k += R) {
-        const float *row = v + p * plane(depth, rows) + (k / W) * rows * W + k % W, *w = g + p * plane(outs, rows) + o * rows * W;
+      for (int k = 0; k < depth * W; k += C) {
         float* to = du + k * W;
-        V sum[R][N];
-        UNROLL for (int r = 0; r < R; r++)
-          for (int n = 0; n < N; n++) sum[r][n] = at(to + (n * depth * W + r) * W);
-        for (int t = 0; t < used; t++, row += W, w += W) {
-          V w0 = at(w), w1 = at(w + (N - 1) * rows * W);
-          UNROLL for (int r = 0; r < R; r++) {
-            V x = all(row[r]);
-            sum[r][0] += x * w0;
-            if (N == 2) sum[r][N - 1] += x * w1;
+        V sum[C][N];
+        UNROLL for (int c = 0; c < C; c++)
+          for (int n = 0; n < N; n++) sum[c][n] = at(to + (n * depth * W + c) * W);
+        for (int r0 = 0; r0 < rows; r0 += R) {
+          const float *row = v + (r0 / R * depth + k / W) * next + k % W, *w = g + (r0 / R * outs + o) * next;
+          for (int r = 0, all_ = std::min(R, rows - r0); r < all_; r++, row += W, w += W) {
+            V w0 = at(w), w1 = at(w + (N - 1) * next);
+            UNROLL for (int c = 0; c < C; c++) {
+              V x = all(row[c]);
+              sum[c][0] += x * w0;
+              if (N == 2) sum[c][N - 1] += x * w1;
+            }
           }
         }
-        UNROLL for (int r = 0; r < R; r++)
-          for (int n = 0; n < N; n++) at(to + (n * depth * W + r) * W) = sum[r][n];
+        UNROLL for (int c = 0; c < C; c++)
+          for (int n = 0; n < N; n++) at(to + (n * depth * W + c) * W) = sum[c][n];
       }
 }
-static void multiply_weights(int points, int depth, int outs, int rows, int used, const float* v, const float* g, float* du) {
-  (outs % 2 ? multiply_weights<1> : multiply_weights<2>)(points, depth, outs, rows, used, v, g, du);
+static void multiply_weights(int points, int depth, int outs, int rows, const float* v, const float* g, float* du) {
+  (outs % 2 ? multiply_weights<1> : multiply_weights<2>)(points, depth, outs, rows, v, g, du);
 }
 
 // ---------- Winograd's transforms: Y = A^T [(G w G^T) * (B^T x B)] A, and for the weights G^T [(B^T x B) * (A dY A^T)] G
 
 INLINE void times_bt(const V* x, int s, V* t) {
-  V p = x[4 * s] - 4 * x[2 * s], q = x[3 * s] - 4 * x[s], e = x[4 * s] - x[2 * s], f = 2 * (x[3 * s] - x[s]);
-  t[0] = 4 * x[0] - 5 * x[2 * s] + x[4 * s], t[1] = p + q, t[2] = p - q, t[3] = e + f, t[4] = e - f;
-  t[5] = 4 * x[s] - 5 * x[3 * s] + x[5 * s];
+  V p = x[4 * s] - 4 * x[2 * s], q = x[3 * s] - 4 * x[s], e = x[4 * s] - x[2 * s], f = x[3 * s] - x[s];
+  t[0] = 4 * x[0] + (x[4 * s] - 5 * x[2 * s]), t[1] = p + q, t[2] = p - q, t[3] = e + 2 * f, t[4] = e - 2 * f;
+  t[5] = 4 * x[s] + (x[5 * s] - 5 * x[3 * s]);
 }
 INLINE void times_at(const V* m, int s, V* y) {
   V p = m[s] + m[2 * s], q = m[s] - m[2 * s], e = m[3 * s] + m[4 * s], f = m[3 * s] - m[4 * s];
   y[0] = m[0] + p + e, y[1] = q + 2 * f, y[2] = p + 4 * e, y[3] = q + 8 * f + m[5 * s];
 }
 INLINE void times_a(const V* y, int s, V* m) {
-  V p = y[0] + y[2 * s], q = y[s] + y[3 * s], e = y[0] + 4 * y[2 * s], f = 2 * y[s] + 8 * y[3 * s];
-  m[0] = y[0], m[1] = p + q, m[2] = p - q, m[3] = e + f, m[4] = e - f, m[5] = y[3 * s];
+  V p = y[0] + y[2 * s], q = y[s] + y[3 * s], e = y[0] + 4 * y[2 * s], f = y[s] + 4 * y[3 * s];
+  m[0] = y[0], m[1] = p + q, m[2] = p - q, m[3] = e + 2 * f, m[4] = e - 2 * f, m[5] = y[3 * s];
 }
 INLINE void times_g(const V* w, int s, V* u) {
   V p = (w[0] + w[2 * s]) / 6, q = w[s] / 6, e = w[0] / 24 + w[2 * s] / 6, f = w[s] / 12;
@@ -181,111 +182,109 @@ INLINE void times_gt(const V* u, int s, V* w) {
   V p = u[s] + u[2 * s], q = u[2 * s] - u[s], e = u[3 * s] + u[4 * s], f = u[3 * s] - u[4 * s];
   w[0] = u[0] / 4 - p / 6 + e / 24, w[1] = q / 6 + f / 12, w[2] = u[5 * s] - p / 6 + e / 6;
 }
-// `times` on the columns of an n x n matrix, then on its rows: t[k] of column j becomes row j of the next
-template <int N, int M, class T> INLINE void both(const V* x, V* y, T times) {
+// `times` on the columns of an N x N matrix, then on the rows: M x M elements, handed to `put(i, j, element)`
+template <int N, int M, class Get, class Times, class Put> INLINE void both(Get get, Times times, Put put) {
   V t[N * M];
-  UNROLL for (int j = 0; j < N; j++) times(x + j, N, t + j * M);
-  UNROLL for (int i = 0; i < M; i++) times(t + i, M, y + i * M);
+  UNROLL for (int j = 0; j < N; j++) {
+    V x[N];
+    UNROLL for (int i = 0; i < N; i++) x[i] = get(i, j);
+    times(x, 1, t + j * M);
+  }
+  UNROLL for (int i = 0; i < M; i++) {
+    V y[M];
+    times(t + i, M, y);
+    UNROLL for (int j = 0; j < M; j++) put(i, j, y[j]);
+  }
 }
 // one vector of channels: from a padded map to a row of the 36 products, and from the products to a tile
-INLINE void input_tile(const float* from, int pitch, float* to, size_t plane) {
-  V x[36], t[36];
-  UNROLL for (int i = 0; i < 36; i++) x[i] = at(from + i / 6 * pitch + i % 6 * W);
-  both<6, 6>(x, t, times_bt);
-  UNROLL for (int i = 0; i < 36; i++) at(to + i * plane) = t[i];
+INLINE void input_tile(const float* from, int pitch, float* to) {
+  both<6, 6>([=](int i, int j) { return at(from + i * pitch + j * W); }, times_bt, [=](int i, int j, V t) { at(to + (6 * i + j) * STEP) = t; });
 }
-INLINE void gradient_tile(const float* from, int pitch, float* to, size_t plane) {
-  V x[16], t[36];
-  UNROLL for (int i = 0; i < 16; i++) x[i] = at(from + i / 4 * pitch + i % 4 * W);
-  both<4, 6>(x, t, times_a);
-  UNROLL for (int i = 0; i < 36; i++) at(to + i * plane) = t[i];
+INLINE void gradient_tile(const float* from, int pitch, float* to) {
+  both<4, 6>([=](int i, int j) { return at(from + i * pitch + j * W); }, times_a, [=](int i, int j, V t) { at(to + (6 * i + j) * STEP) = t; });
 }
-INLINE void output_tile(const float* from, size_t plane, V* r) {
-  V x[36];
-  UNROLL for (int i = 0; i < 36; i++) x[i] = at(from + i * plane);
-  both<6, 4>(x, r, times_at);
+INLINE void output_tile(const float* from, V* r) {
+  both<6, 4>([=](int i, int j) { return at(from + (6 * i + j) * STEP); }, times_at, [=](int i, int j, V y) { r[4 * i + j] = y; });
 }
 
 // ---------- A group of images through one convolution
 
-struct Tile { int image, y, x; };  // of 4x4 outputs: the image's place in its group, and the first pixel
-INLINE Tile tile(int side, int t) {
-  int n = side / 4, in = t % (n * n);
-  return {t / (n * n), in / n * 4, in % n * 4};
-}
-static void fill_tile(int side, int depth, const float* in, Tile t, int row, int rows, float* v) {
+struct Tile {  // of 4x4 outputs: the image's place in its group, and the first pixel
+  int image = 0, y = 0, x = 0;
+  void next(int side) {
+    if ((x += 4) < side) return;
+    x = 0;
+    if ((y += 4) < side) return;
+    y = 0, image++;
+  }
+};
+// where row `row` of block `k` is
+INLINE int place(int points, int depth, int row, int k) { return (row / R * depth + k) * points * STEP + row % R * W; }
+
+static void fill_tile(int side, int depth, const float* in, Tile t, int row, float* v) {
   int pitch = (side + 2) * W;
-  for (int k = 0; k < depth; k++)
-    input_tile(in + k * (side + 2) * pitch + t.y * pitch + t.x * W, pitch, v + (k * rows + row) * W, plane(depth, rows));
+  in += t.y * pitch + t.x * W, v += place(36, depth, row, 0);
+  for (int k = 0; k < depth; k++, in += (side + 2) * pitch, v += 36 * STEP) input_tile(in, pitch, v);
 }
-static void fill_columns(const Conv& c, const float* in, Tile t, int row, int rows, float* v) {
-  int pitch = c.side * c.stride + 2, border = c.taps == 1;
+// `move(input, column)` for each vector that an output's column is made of
+template <class Move> INLINE void columns(const Conv& c, float* in, Tile t, int row, float* v, Move move) {
+  int pitch = c.side * c.stride + 2, border = c.taps == 1, blocks = c.ci / W;
   for (int e = 0; e < 16; e++) {
-    int y = (t.y + e / 4) * c.stride + border, x = (t.x + e % 4) * c.stride + border;
-    float* to = v + (row + e) * W;
-    if (c.ci % W) {  // the image: three runs of three pixels
-      float line[(9 * W + W) / W * W] = {};
-      for (int i = 0; i < 3; i++) memcpy(line + i * 3 * c.ci, in + ((y + i) * pitch + x) * c.ci, 12 * c.ci);
-      for (int k = 0; k < c.depth; k++) memcpy(to + k * rows * W, line + k * W, 4 * W);
-      continue;
-    }
+    float* from = in + (((t.y + e / 4) * c.stride + border) * pitch + (t.x + e % 4) * c.stride + border) * W;
+    float* to = v + place(1, c.depth, row + e, 0);
     for (int tap = 0; tap < c.taps * c.taps; tap++)
-      for (int k = 0; k < c.ci / W; k++, to += rows * W)
-        at(to) = at(in + ((k * pitch + y + tap / c.taps) * pitch + x + tap % c.taps) * W);
+      for (int k = 0; k < blocks; k++, to += STEP) move(at(from + ((k * pitch + tap / c.taps) * pitch + tap % c.taps) * W), at(to));
   }
 }
-static void add_columns(const Conv& c, float* to, Tile t, int row, int rows, const float* v) {
-  int pitch = c.side * c.stride + 2, border = c.taps == 1;
+static void fill_image(const Conv& c, const float* in, Tile t, int row, float* v) {  // three runs of three pixels
   for (int e = 0; e < 16; e++) {
-    int y = (t.y + e / 4) * c.stride + border, x = (t.x + e % 4) * c.stride + border;
-    const float* from = v + (row + e) * W;
-    for (int tap = 0; tap < c.taps * c.taps; tap++)
-      for (int k = 0; k < c.ci / W; k++, from += rows * W)
-        at(to + ((k * pitch + y + tap / c.taps) * pitch + x + tap % c.taps) * W) += at(from);
+    alignas(4 * W) float line[144];
+    at(line + c.depth * W - W) = V{};
+    for (int i = 0; i < 3; i++) memcpy(line + i * 3 * c.ci, in + ((t.y + e / 4 + i) * (c.side + 2) + t.x + e % 4) * c.ci, 12 * c.ci);
+    for (int k = 0; k < c.depth; k++) at(v + place(1, c.depth, row + e, k)) = at(line + k * W);
   }
 }
-static void fill(const Conv& c, const float* in, Tile t, int row, int rows, float* v) {
-  c.winograd() ? fill_tile(c.side, c.depth, in, t, row, rows, v) : fill_columns(c, in, t, row, rows, v);
+static void fill(const Conv& c, const float* in, Tile t, int row, float* v) {
+  if (c.winograd()) fill_tile(c.side, c.depth, in, t, row, v);
+  else if (c.ci % W) fill_image(c, in, t, row, v);
+  else columns(c, (float*)in, t, row, v, [](V input, V& column) { column = input; });
 }
 
-// `fill(tile, row, rows)` writes a tile's rows of v, `take(tile, block, r)` gets W channels of its 4x4 outputs
+// `fill(tile, row)` writes a tile's rows of v, `take(tile, block, r)` gets W channels of its 4x4 outputs
 template <class Fill, class Take>
 INLINE void convolve(const Conv& c, int depth, int outs, int images, Scratch& s, const float* u, Fill fill, Take take) {
-  int rows = c.chunk * c.rows;
-  for (int first = 0, all = images * c.tiles(); first < all; first += c.chunk) {
-    int count = std::min(c.chunk, all - first);
-    for (int t = 0; t < count; t++) fill(tile(c.side, first + t), t * c.rows, rows);
-    multiply(c.points, depth, outs, rows, count * c.rows, s.v, u, s.m);
-    for (int t = 0; t < count; t++)
+  Tile in, out;
+  for (int left = images * c.tiles(); left > 0; left -= c.chunk) {
+    int count = std::min(c.chunk, left);
+    for (int t = 0; t < count; t++, in.next(c.side)) fill(in, t * c.rows);
+    multiply(c.points, depth, outs, count * c.rows, s.v, u, s.m);
+    for (int t = 0; t < count; t++, out.next(c.side))
       for (int o = 0; o < outs; o++) {
         V r[16];
-        const float* from = s.m + (o * rows + t * c.rows) * W;
-        if (c.winograd()) output_tile(from, plane(outs, rows), r);
-        else UNROLL for (int e = 0; e < 16; e++) r[e] = at(from + e * W);
-        take(tile(c.side, first + t), o, r);
+        if (c.winograd()) output_tile(s.m + place(36, outs, t, o), r);
+        else UNROLL for (int e = 0; e < 16; e++) r[e] = at(s.m + place(1, outs, t * 16 + e, o));
+        take(out, o, r);
       }
   }
 }
 // Adds to du the gradient of the weights from inputs and padded output gradients; where `dx` is, to it that of the inputs.
 static void weights_gradient(const Conv& c, int images, const float* const* in, const float* const* dy, Scratch& s, float* du,
                              const float* u = nullptr, float* dx = nullptr) {
-  int rows = c.chunk_w * c.rows, outs = c.blocks(), pitch = (c.side + 2) * W;
-  for (int first = 0, all = images * c.tiles(); first < all; first += c.chunk_w) {
-    int count = std::min(c.chunk_w, all - first);
-    for (int k = 0; k < count; k++) {
-      Tile t = tile(c.side, first + k);
-      fill(c, in[t.image], t, k * c.rows, rows, s.v);
-      for (int o = 0; o < outs; o++) {
-        const float* from = dy[t.image] + o * (c.side + 2) * pitch + (t.y + 1) * pitch + (t.x + 1) * W;
-        float* to = s.m + (o * rows + k * c.rows) * W;
-        if (c.winograd()) gradient_tile(from, pitch, to, plane(outs, rows));
-        else for (int e = 0; e < 16; e++) at(to + e * W) = at(from + e / 4 * pitch + e % 4 * W);
-      }
+  int outs = c.blocks(), pitch = (c.side + 2) * W;
+  Tile t, back;
+  for (int left = images * c.tiles(); left > 0; left -= c.chunk_w) {
+    int count = std::min(c.chunk_w, left);
+    for (int k = 0; k < count; k++, t.next(c.side)) {
+      fill(c, in[t.image], t, k * c.rows, s.v);
+      const float* from = dy[t.image] + (t.y + 1) * pitch + (t.x + 1) * W;
+      for (int o = 0; o < outs; o++, from += (c.side + 2) * pitch)
+        if (c.winograd()) gradient_tile(from, pitch, s.m + place(36, outs, k, o));
+        else for (int e = 0; e < 16; e++) at(s.m + place(1, outs, k * 16 + e, o)) = at(from + e / 4 * pitch + e % 4 * W);
     }
-    multiply_weights(c.points, c.depth, outs, rows, count * c.rows, s.v, s.m, du);
+    multiply_weights(c.points, c.depth, outs, count * c.rows, s.v, s.m, du);
     if (!dx) continue;
-    multiply(1, outs, c.depth, rows, count * c.rows, s.m, u, s.v);
-    for (int k = 0; k < count; k++) add_columns(c, dx, tile(c.side, first + k), k * c.rows, rows, s.v);
+    multiply(1, outs, c.depth, count * c.rows, s.m, u, s.v);
+    for (int k = 0; k < count; k++, back.next(c.side)) columns(c, dx, back, k * 16, s.v, [](V& input, V column) { input += column; });
   }
 }
 
@@ -298,7 +297,7 @@ template <class Weight> static void pack(const Conv& c, int threads, int outs, i
       V w[9], x[36];
       if (c.winograd()) {
         for (int tap = 0; tap < 9; tap++) w[tap] = weight(o, k, tap);
-        both<3, 6>(w, x, times_g);
+        both<3, 6>([&](int i, int j) { return w[3 * i + j]; }, times_g, [&](int i, int j, V u) { x[6 * i + j] = u; });
       } else x[0] = weight(o, k, 0);
       for (int p = 0; p < c.points; p++) at(u + (((size_t)p * outs + o) * depth * W + k) * W) = x[p];
     }
@@ -331,7 +330,7 @@ static void collect(Net& n, const Conv& c, size_t offset, float* dweight) {
         u[p] = V{};
         for (Scratch& s : n.scratch) u[p] += at(s.du + offset + (((size_t)p * c.blocks() + o) * c.depth * W + k) * W);
       }
-      if (c.winograd()) both<6, 3>(u, w, times_gt);
+      if (c.winograd()) both<6, 3>([&](int i, int j) { return u[6 * i + j]; }, times_gt, [&](int i, int j, V each) { w[3 * i + j] = each; });
       else w[0] = u[0];
       for (int tap = 0; tap < (c.winograd() ? 9 : 1) && k < size; tap++)
         for (int lane = 0; lane < W; lane++) dweight[(size_t)(o * W + lane) * size + tap * c.ci + k] = w[tap][lane];
@@ -400,12 +399,16 @@ INLINE void through_relu(Net& n, const Conv& c, const Conv* p, const float* x, i
 }
 // The gradient of y from that of its normalised value.
 static const float* through_norm(const Conv& c, int image, const float* d, float* to) {
-  size_t e = (size_t)image * c.co * c.side * c.side;
-  for (int o = 0; o < c.blocks(); o++)
-    for (int i = 0; i < c.side; i++)
-      for (int j = 0; j < c.side; j++, e += W)
-        at(to + ((o * (c.side + 2) + i + 1) * (c.side + 2) + j + 1) * W) =
-            at(c.a + o * W) * at(d + e) + at(c.b + o * W) * at(c.y + e) + at(c.c + o * W);
+  int side = c.side, pitch = side + 2;
+  const float* y = c.map(image);
+  d += y - c.y;
+  for (int o = 0; o < c.blocks(); o++) {
+    V a = at(c.a + o * W), b = at(c.b + o * W), k = at(c.c + o * W);
+    for (int i = 0; i < side; i++) {
+      float* row = to + ((o * pitch + i + 1) * pitch + 1) * W;
+      for (int j = 0; j < side; j++, y += W, d += W) at(row + j * W) = a * at(d) + (b * at(y) + k);
+    }
+  }
   return to;
 }
 static void finish_statistics(Net& n, Conv& c, bool train) {
@@ -460,7 +463,7 @@ template <class Input> static void forward_conv(Net& n, Conv& c, bool train, Inp
     const float* in[GROUP];
     for (int g = 0; g < images; g++) in[g] = input(s, first + g, g);
     memset(n.sum(first), 0, 4 * (n.sum(images) - n.sum(0)));
-    convolve(c, c.depth, c.blocks(), images, s, n.u, [&](Tile t, int row, int rows) { fill(c, in[t.image], t, row, rows, s.v); },
+    convolve(c, c.depth, c.blocks(), images, s, n.u, [&](Tile t, int row) { fill(c, in[t.image], t, row, s.v); },
              [&](Tile t, int o, const V* r) {
       float* y = c.y + ((size_t)(first + t.image) * c.blocks() + o) * c.side * c.side * W;
       V sum = {}, squares = {};
@@ -482,7 +485,7 @@ template <class Input, class Take> static void backward_conv(Net& n, const Conv&
     for (int g = 0; g < images; g++) in[g] = input(s, first + g, g), dy[g] = through_norm(c, first + g, d, s.dy + g * c.padded());
     memset(n.sum(first), 0, 4 * (n.sum(images) - n.sum(0)));
     convolve(c, c.blocks(), c.ci / W, images, s, n.u,
-             [&](Tile t, int row, int rows) { fill_tile(c.side, c.blocks(), dy[t.image], t, row, rows, s.v); },
+             [&](Tile t, int row) { fill_tile(c.side, c.blocks(), dy[t.image], t, row, s.v); },
              [&](Tile t, int o, const V* r) { take(first + t.image, t, o, r); });
     weights_gradient(c, images, in, dy, s, s.du);
   });
@@ -509,12 +512,11 @@ template <class Take> static void backward_strided(Net& n, int b, const float* d
       every_second(c.ci, c.co, c.side, s.dx, end, 0, [](Eight& large, Eight small) { large += small; });
     }
     int side = 2 * c.side;
-    for (int t = 0; t < side * side / 16; t++)
+    for (Tile t; t.image == 0; t.next(side))
       for (int o = 0; o < c.ci / W; o++) {
         V r[16];
-        Tile at_ = tile(side, t);
-        for (int e = 0; e < 16; e++) r[e] = at(s.dx + ((o * (side + 2) + at_.y + 1 + e / 4) * (side + 2) + at_.x + 1 + e % 4) * W);
-        take(image, at_, o, r);
+        for (int e = 0; e < 16; e++) r[e] = at(s.dx + ((o * (side + 2) + t.y + 1 + e / 4) * (side + 2) + t.x + 1 + e % 4) * W);
+        take(image, t, o, r);
       }
   });
   collect(n, c, 0, dweights[0]);
@@ -532,7 +534,7 @@ extern "C" Net* create(int capacity, int channels, int side, int width, int bloc
     n->convs.push_back(std::make_unique<Conv>(capacity, ci, co, side, taps, stride));
     const Conv& c = *n->convs.back();
     int deepest = std::max(c.depth, std::max(c.ci / W, c.blocks()));
-    size_t sizes[] = {c.points * plane(deepest, std::max(c.chunk, c.chunk_w) * c.rows), 0, packed(c), c.group() * c.padded_input(),
+    size_t sizes[] = {(size_t)deepest * c.points * STEP * ((std::max(c.chunk, c.chunk_w) * c.rows + R - 1) / R), 0, packed(c), c.group() * c.padded_input(),
                       c.group() * c.padded(), stride > 1 ? c.padded_input() : 0};
     sizes[1] = sizes[0];
     if (taps == 1) sizes[2] += packed(*n->convs[n->convs.size() - 3]);  // beside the block's first one
@@ -629,7 +631,7 @@ extern "C" void backward(Net* n, const float* dfeatures, float* const* gradients
       V r[16], g;
       memcpy(&g, dfeatures + (size_t)image * end.co + o * W, sizeof g);
       for (V& each : r) each = g / (float)(end.side * end.side);
-      for (int t = 0; t < end.tiles(); t++) to_input(last, image, tile(end.side, t), o, r, d);
+      for (Tile t; t.image == 0; t.next(end.side)) to_input(last, image, t, o, r, d);
     }
   });
   finish(last);
