@@ -161,18 +161,18 @@ static void multiply_weights(int points, int depth, int outs, int rows, const fl
 
 // ---------- Winograd's transforms: Y = A^T [(G w G^T) * (B^T x B)] A, and for the weights G^T [(B^T x B) * (A dY A^T)] G
 
-INLINE void times_bt(const V* x, int s, V* t) {
-  V p = x[4 * s] - 4 * x[2 * s], q = x[3 * s] - 4 * x[s], e = x[4 * s] - x[2 * s], f = x[3 * s] - x[s];
-  t[0] = 4 * x[0] + (x[4 * s] - 5 * x[2 * s]), t[1] = p + q, t[2] = p - q, t[3] = e + 2 * f, t[4] = e - 2 * f;
-  t[5] = 4 * x[s] + (x[5 * s] - 5 * x[3 * s]);
+// B^T and A give their rows in pairs, (0, 5), (1, 2) and (3, 4), of which nothing is shared; all three at once need too many registers.
+template <int PAIR> INLINE void pair_bt(const V* x, V& a, V& b) {
+  V p = PAIR == 1 ? x[4] - 4 * x[2] : x[4] - x[2], q = PAIR == 1 ? x[3] - 4 * x[1] : 2 * (x[3] - x[1]);
+  a = PAIR ? p + q : 4 * x[0] + (x[4] - 5 * x[2]), b = PAIR ? p - q : 4 * x[1] + (x[5] - 5 * x[3]);
+}
+template <int PAIR> INLINE void pair_a(const V* y, V& a, V& b) {
+  V p = PAIR == 1 ? y[0] + y[2] : y[0] + 4 * y[2], q = PAIR == 1 ? y[1] + y[3] : 2 * y[1] + 8 * y[3];
+  a = PAIR ? p + q : y[0], b = PAIR ? p - q : y[3];
 }
 INLINE void times_at(const V* m, int s, V* y) {
   V p = m[s] + m[2 * s], q = m[s] - m[2 * s], e = m[3 * s] + m[4 * s], f = m[3 * s] - m[4 * s];
   y[0] = m[0] + p + e, y[1] = q + 2 * f, y[2] = p + 4 * e, y[3] = q + 8 * f + m[5 * s];
-}
-INLINE void times_a(const V* y, int s, V* m) {
-  V p = y[0] + y[2 * s], q = y[s] + y[3 * s], e = y[0] + 4 * y[2 * s], f = y[s] + 4 * y[3 * s];
-  m[0] = y[0], m[1] = p + q, m[2] = p - q, m[3] = e + 2 * f, m[4] = e - 2 * f, m[5] = y[3 * s];
 }
 INLINE void times_g(const V* w, int s, V* u) {
   V p = (w[0] + w[2 * s]) / 6, q = w[s] / 6, e = w[0] / 24 + w[2 * s] / 6, f = w[s] / 12;
@@ -196,12 +196,25 @@ template <int N, int M, class Get, class Times, class Put> INLINE void both(Get 
     UNROLL for (int j = 0; j < M; j++) put(i, j, y[j]);
   }
 }
-// one vector of channels: from a padded map to a row of the 36 products, and from the products to a tile
-INLINE void input_tile(const float* from, int pitch, float* to) {
-  both<6, 6>([=](int i, int j) { return at(from + i * pitch + j * W); }, times_bt, [=](int i, int j, V t) { at(to + (6 * i + j) * STEP) = t; });
+// One vector of channels: from an N x N part of a padded map to a row of the 36 products; and from the products to a tile.
+template <int PAIR, int N> INLINE void two_rows(const float* from, int pitch, float* to) {
+  V t[2][N], x[6], a, b;
+  UNROLL for (int j = 0; j < N; j++) {
+    UNROLL for (int i = 0; i < N; i++) x[i] = at(from + i * pitch + j * W);
+    N == 6 ? pair_bt<PAIR>(x, t[0][j], t[1][j]) : pair_a<PAIR>(x, t[0][j], t[1][j]);
+  }
+  UNROLL for (int k = 0; k < 2; k++) {
+    float* row = to + 6 * (PAIR ? 2 * PAIR - 1 + k : 5 * k) * STEP;
+    N == 6 ? pair_bt<0>(t[k], a, b) : pair_a<0>(t[k], a, b);
+    at(row) = a, at(row + 5 * STEP) = b;
+    N == 6 ? pair_bt<1>(t[k], a, b) : pair_a<1>(t[k], a, b);
+    at(row + STEP) = a, at(row + 2 * STEP) = b;
+    N == 6 ? pair_bt<2>(t[k], a, b) : pair_a<2>(t[k], a, b);
+    at(row + 3 * STEP) = a, at(row + 4 * STEP) = b;
+  }
 }
-INLINE void gradient_tile(const float* from, int pitch, float* to) {
-  both<4, 6>([=](int i, int j) { return at(from + i * pitch + j * W); }, times_a, [=](int i, int j, V t) { at(to + (6 * i + j) * STEP) = t; });
+template <int N> INLINE void spread(const float* from, int pitch, float* to) {
+  two_rows<0, N>(from, pitch, to), two_rows<1, N>(from, pitch, to), two_rows<2, N>(from, pitch, to);
 }
 INLINE void output_tile(const float* from, V* r) {
   both<6, 4>([=](int i, int j) { return at(from + (6 * i + j) * STEP); }, times_at, [=](int i, int j, V y) { r[4 * i + j] = y; });
@@ -224,7 +237,7 @@ INLINE int place(int points, int depth, int row, int k) { return (row / R * dept
 static void fill_tile(int side, int depth, const float* in, Tile t, int row, float* v) {
   int pitch = (side + 2) * W;
   in += t.y * pitch + t.x * W, v += place(36, depth, row, 0);
-  for (int k = 0; k < depth; k++, in += (side + 2) * pitch, v += 36 * STEP) input_tile(in, pitch, v);
+  for (int k = 0; k < depth; k++, in += (side + 2) * pitch, v += 36 * STEP) spread<6>(in, pitch, v);
 }
 // `move(input, column)` for each vector that an output's column is made of
 template <class Move> INLINE void columns(const Conv& c, float* in, Tile t, int row, float* v, Move move) {
@@ -278,7 +291,7 @@ static void weights_gradient(const Conv& c, int images, const float* const* in, 
       fill(c, in[t.image], t, k * c.rows, s.v);
       const float* from = dy[t.image] + (t.y + 1) * pitch + (t.x + 1) * W;
       for (int o = 0; o < outs; o++, from += (c.side + 2) * pitch)
-        if (c.winograd()) gradient_tile(from, pitch, s.m + place(36, outs, k, o));
+        if (c.winograd()) spread<4>(from, pitch, s.m + place(36, outs, k, o));
         else for (int e = 0; e < 16; e++) at(s.m + place(1, outs, k * 16 + e, o)) = at(from + e / 4 * pitch + e % 4 * W);
     }
     multiply_weights(c.points, c.depth, outs, count * c.rows, s.v, s.m, du);
