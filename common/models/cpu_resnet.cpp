@@ -352,20 +352,22 @@ static void collect(Net& n, const Conv& c, size_t offset, float* dweight) {
 
 // ---------- Batch normalisation, ReLU, shortcuts
 
-// scale y + shift, `more` of it, ReLU; `to` is padded
-template <class More> INLINE void activate(const Conv& c, int image, float* to, More more) {
+// scale y + shift, `more` of it, ReLU; to `to`, and to `keep` where it is; both are padded
+template <class More> INLINE void activate(const Conv& c, int image, float* to, float* keep, More more) {
   int side = c.side, pitch = side + 2;
   const float* y = c.map(image);
   for (int o = 0; o < c.blocks(); o++) {
     V scale = at(c.scale + o * W), shift = at(c.shift + o * W);
     for (int i = 0; i < side; i++)
       for (int j = 0; j < side; j++, y += W) {
-        float* x = to + ((o * pitch + i + 1) * pitch + j + 1) * W;
-        at(x) = relu(more(scale * at(y) + shift, x, o, y - c.map(image)));
+        size_t e = ((o * pitch + i + 1) * pitch + j + 1) * W;
+        V x = relu(more(scale * at(y) + shift, o * W, y - c.map(image), e));
+        at(to + e) = x;
+        if (keep) stream(keep + e, x);
       }
   }
 }
-INLINE V same(V r, const float*, int, size_t) { return r; }
+INLINE V same(V r, int, size_t, size_t) { return r; }
 
 // Option A: pixel (i, j) of the small map of `co` channels is (2i, 2j) of the large one; channel c there is c + (co - ci) / 2 here.
 template <class Move> INLINE void every_second(int ci, int co, int side, float* large, float* small, int border, Move move) {
@@ -378,21 +380,23 @@ template <class Move> INLINE void every_second(int ci, int co, int side, float* 
              *(Eight*)(small + ((k / W * pitch + i + border) * pitch + j + border) * W + k % W));
       }
 }
-// Reads y (and its projection's) of the block before b and that block's input; writes the input of block b.
-static void block_input(Net& n, int b, int image) {
+// Reads y (and its projection's) of the block before b and that block's input; writes the input of block b, and to `to` for now.
+static float* block_input(Net& n, int b, int image, float* to) {
   const Conv& c = n.before(b);
-  float* x = n.input(b, image);
-  if (b == 0) return activate(c, image, x, same);
-  const Conv &first = *n.blocks[b - 1].first, *p = n.blocks[b - 1].shortcut;
-  float* from = n.input(b - 1, image);
-  if (p) {
-    const float* y = p->map(image);
-    return activate(c, image, x, [&](V r, const float*, int o, size_t e) { return r + at(p->scale + o * W) * at(y + e) + at(p->shift + o * W); });
+  float *keep = n.input(b, image), *from = b ? n.input(b - 1, image) : nullptr;
+  const Conv* p = b ? n.blocks[b - 1].shortcut : nullptr;
+  if (b == 0) activate(c, image, to, keep, same);
+  else if (p) {
+    const float *y = p->map(image), *scale = p->scale, *shift = p->shift;
+    activate(c, image, to, keep, [=](V r, int o, size_t e, size_t) { return r + at(scale + o) * at(y + e) + at(shift + o); });
+  } else if (n.blocks[b - 1].first->stride == 1) {
+    activate(c, image, to, keep, [=](V r, int, size_t, size_t padded) { return r + at(from + padded); });
+  } else {
+    memset(to, 0, 4 * c.padded());
+    every_second(c.co / 2, c.co, c.side, from, to, 1, [](Eight large, Eight& small) { small = large; });
+    activate(c, image, to, keep, [=](V r, int, size_t, size_t padded) { return r + at(to + padded); });
   }
-  if (first.stride == 1) return activate(c, image, x, [&](V r, const float* to, int, size_t) { return r + at(from + (to - x)); });
-  memset(x, 0, 4 * c.padded());
-  every_second(first.ci, c.co, c.side, from, x, 1, [](Eight large, Eight& small) { small = large; });
-  activate(c, image, x, [](V r, const float* to, int, size_t) { return r + at(to); });
+  return to;
 }
 // The gradient r of a tile behind a ReLU becomes that before it, which is written to `d` and summed for the batch normalisation of
 // c (and p). x: what the ReLU gave, padded; or nullptr where c's output tells.
@@ -599,21 +603,21 @@ extern "C" void forward(Net* n, int threads, int batch, const float* images, flo
   });
   for (size_t b = 0; b < n->blocks.size(); b++) {
     Block& k = n->blocks[b];
-    forward_conv(*n, *k.first, train, [&](Scratch&, int image, int) { block_input(*n, b, image); return n->input(b, image); });
+    forward_conv(*n, *k.first, train, [&](Scratch& s, int image, int place) { return block_input(*n, b, image, s.in + place * k.first->padded_input()); });
     forward_conv(*n, *k.second, train, [&](Scratch& s, int image, int place) {
       float* to = s.in + place * k.first->padded();
-      activate(*k.first, image, to, same);
+      activate(*k.first, image, to, nullptr, same);
       return to;
     });
     if (k.shortcut) forward_conv(*n, *k.shortcut, train, [&](Scratch&, int image, int) { return n->input(b, image); });
   }
   int last = n->blocks.size();
   const Conv& c = n->before(last);
-  for_groups(*n, 1, [&](Scratch&, int image, int) {
-    block_input(*n, last, image);
+  for_groups(*n, 1, [&](Scratch& s, int image, int) {
+    const float* in = block_input(*n, last, image, s.in);
     for (int o = 0; o < c.blocks(); o++) {
       V sum = {};
-      const float* x = n->input(last, image) + o * (c.side + 2) * (c.side + 2) * W;
+      const float* x = in + o * (c.side + 2) * (c.side + 2) * W;
       for (int e = 0; e < (c.side + 2) * (c.side + 2); e++) sum += at(x + e * W);  // the border is zero
       sum /= (float)(c.side * c.side);
       memcpy(features + (size_t)image * c.co + o * W, &sum, sizeof sum);
@@ -654,7 +658,7 @@ extern "C" void backward(Net* n, const float* dfeatures, float* const* gradients
     backward_conv(*n, second, d, place(&second)[0],
                   [&](Scratch& s, int image, int at) {
                     float* to = s.in + at * first.padded();
-                    activate(first, image, to, same);
+                    activate(first, image, to, nullptr, same);
                     return to;
                   },
                   [&](int image, Tile t, int o, const V* r) { through_relu(*n, first, nullptr, nullptr, image, t, o, r, n->inner); });
