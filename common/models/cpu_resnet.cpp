@@ -91,7 +91,7 @@ struct Scratch {  // of one thread
   Buffer v, m, du, in, dy, dx;
 };
 struct Net {
-  int capacity, batch = 0, channels, widest = 0;
+  int capacity, channels, batch = 0, widest = 0, passes = 0;
   std::vector<std::unique_ptr<Conv>> convs;
   std::vector<Block> blocks;
   std::vector<Buffer> x;       // x[b] is the input of block b, the last one the output of the network
@@ -422,8 +422,8 @@ INLINE void through_relu(Net& n, const Conv& c, const Conv* p, const float* x, i
   float* sums = n.sum(image) + o * W;
   at(sums) += sum, at(sums + n.widest) += sum_c, at(sums + 2 * n.widest) += sum_p;
 }
-// The gradient of y from that of its normalised value.
-static const float* through_norm(const Conv& c, int image, const float* d, float* to) {
+// The gradient of y from that of its normalised value. soon: maps as large that are read next, or none.
+static const float* through_norm(const Conv& c, int image, const float* d, float* to, const float* soon1 = nullptr, const float* soon2 = nullptr) {
   int side = c.side, pitch = side + 2;
   const float* y = c.map(image);
   d += y - c.y;
@@ -431,7 +431,10 @@ static const float* through_norm(const Conv& c, int image, const float* d, float
     V a = at(c.a + o * W), b = at(c.b + o * W), k = at(c.c + o * W);
     for (int i = 0; i < side; i++) {
       float* row = to + ((o * pitch + i + 1) * pitch + 1) * W;
-      for (int j = 0; j < side; j++, y += W, d += W) at(row + j * W) = a * at(d) + (b * at(y) + k);
+      for (int j = 0; j < side; j++, y += W, d += W) {
+        at(row + j * W) = a * at(d) + (b * at(y) + k);
+        if (soon1) _mm_prefetch((const char*)(soon1 + (y - c.y)), _MM_HINT_T1), _mm_prefetch((const char*)(soon2 + (y - c.y)), _MM_HINT_T1);
+      }
     }
   }
   return to;
@@ -466,15 +469,17 @@ static void finish_norm(Net& n, Conv& c, int which, float* dgamma, float* dbeta)
 
 // ---------- Passes over the batch
 
+// Every other pass goes backwards, and so begins with what the last one left in the caches.
 template <class Work> static void for_groups(Net& n, int group, Work work) {
+  int groups = (n.batch + group - 1) / group, turn = n.passes++ % 2;
 #pragma omp parallel num_threads((int)n.scratch.size())
   {
     Scratch& s = n.scratch[omp_get_thread_num()];
     memset(s.in, 0, 4 * n.sizes[3]), memset(s.dy, 0, 4 * n.sizes[4]);
 #pragma omp for schedule(static)
-    for (int first = 0; first < n.batch; first += group) {
-      int images = std::min(group, n.batch - first);
-      work(s, first, images);
+    for (int k = 0; k < groups; k++) {
+      int first = (turn ? groups - 1 - k : k) * group;
+      work(s, first, std::min(group, n.batch - first));
     }
     _mm_sfence();
   }
@@ -502,12 +507,13 @@ template <class Input> static void forward_conv(Net& n, Conv& c, bool train, Inp
   finish_statistics(n, c, train);
 }
 // Reads the gradient d of c's normalised output, y and the inputs; gives `take` that of its inputs, and writes the weights'.
-template <class Input, class Take> static void backward_conv(Net& n, const Conv& c, const float* d, float* dweight, Input input, Take take) {
+template <class Input, class Take>
+static void backward_conv(Net& n, const Conv& c, const float* d, const float* soon1, const float* soon2, float* dweight, Input input, Take take) {
   pack_backward(c, n.scratch.size(), n.u);
   for (Scratch& s : n.scratch) memset(s.du, 0, 4 * packed(c));
   for_groups(n, c.group(), [&](Scratch& s, int first, int images) {
     const float *in[GROUP], *dy[GROUP];
-    for (int g = 0; g < images; g++) in[g] = input(s, first + g, g), dy[g] = through_norm(c, first + g, d, s.dy + g * c.padded());
+    for (int g = 0; g < images; g++) in[g] = input(s, first + g, g), dy[g] = through_norm(c, first + g, d, s.dy + g * c.padded(), soon1, soon2);
     memset(n.sum(first), 0, 4 * (n.sum(images) - n.sum(0)));
     convolve(c, c.blocks(), c.ci / W, images, s, n.u,
              [&](Tile t, int row) { fill_tile(c.side, c.blocks(), dy[t.image], t, row, s.v); },
@@ -553,8 +559,7 @@ template <class Take> static void backward_strided(Net& n, int b, const float* d
 extern "C" int width() { return W; }
 extern "C" void destroy(Net* n) { delete n; }
 extern "C" Net* create(int capacity, int channels, int side, int width, int blocks, int stages, int projection) {
-  Net* n = new Net{capacity};
-  n->channels = channels;
+  Net* n = new Net{capacity, channels};
   auto conv = [&](int ci, int co, int side, int taps, int stride) {
     n->convs.push_back(std::make_unique<Conv>(capacity, ci, co, side, taps, stride));
     const Conv& c = *n->convs.back();
@@ -591,7 +596,7 @@ extern "C" Net* create(int capacity, int channels, int side, int width, int bloc
 // images: [batch][side][side][channels]; pointers: of each convolution its weights [co][taps][taps][ci], gamma, beta, running mean
 // and variance; features: [batch][co]
 extern "C" void forward(Net* n, int threads, int batch, const float* images, float* const* pointers, int train, float* features) {
-  n->batch = batch;
+  n->batch = batch, n->passes = 0;
   while ((int)n->scratch.size() > threads) n->scratch.pop_back();
   while ((int)n->scratch.size() < threads) {
     n->scratch.emplace_back();
@@ -647,6 +652,7 @@ extern "C" void backward(Net* n, const float* dfeatures, float* const* gradients
   auto to_input = [&](int b, int image, Tile t, int o, const V* r, float* d) {
     through_relu(*n, n->before(b), b ? n->blocks[b - 1].shortcut : nullptr, n->input(b, image), image, t, o, r, d);
   };
+  n->passes = 0;
   int last = n->blocks.size();
   float *d = n->d[0], *next = n->d[1];
   const Conv& end = n->before(last);
@@ -663,7 +669,7 @@ extern "C" void backward(Net* n, const float* dfeatures, float* const* gradients
   for (int b = last - 1; b >= 0; b--) {
     Block& k = n->blocks[b];
     Conv &first = *k.first, &second = *k.second;
-    backward_conv(*n, second, d, place(&second)[0],
+    backward_conv(*n, second, d, nullptr, nullptr, place(&second)[0],
                   [&](Scratch& s, int image, int at) {
                     float* to = s.in + at * first.padded();
                     activate(first, image, to, nullptr, same);
@@ -675,7 +681,7 @@ extern "C" void backward(Net* n, const float* dfeatures, float* const* gradients
       float* dweights[] = {place(&first)[0], k.shortcut ? place(k.shortcut)[0] : nullptr};
       backward_strided(*n, b, n->inner, d, dweights, [&](int image, Tile t, int o, const V* r) { to_input(b, image, t, o, r, next); });
     } else {
-      backward_conv(*n, first, n->inner, place(&first)[0], [&](Scratch&, int image, int) { return n->input(b, image); },
+      backward_conv(*n, first, n->inner, d, n->before(b).y, place(&first)[0], [&](Scratch&, int image, int) { return n->input(b, image); },
                     [&](int image, Tile t, int o, const V* r) {
         V sum[16];
         const float* more = d + ((size_t)image * first.blocks() + o) * first.side * first.side * W;
