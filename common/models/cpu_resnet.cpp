@@ -414,7 +414,7 @@ INLINE void through_relu(Net& n, const Conv& c, const Conv* p, const float* x, i
   UNROLL for (int e = 0; e < 16; e++) {
     int i = t.y + e / 4, j = t.x + e % 4, k = (start + i * c.side + j) * W;
     V y = at(c.y + k), out = x ? at(x + ((o * (c.side + 2) + i + 1) * (c.side + 2) + j + 1) * W) : scale * y + shift;
-    V g = out > zero ? r[e] : zero;
+    V g = out <= zero ? zero : r[e];
     stream(d + k, g);
     sum += g, sum_c += g * (y - mean);
     if (p) sum_p += g * (at(p->y + k) - at(p->mean + o * W));

@@ -6,6 +6,7 @@ computes, to float32 rounding. Its bits depend on the number of threads, and on 
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import sys
@@ -26,8 +27,8 @@ from common.models.sizes import Residual
 SOURCE = Path(__file__).with_name("cpu_resnet.cpp")
 FOLDER = Path(__file__).resolve().parents[2] / ".work" / "cpp"
 # No -ffast-math: what is linked with it makes the whole process flush denormal numbers to zero.
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
-         "-fno-predictive-commoning", "-fno-tree-pre")
+FLAGS = ("-O2", "-march=native", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
+         "-fschedule-insns", "-fsched-pressure", "-falign-functions=64", "-falign-loops=32")
 LANES = 16  # channels come in multiples of this
 
 
@@ -47,6 +48,7 @@ def library_file() -> Path:
 
 def build(file: Path) -> None:
     """Compile into a folder of its own, then move: two processes may build at once, and none sees half a file."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing GPU when it is imported
     from torch.utils import cpp_extension
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +90,14 @@ def _none(why: str) -> None:
           file=sys.stderr)
 
 
+def cpu_step(net: nn.Module, shape: object, channels: int, side: int, most: int) -> "CpuStep | None":
+    """The step for a network built from this shape, in float32 on the CPU; None where torch's own operations have to do.
+
+    most: images of a training batch.
+    """
+    return CpuStep(net, shape, channels, side, most) if fits(net, shape, side) and library() else None
+
+
 def fits(net: nn.Module, shape: object, side: int) -> bool:
     """Whether the C++ step knows this network, of one run and on images of that many pixels a side."""
     if type(net) is not PackedResNet or not isinstance(shape, Residual) or net.runs > 1:
@@ -107,7 +117,7 @@ class CpuStep:
         for block in net.blocks:
             self.layers += [(block.conv1, block.bn1), (block.conv2, block.bn2)]
             self.layers += [tuple(block.projection)] if block.projection is not None else []
-        self.library, self.calls = library(), 0
+        self.library, self.calls, self.parameters = library(), 0, []
         self.handle = self.library.create(most, channels, side, shape.width, shape.blocks, shape.stages, shape.projection)
         weakref.finalize(self, self.library.destroy, self.handle)
 
@@ -122,11 +132,11 @@ class CpuStep:
         """Features [batch, width]; in training mode with the batch's statistics, which move the running ones."""
         images = images.detach().permute(0, 2, 3, 1).contiguous()
         features = torch.empty(len(images), self.net.width)
-        kept = [t for conv, norm in self.layers for t in (
+        self.parameters = [t for conv, norm in self.layers for t in (  # the backward pass reads them too
             _by_output(conv.weight), norm.weight, norm.bias, norm.running_mean, norm.running_var)]
         self.calls += 1
-        self.library.forward(self.handle, torch.get_num_threads(), len(images), images.data_ptr(), _pointers(kept),
-                             self.net.training, features.data_ptr())
+        self.library.forward(self.handle, torch.get_num_threads(), len(images), images.data_ptr(),
+                             _pointers(self.parameters), self.net.training, features.data_ptr())
         return features
 
     def backward(self, gradient: Tensor) -> list[Tensor]:
