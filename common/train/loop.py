@@ -24,7 +24,7 @@ from common.train.pack import TEST_BATCH, Device, Pack, take_run
 from common.train.record import Curves, make_diverged_record, make_record, surroundings
 
 WATCH = 10  # before the rate first decays an epoch is tested on every tenth test image: the whole set costs a quarter of an epoch
-STATE = {"keys", "epoch", "seconds", "ended", "curves", "precision", "cuda", "bounds", "tensors"}
+STATE = {"keys", "epoch", "seconds", "ended", "curves", "precision", "cuda", "path", "threads", "bounds", "tensors"}
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,8 @@ def save_state(pack: Pack, file: Path, epoch: int, curves: Curves, seconds: floa
     state = {
         "keys": [m.run.key for m in pack.members], "epoch": epoch, "seconds": seconds / pack.runs, "ended": pack.ended,
         "curves": json.dumps(vars(curves)), "precision": pack.device.precision, "cuda": pack.device.cuda,
-        "bounds": pack.bounds, "tensors": {n: t.cpu() for n, t in pack.state().items()},
+        "path": pack.path, "threads": pack.threads, "bounds": pack.bounds,
+        "tensors": {n: t.cpu() for n, t in pack.state().items()},
     }
     torch.save(state, buffer)
     write_atomically(file, buffer.getvalue())
@@ -233,6 +234,7 @@ def load_state(pack: Pack, file: Path) -> tuple[int, Curves, float]:
     if was != ("cuda" if pack.device.cuda else "cpu", pack.device.precision):
         raise UserError(f"{file} was begun in {was[1]} on {was[0]}; go on with --device {was[0]} --precision {was[1]}, or delete "
                         "it to start again.")
+    follow_path(pack, state, file)
     saved, curves = Curves(len(state["keys"])), Curves(pack.runs)
     vars(saved).update(json.loads(state["curves"]))
     places = [state["keys"].index(m.run.key) for m in pack.members]
@@ -245,10 +247,23 @@ def load_state(pack: Pack, file: Path) -> tuple[int, Curves, float]:
     return state["epoch"], curves, state["seconds"] * pack.runs
 
 
+def follow_path(pack: Pack, state: Mapping, file: Path) -> None:
+    """Go on with what the state was begun with: its bits depend on that. Where it cannot be had, a UserError."""
+    if state["path"] == "eager":
+        pack.go_eager()
+    elif pack.path == "eager":
+        raise UserError(f"{file} was begun with the C++ step, which this pack cannot have here; go on where it can be built, and "
+                        "with the run by itself, or delete it to start again.")
+    elif state["threads"] != pack.threads:
+        raise UserError(f"{file} was begun with {state['threads']} thread(s), and there are {pack.threads}; go on with "
+                        f"OMP_NUM_THREADS={state['threads']}, or delete it to start again.")
+
+
 def finish(pack: Pack, curves: Curves, tallies: list, seconds: float) -> None:
     """Leave a checkpoint, then a record, of every run; `seconds` is shared equally. A record that is here already stays:
     its run was trained again for its weights only."""
-    made, have = {**surroundings(pack), "seconds": round(seconds / pack.runs, 3)}, record_files(pack.members[0].root)
+    made = {**surroundings(pack), "path": pack.path, "seconds": round(seconds / pack.runs, 3)}
+    have = record_files(pack.members[0].root)
     for run, member in enumerate(pack.members):
         if pack.alive[run] and not all(t.isfinite().all() for t in pack.run_state(run).values()):
             pack.stop_run(run, pack.protocol.epochs - 1)  # the very last step spoiled the weights, after the last loss
