@@ -45,10 +45,10 @@ INLINE void stream(float* p, V v) {               // written past the caches: it
 
 // Zero at first; large ones on huge pages, which saves 4 % of a step.
 static float* allocate(size_t floats) {
-  size_t page = floats > 1 << 20 ? 2 << 20 : 4096, bytes = (4 * floats + page - 1) / page * page;
+  size_t page = floats > 1 << 20 ? 2 << 20 : 64, bytes = (4 * floats + page - 1) / page * page;
   void* p = aligned_alloc(page, bytes);
 #ifdef MADV_HUGEPAGE
-  madvise(p, bytes, MADV_HUGEPAGE);
+  if (page > 64) madvise(p, bytes, MADV_HUGEPAGE);
 #endif
   return (float*)memset(p, 0, bytes);
 }

@@ -81,6 +81,19 @@ def test_features_statistics_and_every_layers_gradients_are_those_of_float64(sha
 
 
 @needs_library
+@pytest.mark.slow
+def test_a_processor_without_avx512_gets_the_same(monkeypatch):
+    monkeypatch.setattr(cpu_step, "FLAGS", tuple("-march=haswell" if flag == "-march=native" else flag for flag in cpu_step.FLAGS))
+    cpu_step.library.cache_clear()
+    try:
+        assert cpu_step.library().width() == 8
+        for case in (SHAPES[0], SHAPES[3], SHAPES[5]):
+            test_features_statistics_and_every_layers_gradients_are_those_of_float64(*case)
+    finally:
+        cpu_step.library.cache_clear()
+
+
+@needs_library
 def test_testing_uses_the_running_statistics_in_parts_and_leaves_them_alone():
     shape = Residual(1, 16, projection=True)
     net = network(shape, 3).eval()

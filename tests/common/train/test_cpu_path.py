@@ -138,5 +138,5 @@ def test_losses_of_two_epochs_are_those_of_the_eager_path_over_four_seeds(cifar1
                 pack.go_eager()
             losses[way, seed] = [pack.train_epoch(epoch).item() for epoch in range(2)][-1]
     difference = losses[0] - losses[1]
-    assert abs(difference).max() < 0.1, losses
-    assert abs(difference.mean()) < 0.04, losses
+    assert abs(difference).max() < 0.15, losses
+    assert abs(difference.mean()) < 0.08, losses
