@@ -135,7 +135,8 @@ def test_single_runs_differ_image_by_image_and_have_no_test(paper: Paper, record
     assert [at["image"] for at in found["differing"]] == np.flatnonzero(one != other).tolist()
     assert (found["first"], found["second"]) == (int((one & ~other).sum()), int((other & ~one).sum()))
     with_its_seed = compared(column, "own@written", "rival@written", (None, 1))  # a run against a method: the run of its seed
-    starts = [sum(len(seeds) for _, seeds in column["methods"][:place(column, label)]) for label in ("own@written", "rival@written")]
+    starts = [sum(len(seeds) for _, seeds in column["methods"][:place(column, label)])
+              for label in ("own@written", "rival@written")]
     assert with_its_seed["meeting"] == [[starts[0] + 1, starts[1] + 1]]
     assert compared(column, "own@released", "rival@written", (None, 2))["meeting"] == []  # it has seed 0 only
 
