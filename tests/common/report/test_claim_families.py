@@ -145,7 +145,7 @@ def test_shown_apart_and_not_counted(tmp_path: Path) -> None:
     assert claims_tally([o for o in outcomes if not o.claim.ours]) == f"2 {strong}"
     assert claims_tally([o for o in outcomes if not o.claim.ours or o.follows]) == f"2 {strong}"
     assert claims_tally([]) == "none"
-    assert "2 more follow from these and are not counted." in results_block(paper, records)
+    assert "Follow from these and are not counted: 2." in results_block(paper, records)
     view = paper_view(paper, records, Places(records))
     assert [(c.word, c.number) for c in view.claims] == [(strong, 2)]
     assert (sum(c.number for c in view.ours), view.following) == (1, 2)
