@@ -25,7 +25,7 @@ from common.data.large_sets import LARGE
 from common.data.sets import SETS
 from common.errors import UserError
 from common.models.sizes import BACKBONES, NETWORKS
-from common.spec import unwrap
+from common.spec import parameters_of, unwrap
 
 if TYPE_CHECKING:
     from common.method import Head, Method
@@ -97,8 +97,14 @@ def named_parts(method: "Method") -> Iterator[tuple[str, Path, str]]:
             continue
         function, values = unwrap(part)
         waiting += [value for value in values.values() if callable(value)]
-        path = Path(inspect.getsourcefile(function)).resolve()
+        path = file_of(function)
         yield function.__name__, path, definition_digest(path, function.__name__)
+
+
+@cache
+def file_of(function: Callable) -> Path:
+    """Where a function stands."""
+    return Path(inspect.getsourcefile(function)).resolve()
 
 
 def check_names(methods: Iterable["Method"]) -> None:
@@ -121,10 +127,9 @@ def part_tree(part: Callable) -> list:
     """A function, or a partial of one (`common.spec.unwrap`), as a tree: its digest, and the values of its parameters, which
     are named by their places."""
     function, values = unwrap(part)
-    order = list(inspect.signature(function).parameters)
+    order = list(parameters_of(function))
     known = {order.index(name): part_tree(value) if callable(value) else _values(value) for name, value in values.items()}
-    path = Path(inspect.getsourcefile(function)).resolve()
-    return [definition_digest(path, function.__name__), sorted(known.items())]
+    return [definition_digest(file_of(function), function.__name__), sorted(known.items())]
 
 
 _known: dict[tuple[Path, str], str] = {}  # digests that do not depend on what reached the definition

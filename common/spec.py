@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -217,12 +217,18 @@ def unwrap(function: typing.Callable) -> tuple[typing.Callable, dict[str, Any]]:
     if not inspect.isfunction(function) or "<" in name or "." in name:
         raise UserError(f"{name} cannot be a part of a method, as a record has to name it: write a function with a name at the "
                         "top of a file, and bind its numbers with functools.partial.")
-    parameters = inspect.signature(function).parameters
+    parameters = parameters_of(function)
     if unknown := sorted(set(keywords) - set(parameters)):
         raise UserError(f"{name} has no parameter {unknown[0]!r}; it has: {', '.join(parameters)}.")
     values = {n: p.default for n, p in parameters.items() if p.default is not p.empty} | keywords
     as_float = {n for n, p in parameters.items() if p.annotation in (float, "float") and type(values.get(n)) is int}
     return function, {name: float(value) if name in as_float else value for name, value in sorted(values.items())}
+
+
+@cache
+def parameters_of(function: typing.Callable) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a plain function; a plan asks some hundred functions some ten thousand times."""
+    return inspect.signature(function).parameters
 
 
 def describe_function(function: typing.Callable) -> dict[str, Any]:
