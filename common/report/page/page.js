@@ -210,8 +210,8 @@
   function fillMethods() {
     const { methods } = pairs.columns[pick("column").value];
     const options = methods.flatMap(([name, seeds], i) => [
-      html("option", { value: i }, seeds.length === 1 ? `${name}, seed ${seeds[0]}` : `${name} (${seeds.length} seeds)`),
-      ...(seeds.length > 1 ? seeds.map((seed, k) => html("option", { value: `${i},${k}` }, `${name}, seed ${seed}`)) : [])]);
+      ...(seeds.length > 1 ? [html("option", { value: i }, `${name} (${seeds.length} seeds)`)] : []),
+      ...seeds.map((seed, k) => html("option", { value: `${i},${k}` }, `${name}, seed ${seed}`))]);
     for (const name of ["first", "second"]) {
       pick(name).replaceChildren(html("option", { value: "", disabled: "", selected: "" }, "a method, or one of its runs"),
         ...options.map((option) => option.cloneNode(true)));
