@@ -12,7 +12,7 @@ from common.report.intervals import Interval
 from common.report.layout import METRICS
 from common.report.order import Order
 from common.report.page import pairs
-from common.report.page.views import Places, short, whose
+from common.report.page.views import Places, planned_by, short, whose
 from common.report.paired import Hits
 from common.report.same_cell import Ours, Print, SameCell
 from common.report.text import number, signed
@@ -144,7 +144,7 @@ def _standing_view(row: Standing, board: Board, places: Places) -> StandingView:
     other = "" if row.is_main or row.variant else "in no main table"
     name, _, reading = row.label.rpartition("@")
     return StandingView(row.label, name, reading, tuple(text for text in (own, other, lacks) if text),
-                        ", ".join(_source(*pair, row.label) for pair in row.sources), places.of(row.keys),
+                        planned_by(row.sources, row.label), places.of(row.keys),
                         f"{row.label} · {board.column.name}", values)
 
 
@@ -155,10 +155,6 @@ def _behind_values(behind: Behind | None) -> dict[str, Value]:
     test = behind.test
     return {"behind": Value(f"{signed(test.difference)} ({signed(test.low)} to {signed(test.high)})", f"{test.difference:.6g}"),
             "p": Value(f"{behind.p:.3g}", f"{behind.p:.6g}"), "only": Value(f"{test.wins} / {test.losses}", str(test.wins))}
-
-
-def _source(paper: str, label: str, here: str) -> str:
-    return short(paper) + ("" if label == here else f" ({label})")
 
 
 def _value(value: float | None) -> Value:

@@ -210,8 +210,8 @@
   function fillMethods() {
     const { methods } = pairs.columns[pick("column").value];
     const options = methods.flatMap(([name, seeds], i) => [
-      html("option", { value: i }, seeds.length === 1 ? `${name}, seed ${seeds[0]}` : `${name} (${seeds.length} seeds)`),
-      ...(seeds.length > 1 ? seeds.map((seed, k) => html("option", { value: `${i},${k}` }, `${name}, seed ${seed}`)) : [])]);
+      ...(seeds.length > 1 ? [html("option", { value: i }, `${name} (${seeds.length} seeds)`)] : []),
+      ...seeds.map((seed, k) => html("option", { value: `${i},${k}` }, `${name}, seed ${seed}`))]);
     for (const name of ["first", "second"]) {
       pick(name).replaceChildren(html("option", { value: "", disabled: "", selected: "" }, "a method, or one of its runs"),
         ...options.map((option) => option.cloneNode(true)));
@@ -263,11 +263,11 @@
   }
 
   function imageList(found) {
-    const { differing, seeds } = found, of = seeds === 1 ? "" : ` of ${seeds} seeds`;
+    const { differing, seeds } = found;
     const which = ({ image, label, ours, theirs }) => `${image} (class ${label}, ${seeds === 1 ? (ours ? "first" : "second") : `${ours} : ${theirs}`})`;
     const words = differing.length > SHOWN ? `${SHOWN} of ${count(differing.length)}` : count(differing.length);
-    const first = seeds === 1 ? "who is right" : `right runs, first : second${of}; those that differ in most come first`;
-    return html("p", { class: "small images" }, `${words}, by their position in the test set (from 0): ${first}. `, differing.slice(0, SHOWN).map(which).join(", ") || "none");
+    const means = seeds === 1 ? "which of the two is right" : `how many of ${seeds} runs are right, first : second, the largest differences first`;
+    return html("p", { class: "small images" }, `${words}, by their place in the test set, from 0; in brackets the class, and ${means}: `, differing.slice(0, SHOWN).map(which).join(", ") || "none");
   }
 
   // ---- theme

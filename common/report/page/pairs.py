@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from common.report.boards import Entrant
-from common.report.page.views import whose
+from common.report.page.views import planned_by
 from common.report.paired import Hits
 
 RULE = (
@@ -54,7 +54,7 @@ def _compared(entrants: Sequence[Entrant], hits: Mapping[str, Hits]) -> list[Com
     for entrant in entrants:
         have = [record for record in entrant.arm.done if record["key"] in hits]
         if have:
-            name = f"{entrant.arm.method.label} · {whose(entrant.sources)}"
+            name = f"{entrant.arm.method.label} · {planned_by(entrant.sources, entrant.arm.method.label)}"
             found.append(Compared(name, tuple(record["spec"]["seed"] for record in have),
                                   tuple(hits[record["key"]] for record in have), have[0]["counts"]))
     return sorted(found, key=lambda one: one.name)

@@ -146,6 +146,15 @@ def short(paper: str) -> str:
     return paper.upper().replace("_", "-")
 
 
+def planned_by(sources: Iterable[tuple[str, str]], here: str) -> str:
+    """The papers of runs, each with its own label where that is another than `here`.
+
+    >>> planned_by([("one", "ce@written"), ("two", "erm@written")], "ce@written")
+    'ONE, TWO (erm@written)'
+    """
+    return ", ".join(short(paper) + ("" if label == here else f" ({label})") for paper, label in sources)
+
+
 def whose(sources: Iterable[tuple[str, str]]) -> str:
     """(paper, label) of runs in words: papers by reading, and a setting where the label has one.
 
