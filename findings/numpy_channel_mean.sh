@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A good guess: NumPy sums in pairs, so the float32 mean of many pixels is good to about six digits along any axes.
-# What happens: pairs are used along the axis that lies in memory only. The mean of each channel of channels-last images adds pixel
-#   by pixel in float32, and at 2^24 a sum of numbers below 1 stops growing: of CIFAR-10's 51,200,000 pixels 0.50 becomes 0.33.
+# What happens: pairs are used along the axis that lies in memory only. The mean of each channel of channels-last images adds
+#   pixel by pixel in float32, and at 2^24 a sum of numbers below 1 stops growing: of CIFAR-10's 51,200,000 pixels 0.50 becomes
+#   0.33.
 # Versions: numpy 2.4.6 (takes about 1 GB of memory).
 # Why it matters: this is how the means for normalising a training set are computed, and a network trains with wrong ones too. The
 #   mean over everything is right, and so is dtype=np.float64.

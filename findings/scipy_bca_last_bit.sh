@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A good guess: the bootstrap interval of three accuracies does not depend on whether they are in percent or fractions.
-# What happens: the BCa interval (scipy's default) counts how many resampled means are below the mean. Where three values are evenly
-#   spaced one resample in four or so equals it but for the last bit, which rounding decides: one scale gives the whole range from
-#   smallest to largest, another cuts an end off. The percentile interval is the same on all scales.
+# What happens: the BCa interval (scipy's default) counts how many resampled means are below the mean. Where three values are
+#   evenly spaced one resample in four or so equals it but for the last bit, which rounding decides: one scale gives the whole
+#   range from smallest to largest, another cuts an end off. The percentile interval is the same on all scales.
 # Versions: scipy 1.17.1, numpy 2.4.6.
 # Why it matters: error bars over three seeds are common, and this one moves with the unit. Here those of a mean are Student's.
 set -euo pipefail

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A good guess: with three seeds a side `mannwhitneyu` is exact, so that no one-sided p is below 1/20, and a tie raises p.
-# What happens: two equal accuracies switch method="auto" to the normal approximation. Three seeds above three others have p = 0.05
-#   without a tie, and 0.038 with one: less evidence, smaller p, and below 5 %.
+# What happens: two equal accuracies switch method="auto" to the normal approximation. Three seeds above three others have p =
+#   0.05 without a tie, and 0.038 with one: less evidence, smaller p, and below 5 %.
 # Versions: scipy 1.17.1, numpy 2.4.6.
 # Why it matters: accuracies are multiples of one test image, so ties are common, and a claim passes because of them.
 #   method="exact" keeps 0.05. Here claims rest on t-tests, and a test refuses functions that choose their method.

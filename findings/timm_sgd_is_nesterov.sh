@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # A good guess: create_optimizer_v2(model, opt="sgd", momentum=0.9, weight_decay=5e-4) is torch.optim.SGD with those values.
-# What happens: "sgd" is Nesterov's momentum; the plain one is called "momentum". And biases and all one-dimensional weights, those of
-#   normalisation, get no weight decay, where torch.optim.SGD(model.parameters(), ...) decays everything.
+# What happens: "sgd" is Nesterov's momentum; the plain one is called "momentum". And biases and all one-dimensional weights,
+#   those of normalisation, get no weight decay, where torch.optim.SGD(model.parameters(), ...) decays everything.
 # Versions: timm 1.0.31, torch 2.13.0, torchvision 0.28.0.
-# Why it matters: the papers of this field train with SGD of momentum 0.9 and decay on everything; the same words in timm are another
-#   optimiser. Here optimisers are written out, plain and Nesterov by name.
+# Why it matters: the papers of this field train with SGD of momentum 0.9 and decay on everything; the same words in timm are
+#   another optimiser. Here optimisers are written out, plain and Nesterov by name.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

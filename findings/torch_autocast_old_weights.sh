@@ -3,8 +3,8 @@
 # What happens: the bfloat16 copy of a weight is made once and kept until the outermost autocast block ends; that the weight has
 #   changed since is not noticed. A second forward pass in the block has the old weights, whatever the step did.
 # Versions: torch 2.13.0 (on the CPU; the cache is the same code on a GPU).
-# Why it matters: an evaluation, a second step (sharpness-aware, meta-learned weights) or a whole loop inside one block measures the
-#   network before the step. cache_enabled=False, or a block a pass, is right. Here every forward pass has a block of its own.
+# Why it matters: an evaluation, a second step (sharpness-aware, meta-learned weights) or a whole loop inside one block measures
+#   the network before the step. cache_enabled=False, or a block a pass, is right. Here every forward pass has a block of its own.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

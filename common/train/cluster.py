@@ -25,6 +25,9 @@ from common.train.work import Observe, Outcome, choose_device, place_of, try_pac
 NOT_SENT = [".git", ".venv", ".work", "data/*.npz", "papers/*/results", "papers/*/checkpoints", "papers/*/tables",
             "papers/*/figures", "figures", "benchmarks/results"]
 POLL = 0.5  # seconds between two looks at the cluster
+TOKEN = ("The Ray cluster at {!r} asks for a token: set RAY_AUTH_MODE=token for this command and for every `ray start`, and copy "
+         "~/.ray/auth_token of its first machine to each (an earlier ray.init() made it). Or start the cluster with "
+         "RAY_AUTH_MODE=disabled, where nobody but you can reach it: without a token it lets anyone in.")
 Choice = tuple[str | None, str | None, bool | None, bool]  # device, precision, compile, graph, as the user gave them
 
 
@@ -47,7 +50,9 @@ class Cluster:
         try:
             _knock(address)
             ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level="error")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ray.exceptions.AuthenticationError) as error:
+            if asks_for_token(error):
+                raise UserError(TOKEN.format(address)) from None
             raise UserError(f"No Ray cluster answers at {address!r} ({' '.join(str(error).split())[:200]}); start one with "
                             "`ray start --head`, and on the others `ray start --address=HOST:6379`.") from None
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
@@ -115,6 +120,15 @@ class Cluster:
 
     def close(self) -> None:
         self.ray.shutdown()
+
+
+def asks_for_token(error: BaseException | None) -> bool:
+    """Whether a cluster refused this machine, as Ray's chain of exceptions says; its last one says that nobody answers."""
+    from ray.exceptions import AuthenticationError
+
+    while error and not isinstance(error, AuthenticationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _knock(address: str) -> None:
