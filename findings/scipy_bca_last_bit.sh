@@ -20,8 +20,9 @@ print("scipy", scipy.__version__)
 seen = {"BCa": set(), "percentile": set()}
 for steps in ((712, 715, 718), (701, 704, 707), (653, 655, 657)):
     for method, ends in seen.items():
-        for unit, values in (("percent", [s / 10 for s in steps]), ("fractions", [s / 1000 for s in steps]), ("steps", list(steps))):
-            low, high = bootstrap((np.array(values, float),), np.mean, method=method, rng=0).confidence_interval
+        for unit, by in (("percent", 10), ("fractions", 1000), ("steps", 1)):
+            values = [s / by for s in steps]
+            low, high = bootstrap((np.array(values),), np.mean, method=method, rng=0).confidence_interval
             scale = (steps[2] - steps[0]) / (values[2] - values[0])
             place = tuple(round(float((end - values[0]) * scale / (steps[2] - steps[0])), 2) for end in (low, high))
             ends.add(place)

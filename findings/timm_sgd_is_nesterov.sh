@@ -24,7 +24,8 @@ for name in ("sgd", "momentum"):
     seen[name] = {group["nesterov"] for group in groups}, {group["weight_decay"]: len(group["params"]) for group in groups}
     print(f"timm {name!r}: nesterov {seen[name][0]}, tensors by weight decay {seen[name][1]}")
 [group] = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4).param_groups
-print(f"torch.optim.SGD: nesterov {group['nesterov']}, tensors by weight decay {{{group['weight_decay']}: {len(group['params'])}}}")
+decays = {group["weight_decay"]: len(group["params"])}
+print(f"torch.optim.SGD: nesterov {group['nesterov']}, tensors by weight decay {decays}")
 assert seen["sgd"][0] == {True}
 assert seen["momentum"][0] == {False}
 assert seen["sgd"][1][0.0] > seen["sgd"][1][5e-4] > 0
