@@ -17,7 +17,7 @@ from common.data.sets import SETS
 from common.digest import ENGINE, check_names, method_digest
 from common.errors import UserError
 from common.models.sizes import BACKBONES, NETWORKS, describe_backbone
-from common.spec import Column, Profile, Protocol, Reading, Run, describe_function
+from common.spec import Column, Entries, Profile, Protocol, Reading, Run, describe_function
 from common.store import has_diverged, identity
 
 if TYPE_CHECKING:
@@ -272,7 +272,8 @@ class Paper:
 
     def settings(self, profile: Profile, column: Column) -> Mapping[str, Protocol]:
         """The settings of a column by reading, and by the other names that `methods` wants."""
-        return self.large.get(column.name, self.protocols[profile])
+        found = self.large.get(column.name, self.protocols[profile])
+        return Entries(found, f"{self.folder / 'params.yaml'}: protocols of {column.name}")
 
     def rows(self, profile: Profile, column: Column) -> tuple[Method, ...]:
         """Everything that is trained on a column."""

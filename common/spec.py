@@ -161,6 +161,11 @@ class LargeColumns:
     columns: dict[str, Column]
     protocols: dict[str, dict[str, LargeProtocol]]
 
+    def __post_init__(self):
+        for name, column in self.columns.items():
+            if name != column.name:
+                raise UserError(f"columns: {name} is {column.name} by its own values; give it that name, there and in protocols.")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -290,6 +295,9 @@ class Entries(dict):
 
     def __missing__(self, key: Any) -> typing.NoReturn:
         raise UserError(f"{self.where}: key {key!r} is missing.")
+
+    def __or__(self, other: Mapping) -> "Entries":
+        return Entries({**self, **other}, self.where)
 
     def __reduce__(self) -> tuple:
         return Entries, (dict(self), self.where)

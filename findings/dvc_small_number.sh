@@ -3,8 +3,8 @@
 # What happens: DVC writes 5e-05. That is a number in YAML 1.2, which DVC follows; PyYAML follows 1.1, where an exponent needs a
 #   point before it, and returns text. Numbers from 0.0001 up are written with a point and are read.
 # Versions: dvc 3.67.1, PyYAML 6.0.3 (needs git).
-# Why it matters: weight decays and the last rates of schedules are that small, and DVC and the training script disagree about
-#   the type of the parameter that was just set. Here the reader of params.yaml knows both spellings.
+# Why it matters: weight decays and the last rates of schedules are that small, and DVC and the training script disagree about the
+#   type of the parameter that was just set. Here the reader of params.yaml knows both spellings.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A good guess: a parameter that changes from `true` to `1`, or from `0` to `false`, is changed, so `dvc repro` runs its stage.
-# What happens: DVC compares the values as Python does, where True == 1 and False == 0: "didn't change, skipping". A change from
-#   1 to 2 is seen.
+# What happens: DVC compares the values as Python does, where True == 1 and False == 0: "didn't change, skipping". A change from 1
+#   to 2 is seen.
 # Versions: dvc 3.67.1 (needs git).
 # Why it matters: a switch that becomes a strength is ordinary (mixup: true, then mixup: 1 for alpha = 1; smoothing: 0, then
 #   false), and the training script tells them apart. The old result then stands under the new parameters. Here a switch takes

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A good guess: two EvalResults with different dataset names and arguments become two results of the model card.
-# What happens: huggingface_hub tells results apart by task, dataset type, configuration, split and revision only. The second one's
-#   accuracy is put under the first one's dataset, and reading the card back gives both the name and arguments of the first.
+# What happens: huggingface_hub tells results apart by task, dataset type, configuration, split and revision only. The second
+#   one's accuracy is put under the first one's dataset, and reading the card back gives both the name and arguments of the first.
 # Versions: huggingface_hub 2.4.0.
 # Why it matters: one dataset at several imbalance ratios is how this field reports, so ratio 10's accuracy stands as ratio 100's.
 #   Here a card names its column as the dataset's configuration.

@@ -9,7 +9,7 @@ import pytest
 from common.baselines import ce_row, ldam_drw_row
 from common.errors import UserError
 from common.method import make_run
-from common.spec import Column, LargeProtocol, Protocol, Run, build, describe_function, load_yaml, spec_key
+from common.spec import Column, LargeColumns, LargeProtocol, Protocol, Run, build, describe_function, load_yaml, spec_key
 
 PROTOCOL = Protocol(200, 128, 0.1, 0.9, 0.0002, 5, (160, 180), 0.01, False)
 GOOD = """
@@ -101,7 +101,7 @@ def test_a_key_that_its_reader_misses_is_named(tmp_path):
     assert "w" not in protocols
     assert protocols.get("w") is None
     with pytest.raises(UserError) as error:
-        protocols["w"]
+        (protocols | {"more": PROTOCOL})["w"]
     assert str(error.value) == f"{path}, line 1: protocols: key 'w' is missing."
 
 
@@ -249,6 +249,13 @@ def test_functions_are_described_by_name_and_keywords():
     assert describe_function(partial(nested, beta=0.5)) == described
     with pytest.raises(UserError, match="by their places"):
         describe_function(partial(loss, 1))
+
+
+def test_a_large_column_bears_the_name_of_its_values():
+    values = {"dataset": "imagenet-lt", "imbalance": "lt", "ratio": 1, "backbone": "resnet50"}
+    assert build({"columns": {"imagenet-lt-resnet50": values}, "protocols": {}}, LargeColumns, "large")
+    with pytest.raises(UserError, match="large: columns: imagenet-lt-resnet50 is imagenet-lt-resnet152 by its own values"):
+        build({"columns": {"imagenet-lt-resnet50": values | {"backbone": "resnet152"}}, "protocols": {}}, LargeColumns, "large")
 
 
 def test_column_names():
