@@ -73,7 +73,7 @@ struct Conv {
       : ci(ci), co(co), side(side), taps(taps), stride(stride), y((size_t)batch * co * side * side), statistics(7 * co) {
     bool fast = winograd();
     rows = fast ? 1 : 16, points = fast ? 36 : 1, depth = fast ? ci / W : (taps * taps * ci + W - 1) / W;
-    chunk = !fast ? 4 : ci > 64 ? 64 : 16, chunk_w = !fast ? 4 : ci > 64 ? 64 : std::max(16, 1024 / co);
+    chunk = fast ? 16 : 4, chunk_w = fast ? std::max(32, 1024 / co) : 4;
     float** part[] = {&mean, &inverse, &scale, &shift, &a, &b, &c};
     for (int k = 0; k < 7; k++) *part[k] = statistics + k * co;
   }
