@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from common.data.files import is_visible
 from common.data.sets import Images, load
 from common.errors import UserError
 from common.method import Planned
@@ -26,7 +27,8 @@ from common.train.work import Observe, Outcome, choose_device, place_of, try_pac
 
 CODE = {".py", ".yaml", ".toml", ".csv", ".json"}  # what a machine is sent of the checkout, up to LARGEST bytes a file
 LARGEST = 2**20
-NOT_CODE = {"data", "figures", "report", "results", "checkpoints", "tables", "summaries", "__pycache__"}  # folders
+NOT_SENT = ("data", "figures", "report", "benchmarks/results", "papers/*/results", "papers/*/checkpoints", "papers/*/tables",
+            "papers/*/figures", "papers/*/summaries")
 POLL = 0.5  # seconds between two looks at the cluster
 Choice = tuple[str | None, str | None, bool | None, bool]  # device, precision, compile, graph, as the user gave them
 
@@ -123,10 +125,11 @@ class Cluster:
 
 def copy_code(root: Path, to: Path) -> None:
     """Copy the code and its settings, and nothing else that a checkout may hold: images, archives, weights, environments."""
+    left_out = {path for pattern in NOT_SENT for path in root.glob(pattern)}
     for folder, inner, files in os.walk(root):
-        inner[:] = [name for name in inner if not name.startswith(".") and name not in NOT_CODE
-                    and not (Path(folder) / name / "pyvenv.cfg").exists()]
-        for file in (Path(folder) / name for name in files if Path(name).suffix in CODE and not name.startswith(".")):
+        inner[:] = [name for name in inner if is_visible(name) and Path(folder, name) not in left_out
+                    and not Path(folder, name, "pyvenv.cfg").exists()]
+        for file in (Path(folder, name) for name in files if is_visible(name) and Path(name).suffix in CODE):
             if file.is_file() and file.stat().st_size <= LARGEST:
                 (to / file.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, to / file.relative_to(root))
