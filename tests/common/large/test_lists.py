@@ -365,6 +365,15 @@ def test_miniature_that_cannot_be_written(tmp_path):
 
 # ---------------------------------------------------------------- copies as people have them
 
+def linked(root: Path, tmp_path: Path) -> Path:
+    """A copy whose images are the same files: they may be moved and removed, not written to."""
+    def put(source: str, target: str) -> str:
+        (shutil.copy2 if source.endswith(".txt") else os.link)(source, target)
+        return target
+
+    return Path(shutil.copytree(root, tmp_path / "copy", copy_function=put))
+
+
 WNIDS = [f"n{1440764 + 977 * label:08d}" for label in range(CLASSES)]
 
 
@@ -409,7 +418,7 @@ def assert_true(images) -> None:
 ])
 def test_folders_of_imagenet_under_other_names_are_right_or_refused(train, val, test_list, roots, in_small, tmp_path):
     """Training images say their class; of validation images the list, or folders named as training's, does."""
-    root = copy(roots["imagenet"], tmp_path)
+    root = linked(roots["imagenet"], tmp_path)
     rename(root, "train", train or {})
     rename(root, "val", val or {})
     if test_list:
@@ -431,7 +440,7 @@ def test_folders_of_imagenet_under_other_names_are_right_or_refused(train, val, 
     (by_kit(), numbers(), "1 of 30 are not among these"),
 ])
 def test_numbers_without_wnids_are_in_the_order_of_their_values(train, val, words, roots, in_small, tmp_path):
-    root = copy(roots["imagenet"], tmp_path)
+    root = linked(roots["imagenet"], tmp_path)
     rename(root, "train", train)
     rename(root, "val", val or {})
     anonymous(root)
@@ -446,7 +455,7 @@ def test_numbers_without_wnids_are_in_the_order_of_their_values(train, val, word
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_numbers_and_a_list_have_nothing_in_common(flat, roots, in_small, tmp_path):
-    root = copy(roots["imagenet"], tmp_path)
+    root = linked(roots["imagenet"], tmp_path)
     rename(root, "train", numbers())
     anonymous(root)
     lines = (roots["imagenet-lt"] / OFFICIAL[1]).read_text().splitlines()
@@ -457,7 +466,7 @@ def test_numbers_and_a_list_have_nothing_in_common(flat, roots, in_small, tmp_pa
 
 @pytest.mark.parametrize("kind", ["training image", "swapped folders", "training images of the other", "validation image"])
 def test_images_moved_between_classes(kind, roots, in_small, tmp_path):
-    root, (one, two) = copy(roots["imagenet"], tmp_path), WNIDS[3:5]
+    root, (one, two) = linked(roots["imagenet"], tmp_path), WNIDS[3:5]
     if kind == "training image":
         first = sorted((root / "train" / one).iterdir())[0]
         first.rename(root / "train" / two / first.name)
@@ -481,13 +490,13 @@ def test_images_moved_between_classes(kind, roots, in_small, tmp_path):
     (lambda x: [re.sub(r"train/n(\d+)/n\d+_", r"train/c\1/", line) for line in x], "are in class folders like 'n0"),
 ])
 def test_lists_that_name_classes_otherwise(change, words, roots, in_small, tmp_path):
-    root = copy(roots["imagenet-lt"], tmp_path)
+    root = linked(roots["imagenet-lt"], tmp_path)
     edit(root, change)
     assert words in complaint(read_source, facts("imagenet-lt"), root)
 
 
 def test_both_lists_in_another_numbering(roots, in_small, tmp_path):
-    root, order = copy(roots["imagenet-lt"], tmp_path), np.random.default_rng(1).permutation(CLASSES)
+    root, order = linked(roots["imagenet-lt"], tmp_path), np.random.default_rng(1).permutation(CLASSES)
     for file in OFFICIAL:
         lines = (line.rsplit(" ", 1) for line in (root / file).read_text().splitlines())
         (root / file).write_text("\n".join(f"{a} {order[int(y)]}" for a, y in lines))
@@ -497,7 +506,7 @@ def test_both_lists_in_another_numbering(roots, in_small, tmp_path):
 
 @pytest.mark.parametrize("missing", [1, 30, 400])
 def test_a_part_of_imagenet_is_not_drawn_from(missing, roots, in_small, tmp_path):
-    root = copy(roots["imagenet"], tmp_path)
+    root = linked(roots["imagenet"], tmp_path)
     for path in sorted((root / "train").glob("*/*"))[::-1][:missing]:
         path.unlink()
         path.parent.mkdir(exist_ok=True)
@@ -508,7 +517,7 @@ def test_a_part_of_imagenet_is_not_drawn_from(missing, roots, in_small, tmp_path
 
 def test_a_drawn_subset_needs_the_wnids(roots, in_small, tmp_path):
     whole = read_source(facts("imagenet-lt"), roots["imagenet"])
-    root = copy(roots["imagenet"], tmp_path)
+    root = linked(roots["imagenet"], tmp_path)
     rename(root, "train", by_kit())
     rename(root, "val", by_kit())
     again = read_source(facts("imagenet-lt"), root)
@@ -530,7 +539,7 @@ LEFT = {
 
 @pytest.mark.parametrize("kind", LEFT)
 def test_leftovers_of_systems_are_not_there(kind, roots, in_small, tmp_path):
-    root = copy(roots["imagenet"], tmp_path)
+    root = linked(roots["imagenet"], tmp_path)
     LEFT[kind](root)
     assert read_source(facts("imagenet"), root).digest == read_source(facts("imagenet"), roots["imagenet"]).digest
 
@@ -550,7 +559,7 @@ LISTED = {
 
 @pytest.mark.parametrize("kind", LISTED)
 def test_lists_as_other_tools_leave_them(kind, roots, in_small, tmp_path):
-    plain, root = read_source(facts("imagenet-lt"), roots["imagenet-lt"]), copy(roots["imagenet-lt"], tmp_path)
+    plain, root = read_source(facts("imagenet-lt"), roots["imagenet-lt"]), linked(roots["imagenet-lt"], tmp_path)
     for file in OFFICIAL:
         (root / file).write_bytes(LISTED[kind]((root / file).read_text(), root))
     prepare_large("imagenet-lt", tmp_path, root)
@@ -582,7 +591,7 @@ def test_images_may_lie_some_folders_deeper(place, roots, in_small, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".jpeg", ".Jpeg"])
 def test_the_case_of_a_suffix_does_not_matter(suffix, roots, in_small, tmp_path):
-    root = copy(roots["imagenet-lt"], tmp_path)
+    root = linked(roots["imagenet-lt"], tmp_path)
     for path in list(root.glob("*/*/*.JPEG")):
         path.rename(path.with_suffix(suffix))
     prepare_large("imagenet-lt", tmp_path, root)
@@ -593,7 +602,7 @@ def test_the_case_of_a_suffix_does_not_matter(suffix, roots, in_small, tmp_path)
 
 @pytest.mark.parametrize("here", [("data_256", "val_256"), ("data_large", "val_large"), ()])
 def test_the_archive_that_the_lists_of_places_fit_is_named(here, roots, in_small, tmp_path):
-    root = copy(roots["places-lt"], tmp_path)
+    root = linked(roots["places-lt"], tmp_path)
     shutil.rmtree(root / "train")
     shutil.rmtree(root / "val")
     for top in here:
@@ -613,7 +622,7 @@ def test_the_archive_that_the_lists_of_places_fit_is_named(here, roots, in_small
 ])
 @pytest.mark.parametrize("file", OFFICIAL)
 def test_a_damaged_list_beside_a_whole_one_is_named_and_passed_over(file, spoil, roots, in_small, tmp_path, capsys):
-    root = copy(roots["imagenet-lt"], tmp_path)
+    root = linked(roots["imagenet-lt"], tmp_path)
     (root / "lists").mkdir()
     (root / "lists" / f"{file}.gz").write_bytes(gzip.compress((root / file).read_bytes()))
     spoil(root / file)
@@ -623,7 +632,7 @@ def test_a_damaged_list_beside_a_whole_one_is_named_and_passed_over(file, spoil,
 
 
 def test_a_damaged_training_list_is_not_replaced_by_a_drawn_one(roots, in_small, tmp_path):
-    root = copy(roots["imagenet"], tmp_path)
+    root = linked(roots["imagenet"], tmp_path)
     (root / OFFICIAL[0]).write_bytes(b"")
     assert "ImageNet_LT_train.txt is empty" in complaint(prepare_large, "imagenet-lt", tmp_path, root)
 
@@ -657,7 +666,7 @@ def tarred(path: Path) -> None:
     tarred,
 ])
 def test_inaturalists_own_files_say_what_the_lists_say(form, roots, in_small, tmp_path):
-    root = copy(roots["inaturalist2018"], tmp_path)
+    root = linked(roots["inaturalist2018"], tmp_path)
     for file in write_annotations(root):
         form(root / file)
     prepare_large("inaturalist2018", tmp_path, root)
@@ -679,7 +688,7 @@ def test_inaturalists_own_files_say_what_the_lists_say(form, roots, in_small, tm
     (lambda c: c["images"].clear(), "is empty"),
 ])
 def test_annotations_that_do_not_fit(change, words, roots, in_small, tmp_path):
-    root = copy(roots["inaturalist2018"], tmp_path)
+    root = linked(roots["inaturalist2018"], tmp_path)
     content = write_annotations(root)["train2018.json"]
     change(content)
     (root / "train2018.json").write_text(json.dumps(content))
