@@ -573,7 +573,7 @@ def test_lists_as_other_tools_leave_them(kind, roots, in_small, tmp_path):
     ("train/a/1.JPEG 0\n".encode("utf-16-le"), "is no list of images"),
     (gzip.compress(b"train/a/1.JPEG 0\n" * 99)[:-9], "is no list of images"),
     (b"\xef\xbb\xbf", "is empty"),
-])
+], ids=["binary", "utf-16", "cut gzip", "empty"])
 def test_what_is_no_list(content, words, tmp_path):
     (tmp_path / "list.txt").write_bytes(content)
     assert words in complaint(read_list, tmp_path / "list.txt", 2)
