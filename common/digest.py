@@ -16,7 +16,7 @@ import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,32 +89,10 @@ def method_digest(method: "Method", column: "Column") -> str:
     ])
 
 
-def named_parts(method: "Method") -> Iterator[tuple[str, Path, str]]:
-    """Name, file and digest of every function that a method is made of, and of those that are bound to them."""
-    waiting = [method.loss, method.weights, method.sampler, *method.companions, method.combine, method.adjust, method.clusters]
-    while waiting:
-        if (part := waiting.pop()) is None:
-            continue
-        function, values = unwrap(part)
-        waiting += [value for value in values.values() if callable(value)]
-        path = file_of(function)
-        yield function.__name__, path, definition_digest(path, function.__name__)
-
-
 @cache
 def file_of(function: Callable) -> Path:
     """Where a function stands."""
     return Path(inspect.getsourcefile(function)).resolve()
-
-
-def check_names(methods: Iterable["Method"]) -> None:
-    """Refuse two different functions of one name: the identity of a run holds names, so their records would be one."""
-    seen: dict[str, tuple[Path, str]] = {}
-    for name, path, digest in (part for method in methods for part in named_parts(method)):
-        other, same = seen.setdefault(name, (path, digest))
-        if same != digest:
-            raise UserError(f"{name} is one function in {other} and another in {path}: the identity of a run is made of names, "
-                            "so rename one of them.")
 
 
 def head_digest(head: "Head") -> str:

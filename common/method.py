@@ -4,7 +4,7 @@ A method is made of plain functions, or `functools.partial`s of them with keywor
 identity, so a loss that two papers use under one protocol is trained once.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from common.data.large_sets import LARGE
 from common.data.sampling import shuffled, uniform_weights
 from common.data.sets import SETS
-from common.digest import ENGINE, check_names, method_digest
+from common.digest import ENGINE, definition_digest, file_of, method_digest
 from common.errors import UserError
 from common.models.sizes import BACKBONES, NETWORKS, describe_backbone
-from common.spec import Column, Entries, Profile, Protocol, Reading, Run, describe_function
+from common.spec import Column, Entries, Profile, Protocol, Reading, Run, describe_function, unwrap
 from common.store import has_diverged, identity
 
 if TYPE_CHECKING:
@@ -384,6 +384,28 @@ def _can_start(start: Planned, have: Mapping[str, Path]) -> bool:
 def digest_of(method: Method, column: Column) -> str:
     """`common.digest.method_digest`, asked for once a method and column: the seeds share it."""
     return method_digest(method, column)
+
+
+def named_parts(method: Method) -> Iterator[tuple[str, Path, str]]:
+    """Name, file and digest of every function that a method is made of, and of those that are bound to them."""
+    waiting = [method.loss, method.weights, method.sampler, *method.companions, method.combine, method.adjust, method.clusters]
+    while waiting:
+        if (part := waiting.pop()) is None:
+            continue
+        function, values = unwrap(part)
+        waiting += [value for value in values.values() if callable(value)]
+        path = file_of(function)
+        yield function.__name__, path, definition_digest(path, function.__name__)
+
+
+def check_names(methods: Iterable[Method]) -> None:
+    """Refuse two different functions of one name: the identity of a run holds names, so their records would be one."""
+    seen: dict[str, tuple[Path, str]] = {}
+    for name, path, digest in (part for method in methods for part in named_parts(method)):
+        other, same = seen.setdefault(name, (path, digest))
+        if same != digest:
+            raise UserError(f"{name} is one function in {other} and another in {path}: the identity of a run is made of names, "
+                            "so rename one of them.")
 
 
 def merged(planned: Iterable[Planned]) -> dict[str, Planned]:

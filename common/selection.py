@@ -11,10 +11,9 @@ from common.data.large_sets import LARGE
 from common.data.parcel import served_columns
 from common.data.sets import SETS
 from common.data.sources import prepare
-from common.digest import check_names
 from common.errors import UserError
 from common.large.prepare import prepare_large
-from common.method import Paper, Planned, merged, plan
+from common.method import Paper, Planned, check_names, merged, plan
 from common.spec import Profile
 
 

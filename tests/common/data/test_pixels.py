@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.pixels import eight_bit
 from common.data.forms import _read_png
+from common.data.pixels import eight_bit
 from common.errors import UserError
 from common.large.input import read_image
 

@@ -196,7 +196,7 @@ def test_first_stages_on_unlike_machines_are_noted(tmp_path: Path) -> None:
             return Method(name, "written", partial(some_loss, kind=name), **more)
 
         first = row("first", protocol=protocols["written"])
-        head = replace(protocols["written"], trains="head", epochs=1)
+        head = replace(protocols["written"], trains="head", epochs=1, decay_epochs=())
         return row("ce"), row("own", starts_from=first, protocol=head)
 
     paper = replace(toy, methods=methods)

@@ -131,7 +131,7 @@ def test_what_a_paper_calls_not_comparable_is_there(real: Paper) -> None:
 def test_first_stages_on_another_device_are_flagged(paper: Paper) -> None:
     def methods(column: Column, protocols: dict) -> tuple[Method, ...]:
         first = paper.methods(column, protocols)[0]
-        head = dataclasses.replace(protocols["written"], trains="head", epochs=1)
+        head = dataclasses.replace(protocols["written"], trains="head", epochs=1, decay_epochs=())
         start = dataclasses.replace(first, protocol=protocols["written"])
         return first, dataclasses.replace(first, name="rival", starts_from=start, protocol=head)
 

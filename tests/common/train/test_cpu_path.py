@@ -21,7 +21,7 @@ from common.train.loop import Workspace, train_pack
 from common.train.pack import Device, Pack
 from tests.common.train.toys import BROKEN, METHODS, PROTOCOL, planned
 
-COLUMN = Column("cifar10", "none", 1, "resnet20")
+COLUMN = Column("cifar10", "none", 1, "resnet20", subset="hash")
 CPU = Device("cpu", "float32", False)
 PUBLISHED = Protocol(epochs=200, batch_size=64, rate=0.1, momentum=0.9, weight_decay=0.0002, warmup_epochs=5,
                      decay_epochs=(160, 180), decay_factor=0.01, drop_last=False)
@@ -92,13 +92,17 @@ def test_a_run_that_leaves_the_finite_range_ends(small, tmp_path):
     assert record["made"]["diverged_in_epoch"] == 1
 
 
+def first_stream(features, context):
+    return features[:, 0]
+
+
 @pytest.mark.parametrize("case", ["two runs", "two streams", "frozen", "learned weights", "float64", "digits"])
 def test_what_it_does_not_know_goes_the_eager_way(case, small, digits, tmp_path):
     sampler = partial(class_balanced)
     ways = {
         "two runs": lambda: Pack([member(tmp_path), member(tmp_path, METHODS[1])], small, CPU),
         "two streams": lambda: Pack([member(tmp_path, Method("two", "written", softmax_cross_entropy, companions=(sampler,),
-                                                             combine=lambda features, context: features[:, 0]))], small, CPU),
+                                                             combine=first_stream))], small, CPU),
         "frozen": lambda: Pack([member(tmp_path, trains="head")], small, CPU),
         "learned weights": lambda: Pack([member(tmp_path, Method("meta", "written", softmax_cross_entropy, meta_rate=0.1,
                                                                  held_out=2, companions=(sampler,)))], small, CPU),

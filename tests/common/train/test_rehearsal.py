@@ -17,11 +17,11 @@ import torch
 from common.data.feed import INDEX
 from common.losses import softmax_cross_entropy
 from common.method import Method, Planned
+from common.packing import form_packs, together
 from common.store import load_records
 from common.train import pack as pack_module
 from common.train.loop import Workspace, train_pack
 from common.train.pack import Device, Pack, use_device
-from common.train.work import form_packs
 from papers.catalog import PAPERS
 from tests.common.train.fake_cuda import follow
 from tests.common.train.kinds import DECOUPLED, FIRST_STAGES, META, SECOND_STAGES
@@ -89,8 +89,8 @@ def test_every_method_of_every_paper_stays_on_the_device(digits, tmp_path):
                 item = Planned(paper.run("quick", column, method, 0), method, folder / column.name)
                 found |= {(str(m.method.describe()), m.method.shape): m for m in item.chain}
     assert len(found) > 100
-    for members in form_packs(list(found.values()), 64):
-        pack = Pack(members, digits, Device("cpu", "float32", False))
+    for members in form_packs(list(found.values()), lambda item: 64):
+        pack = Pack(together(members), digits, Device("cpu", "float32", False))
         pack.begin_epoch(max(0, pack.protocol.epochs - 1))
         _, losses = follow(pack)
         assert losses.shape == (len(members),)
@@ -138,13 +138,16 @@ def test_what_leaves_the_device_is_seen_by_the_watch(loss, digits, tmp_path):
         follow(pack)
 
 
+SEEN: list[int] = []
+
+
+def counting(outputs, labels, context):
+    return softmax_cross_entropy(outputs, labels, context) * 0 + SEEN.pop(0)
+
+
 def test_a_number_that_python_reads_is_frozen_in_a_graph(digits, tmp_path):
     """So a loss must take the epoch from its tensor: the stub's replay is no second call of the step."""
-    seen = iter(range(1, 1000))
-
-    def counting(outputs, labels, context):
-        return softmax_cross_entropy(outputs, labels, context) * 0 + next(seen)
-
+    SEEN[:] = range(1, 1000)
     with pretend_cuda():
         pack = trained(members_of([Method("counting", "written", counting)], tmp_path), digits, THERE, (0,))
     assert pack.loss_sum.item() == 50 * 9 * 5 + 14 * 10  # the fifth call is the first graph's, the tenth the second one's
