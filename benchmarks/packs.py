@@ -69,6 +69,7 @@ METHODS = (
 )
 RECIPE, EAGER = "common recipe", "plain eager"
 WORKERS = 4
+PAIRS = 7  # of steps, by turns
 ITEM = {"bfloat16": 2, "float32": 4, "float64": 8}  # bytes of an activation
 
 
@@ -246,6 +247,23 @@ def measure_pack(runs: int, images: Images, device: Device, effort: Effort, at: 
     return result
 
 
+def measure_paths(images: Images, device: Device, effort: Effort, at: torch.device) -> dict[str, float] | None:
+    """How often faster a pack of one steps in C++ than by torch's own operations: of steps by turns, the median of the ratios,
+    the lowest and the highest. None where it has no C++ step."""
+    native, eager = (Pack(members(1), images, device) for _ in range(2))
+    if native.path == "eager":
+        return None
+    eager.go_eager()
+    both = (eager, native)
+    for pack in both:
+        warm_up(pack, at)
+    ratios = []
+    for _ in range(PAIRS):
+        of_eager, of_native = (times(partial(pack._run_step, pack.batches()[0]), effort.steps, 1, at)[0] for pack in both)
+        ratios.append(of_eager / of_native)
+    return {"pairs": PAIRS, "ratio": round(median(ratios), 3), "low": round(min(ratios), 3), "high": round(max(ratios), 3)}
+
+
 def warm_up(pack: Pack, at: torch.device) -> None:
     """On CUDA a whole epoch, so that the graphs of both batch sizes exist as in training; on the CPU one step."""
     if pack.device.cuda:
@@ -336,6 +354,9 @@ def page(result: dict[str, Any]) -> str:
             f"Measured again after the packs, the eager step took {result['drift']:.2f} times as long. "
             f"Copy bandwidth {result['bandwidth'] / 1e9:.4g} GB/s, so the floor is "
             f"{result['floors'][result['precision']]:.3g} ms a run and step.")
+    if p := result.get("paths"):
+        head += (f" Packs of one step in C++: in {p['pairs']} pairs of steps by turns {p['ratio']:.2f} times as fast "
+                 f"({p['low']:.2f} to {p['high']:.2f}) as torch's own operations.")
     return f"{head}\n\n{markdown_table(HEADER, map(table_row, result['rows']))}"
 
 
@@ -371,6 +392,9 @@ def benchmark(device: Device, effort: Effort, images: Images, data: str, out: Pa
             break
         result["rows"] = with_ratios(rows, result["floors"])
         print(sentence(result["rows"][-1]), flush=True)
+        save(out, result)
+    if paths := measure_paths(images, device, effort, at):
+        result["paths"] = paths
         save(out, result)
     if len(rows) > 1:
         again = measure_eager(Pack(members(1), images, device).feed, effort, at)

@@ -217,11 +217,18 @@ def command_accept(papers: Sequence[Paper], options: argparse.Namespace) -> None
 
 
 def command_table(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    from common.report.paired import hits_of
+
+    records = load_records(papers_root(papers))
+    show_tables(papers, profile_of(papers, options), records, hits_of(papers_root(papers), records))
+
+
+def show_tables(papers: Sequence[Paper], profile: Profile, records: Mapping[str, Any], hits: Mapping[str, Any]) -> None:
+    """Write the tables of every paper, and print them. hits: which test images the records' runs answer right."""
     from common.report.tables import print_table, write_tables
 
-    profile, records = profile_of(papers, options), load_records(papers_root(papers))
     for paper in papers:
-        files = write_tables(paper, records, profile, paper.folder / "tables")
+        files = write_tables(paper, records, profile, paper.folder / "tables", hits)
         print_table(paper, records, profile, console)
         console.print(_relative(f"Tables with every cell: {files[0].parent}"))
 
@@ -241,10 +248,12 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
     from common.report.figures import save_figures
     from common.report.index import write_index
     from common.report.page.page import build_page
+    from common.report.paired import hits_of
     from common.report.readme import fill, front_table, results_block
 
-    command_table(papers, options)
     records, said = load_records(papers_root(papers)), {}
+    hits = hits_of(papers_root(papers), records)
+    show_tables(papers, profile_of(papers, options), records, hits)
     for paper in papers:
         said[paper.name] = save_figures(paper, "paper", records, ROOT / "figures" / paper.name)
         for line in said[paper.name]:
@@ -254,7 +263,7 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
         fill(ROOT / "README.md", "front", front_table(papers, records))
         index = write_index(papers_root(papers), records, ROOT / "results")
         console.print(_relative(f"Every run, machine-readable: {index}"))
-        console.print(_relative(build_page(papers, records, ROOT / "figures", said, ROOT / "report" / "index.html")))
+        console.print(_relative(build_page(papers, records, ROOT / "figures", said, ROOT / "report" / "index.html", hits)))
     console.print("README.md and the papers' README.md are up to date with the records.")
 
 
@@ -279,6 +288,7 @@ def command_reproduce(papers: Sequence[Paper], options: argparse.Namespace) -> i
 def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     begun, seconds = time.monotonic(), 60 * options.minutes if options.minutes else float("inf")
     profile = profile_of(papers, options)
+    check_reportable(papers)
     if profile == "quick" and not has_data("digits", DATA):
         prepare("digits", DATA, None)
     chosen = select(papers, profile, options.only, options.columns, options.seeds, DATA, console)

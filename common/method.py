@@ -17,7 +17,7 @@ from common.data.sets import SETS
 from common.digest import ENGINE, check_names, method_digest
 from common.errors import UserError
 from common.models.sizes import BACKBONES, NETWORKS, describe_backbone
-from common.spec import Column, Profile, Protocol, Reading, Run, describe_function
+from common.spec import Column, Entries, Profile, Protocol, Reading, Run, describe_function
 from common.store import has_diverged, identity
 
 if TYPE_CHECKING:
@@ -260,12 +260,20 @@ class Paper:
     not_comparable: Mapping[str, str] = field(default_factory=dict)
     large: Mapping[str, Mapping[str, Protocol]] = field(default_factory=dict)
 
+    def __post_init__(self):
+        for column in (c for columns in self.columns.values() for c in columns):
+            try:
+                check_column(column)
+            except UserError as error:
+                raise UserError(f"{self.folder / 'params.yaml'}: column {column.name}: {error}") from None
+
     def results(self, profile: Profile) -> Path:
         return self.folder / "results" / profile
 
     def settings(self, profile: Profile, column: Column) -> Mapping[str, Protocol]:
         """The settings of a column by reading, and by the other names that `methods` wants."""
-        return self.large.get(column.name, self.protocols[profile])
+        found = self.large.get(column.name, self.protocols[profile])
+        return Entries(found, f"{self.folder / 'params.yaml'}: protocols of {column.name}")
 
     def rows(self, profile: Profile, column: Column) -> tuple[Method, ...]:
         """Everything that is trained on a column."""
@@ -328,19 +336,24 @@ def checkpoint_path(folder: Path, key: str) -> Path:
     return folder.parents[2] / "checkpoints" / folder.parent.name / folder.name / f"{key}.safetensors"
 
 
-def make_run(column: Column, protocol: Protocol, method: Method, seed: int) -> Run:
+def check_column(column: Column) -> None:
+    """A dataset or a backbone that is not known is a UserError."""
     sets, backbones = (LARGE, NETWORKS) if column.dataset in LARGE else (SETS, BACKBONES)
     if column.dataset not in sets:
         raise UserError(f"Unknown dataset {column.dataset!r}; known: {', '.join((*SETS, *LARGE))}.")
     if column.backbone not in backbones:
         raise UserError(f"Unknown backbone {column.backbone!r} for {column.dataset}; known: {', '.join(backbones)}.")
+
+
+def make_run(column: Column, protocol: Protocol, method: Method, seed: int) -> Run:
+    check_column(column)
     described = method.describe() | {"backbone": describe_backbone(column.backbone)}  # its shape and weights, beside its name
     for part in (described["loss"], described["weights"], described["sampler"]):
         start = part.get("start", 0)
         if protocol.epochs and not 0 <= start < protocol.epochs:  # what has no epochs is only tested
             raise UserError(f"{method.label}: {part['function']} starts at epoch {start}, which a run of {protocol.epochs} never "
                             "reaches (epochs are counted from 0); give it an earlier start.")
-    return Run(column, protocol, described, sets[column.dataset].digest, seed)
+    return Run(column, protocol, described, (LARGE if column.dataset in LARGE else SETS)[column.dataset].digest, seed)
 
 
 def missing_runs(planned: Sequence[Planned], have: Mapping[str, Path]) -> list[Planned]:

@@ -3,7 +3,8 @@
 A file holds NumPy arrays (`.npz`, deflated) for the runs in `keys`: `last`, the predicted class in the last epoch; `best`,
 that in the best epoch, 0 where it is the same and else one more than the class; `confidence`, the largest softmax probability
 of the last epoch in 255ths, floored; for runs whose logits are adjusted at test time (`adjusted`) the same three without that
-under `plain_*`; and `labels`, the true classes. Images are in canonical order, which any copy of the data gives.
+under `plain_*`; `labels`, the true classes of each task (a run that learns quarter turns has other ones), and which `task` each
+run has. Images are in canonical order, which any copy of the data gives.
 The classes that differ between two epochs are few, and zeros are nearly free: so a run takes 13 kB on CIFAR-10 and 20 kB on
 CIFAR-100. A pack is written once and its file is never changed, so that neither two machines nor two branches can disagree.
 """
@@ -67,7 +68,10 @@ def encode(runs: Mapping[str, Predictions]) -> bytes:
     adjusted = [run.plain is not None for run in each]
     highest = max(int(part.max(initial=0)) for run in each for a in (run.answers, run.plain) if a for part in a[:2])
     small = np.uint8 if highest < 255 else np.uint16
-    arrays = {"keys": np.array(list(runs), dtype="S16"), "labels": each[0].labels.astype(small), "adjusted": np.array(adjusted)}
+    tasks = {run.labels.astype(small).tobytes(): run.labels.astype(small) for run in each}  # few: classes, or quarter turns
+    task = [list(tasks).index(run.labels.astype(small).tobytes()) for run in each]
+    arrays = {"keys": np.array(list(runs), dtype="S16"), "labels": np.stack(list(tasks.values())),
+              "task": np.array(task, np.uint8), "adjusted": np.array(adjusted)}
     for name, chosen in (("", [r.answers for r in each]), ("plain_", [r.plain for r in each if r.plain])):
         if chosen:
             arrays[f"{name}last"] = np.stack([a.last for a in chosen]).astype(small)
@@ -90,8 +94,8 @@ def decode(content: bytes, where: str) -> dict[str, Predictions]:
         own = _answers(arrays, "")
         plain = iter(_answers(arrays, "plain_") if arrays["adjusted"].any() else ())
         keys = [key.decode() for key in arrays["keys"].tolist()]
-        return {key: Predictions(arrays["labels"], answers, next(plain) if is_adjusted else None)
-                for key, answers, is_adjusted in zip(keys, own, arrays["adjusted"], strict=True)}
+        return {key: Predictions(arrays["labels"][task], answers, next(plain) if is_adjusted else None)
+                for key, task, answers, is_adjusted in zip(keys, arrays["task"], own, arrays["adjusted"], strict=True)}
     except Exception as error:  # whatever a damaged archive makes its reader raise
         raise UserError(f"{where} is damaged ({type(error).__name__}: {error}); fetch it again, from git or with merge, or train "
                         "its runs again with --retrain.") from None
@@ -99,7 +103,7 @@ def decode(content: bytes, where: str) -> dict[str, Predictions]:
 
 def _answers(arrays: Mapping[str, np.ndarray], name: str) -> list[Answers]:
     last, changed, confidence = (arrays[f"{name}{part}"] for part in ("last", "best", "confidence"))
-    if not last.shape == changed.shape == confidence.shape or last.shape[1:] != arrays["labels"].shape:
+    if not last.shape == changed.shape == confidence.shape or last.shape[1:] != arrays["labels"].shape[1:]:
         raise ValueError("its arrays do not fit each other")
     best = np.where(changed == 0, last, changed - 1)
     return list(map(Answers, last, best, confidence))

@@ -48,6 +48,10 @@ class Column:
     subset: Subset = "authors"
     counts: tuple[int, ...] = ()
 
+    def __post_init__(self):
+        if self.ratio < 1:
+            raise UserError(f"ratio {self.ratio}: the largest class has at least as many images as the smallest, so 1 or more.")
+
     @property
     def name(self) -> str:
         """Readable and unique within a paper, for example `cifar10-lt-100`.
@@ -156,6 +160,11 @@ class LargeColumns:
 
     columns: dict[str, Column]
     protocols: dict[str, dict[str, LargeProtocol]]
+
+    def __post_init__(self):
+        for name, column in self.columns.items():
+            if name != column.name:
+                raise UserError(f"columns: {name} is {column.name} by its own values; give it that name, there and in protocols.")
 
 
 @dataclass(frozen=True)
@@ -277,6 +286,23 @@ class Place:
         return Place(self.name, self.keys + text, line, node)
 
 
+class Entries(dict):
+    """A mapping of a file. To ask for a key that is not there is a UserError: only its reader knows which keys it needs."""
+
+    def __init__(self, entries: Mapping, where: str):
+        super().__init__(entries)
+        self.where = where
+
+    def __missing__(self, key: Any) -> typing.NoReturn:
+        raise UserError(f"{self.where}: key {key!r} is missing.")
+
+    def __or__(self, other: Mapping) -> "Entries":
+        return Entries({**self, **other}, self.where)
+
+    def __reduce__(self) -> tuple:
+        return Entries, (dict(self), self.where)
+
+
 def load_yaml(path: Path, shape: type) -> Any:
     """Read a YAML file into the frozen dataclass `shape`; an unknown or missing key, a wrong type or a number that is not finite
     is a UserError, which names the file and the line."""
@@ -308,7 +334,7 @@ def build(value: Any, shape: Any, where: Place | str) -> Any:
         return tuple(build(v, args[0], where.at(i, f"[{i}]")) for i, v in enumerate(value))
     if origin in (dict, Mapping) and isinstance(value, dict):
         places = {k: where.at(k, f": {k}") for k in value}
-        return types.MappingProxyType({build(k, args[0], places[k]): build(v, args[1], places[k]) for k, v in value.items()})
+        return Entries({build(k, args[0], places[k]): build(v, args[1], places[k]) for k, v in value.items()}, str(where))
     if origin is Literal:
         if value not in args:
             raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}.")

@@ -18,7 +18,7 @@ from common.method import Paper, Planned, merged, plan
 from common.report.compare import published, standing_columns
 from common.report.groups import WHOLE
 from common.report.page.page import build_page
-from tests.records import class_counts, make_record
+from tests.records import class_counts, made_hits, make_record
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = ("NVIDIA H200", "NVIDIA A100-SXM4-80GB")
@@ -83,10 +83,11 @@ def full_page() -> tuple[Path, str, int]:
     from papers.catalog import PAPERS
 
     records = simulated(PAPERS, seeds=4) | simulated(PAPERS, "quick", every=7)
+    hits = made_hits(records, images=10_000)
     folder = tempfile.TemporaryDirectory(prefix="page-")
     atexit.register(folder.cleanup)
     target = Path(folder.name) / "index.html"
     begun = time.perf_counter()
-    line = build_page(PAPERS, records, ROOT / "figures", {}, target)
+    line = build_page(PAPERS, records, ROOT / "figures", {}, target, hits)
     print(f"{len(records)} records: {line}, in {time.perf_counter() - begun:.1f} s")
     return target, line, len(records)

@@ -1,14 +1,19 @@
 """Records as a run would leave them, for tests of everything that reads records. No torch."""
 
+import zlib
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from common.data.sets import SETS
 from common.digest import ENGINE
 from common.method import Method, Paper, Planned, Table, digest_of, plan
-from common.spec import Column, Profile, Protocol
+from common.predictions import Answers, Predictions
+from common.report.paired import Hits
+from common.spec import Column, Profile, Protocol, canonical_json
 from common.store import SCHEMA, seal
 
 MADE = {"seconds": 30.0, "device": "test device", "device_type": "cpu", "precision": "float32", "compiled": False,
@@ -61,6 +66,43 @@ def _diverged() -> dict[str, Any]:
         "per_class_accuracy": [], "confusion": [], "groups": {"many": None, "medium": None, "few": None},
         "calibration": {"ece": None, "bins": []}, "norms": {"classifier": [], "feature_epochs": [], "feature": []},
     }
+
+
+# ---------------------------------------------------------------- answers that go with a record
+
+def made_predictions(record: Mapping[str, Any], images: int = 1000, alike: float = 0.7, taste: float = 0.1,
+                     is_adjusted: bool = False) -> Predictions:
+    """Answers whose accuracy is the record's, to an image. An image is hard for all runs of a dataset (`alike` of the variance
+    of how hard it is), for all seeds of a method beside (`taste`), and else for the run alone."""
+    spec, (labels, others) = record["spec"], true_and_false(SETS[record["spec"]["column"]["dataset"]].classes, images)
+    method = canonical_json([spec["method"], spec["protocol"], spec["column"]])
+    hard = alike**0.5 * normal(canonical_json(spec["column"]["dataset"]), images) + taste**0.5 * normal(method, images)
+    hard += (1 - alike - taste) ** 0.5 * normal.__wrapped__(method + canonical_json(spec["seed"]), images)
+    right = np.zeros(images, bool)
+    right[np.argsort(hard)[:round(images * record["accuracy"]["last"] / 100)]] = True
+    last = np.where(right, labels, others)
+    best = np.where(np.arange(images) % 9, last, labels)
+    answers = Answers(last, best, np.where(right, hard.view(np.uint8)[::8], 120).astype(np.uint8))  # confidences do not deflate
+    return Predictions(labels, answers, answers if is_adjusted else None)
+
+
+@lru_cache(16)
+def normal(words: bytes, images: int) -> np.ndarray:
+    return np.random.default_rng(zlib.crc32(words)).normal(size=images)
+
+
+@cache
+def true_and_false(classes: int, images: int) -> tuple[np.ndarray, np.ndarray]:
+    """The labels of a test set in the order of its classes, and for every image another class."""
+    labels = np.arange(images) * classes // images
+    return tuple(some.astype(np.uint8 if classes < 255 else np.uint16) for some in (labels, (labels + 1) % classes))
+
+
+def made_hits(records: Mapping[str, Mapping[str, Any]], **how: Any) -> dict[str, Hits]:
+    """What `hits_of` would find of the finished records, if they had `made_predictions`."""
+    found = {key: made_predictions(r, **how) for key, r in records.items() if r["status"] == "done"}
+    labels: dict[bytes, np.ndarray] = {}
+    return {key: Hits(labels.setdefault(p.labels.tobytes(), p.labels), p.answers.last == p.labels) for key, p in found.items()}
 
 
 # ---------------------------------------------------------------- a paper of three methods, and records of it

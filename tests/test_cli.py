@@ -290,6 +290,27 @@ def test_a_paper_that_is_broken_does_not_stop_the_others(wrong):
         assert shown in done.stdout
 
 
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ("    cifar10-lt-100: {dataset: cifar10,", "    cifar10-lt-100: {dataset: cifar11,", "Unknown dataset 'cifar11'"),
+    ("ratio: 100, backbone: resnet32", "ratio: 100, backbone: resnet33", "resnet33"),
+    ("  digits-step-20: {delta: 0.6, betas", "  digits-step-30: {delta: 0.6, betas", "grids: key 'digits-step-20' is missing"),
+    ("ratio: 20, backbone", "ratio: 30, backbone", "digits-lt-30"),
+    ("epochs: 2\n", "epochs: 1\n", "warmup_epochs 2: a warm-up ends within the run")])
+def test_what_is_right_by_itself_and_names_nothing_is_one_sentence(old, new, said, wrong, small):
+    params = wrong / "papers" / "mm" / "params.yaml"
+    kept, text = params.read_text(), (small / "papers" / "mm" / "params.yaml").read_text()
+    assert old in text
+    params.write_text(text.replace(old, new, 1))
+    try:
+        done = run("plan", "--profile", "quick", cwd=wrong)
+    finally:
+        params.write_text(kept)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {params}")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("command", [("report",), ("merge", "records.tar")])
 def test_what_is_about_all_papers_waits_for_the_broken_one(command, wrong):
     index = (wrong / "results" / "index.json").read_bytes()

@@ -4,7 +4,7 @@ A method of two stages belongs to the protocol of the stage that trains the whol
 classifier is part of the method. A run that several papers print is one row.
 """
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import fmean
 from typing import NamedTuple
@@ -12,7 +12,9 @@ from typing import NamedTuple
 from common.estimate import Speed, known_speeds, not_run
 from common.method import Paper, Planned
 from common.report.compare import NO_RUN, Arm, Record, Records, arms, drawn_lists, flags, made, published, standing_columns
+from common.report.duels import holm
 from common.report.intervals import Interval, central, confidence_interval, resampled_means, spread, within_percent
+from common.report.paired import NO_HITS, Hits, Paired, compare
 from common.spec import Column, Profile, Protocol
 
 RULE = (
@@ -21,8 +23,19 @@ RULE = (
     "tables (of all their tables, in a column that no main table prints). Other rows, points of grids and switches stand below "
     "without a rank: the best of many, chosen on the test set, would always win. Calibration is the expected calibration error "
     "of the last epoch. Cost is device-seconds a run, earlier stages included, to be compared within one device only: the runs "
-    "of a pack are trained side by side and bear equal shares of its time, so methods of one pack cost the same."
+    "of a pack are trained side by side and bear equal shares of its time, so methods of one pack cost the same. Where runs have "
+    "their predictions, a ranked method is compared with the first one on the same images and the seeds of both: points behind "
+    "it with 95 % interval, and the two-sided p of no difference (analysis of variance over seeds and images, Hillis 2007), "
+    "Holm-corrected over the methods of the board. The first is chosen by these very runs, so its lead is somewhat too large."
 )
+
+
+class Behind(NamedTuple):
+    """A ranked method against the first one of its board. test: of it minus the first; p: two-sided, Holm-corrected over the
+    methods of the board that are compared."""
+
+    test: Paired
+    p: float
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ class Standing:
     for every paper that the runs serve; own: the papers whose own method it is. is_main: whether it may have a rank (`RULE`).
     state: "mean", "no run yet", "diverged" or "not run: ...". interval: 95 % confidence interval of the mean, within 0 to 100.
     rank: 1 is the best, equal means share a rank; None for ablations and variants, and where no run is. ranks: its 95 %
-    interval over seeds.
+    interval over seeds. behind: the comparison with the first one, None where runs have no predictions.
     seconds: device-seconds a run, its share of its pack, earlier stages included; None where the record of one is missing.
     """
 
@@ -60,6 +73,7 @@ class Standing:
     keys: tuple[str, ...]
     rank: int | None = None
     ranks: tuple[int, int] | None = None
+    behind: Behind | None = None
 
 
 @dataclass(frozen=True)
@@ -96,17 +110,23 @@ class Entrant(NamedTuple):
     costs: tuple[float | None, ...]
 
 
-def boards(papers: Sequence[Paper], records: Records, profile: Profile) -> tuple[Board, ...]:
+def boards(papers: Sequence[Paper], records: Records, profile: Profile, hits: Mapping[str, Hits] = NO_HITS) -> tuple[Board, ...]:
     """A board for every column and protocol under which the papers plan two plain rows or more: columns in the order of the
-    papers, the protocol with most methods first. Planned methods without a record are listed with why."""
+    papers, the protocol with most methods first. Planned methods without a record are listed with why. hits: of the records that
+    have predictions."""
+    return boards_of(entrants(papers, records, profile), hits)
+
+
+def boards_of(found: Iterable[Entrant], hits: Mapping[str, Hits] = NO_HITS) -> tuple[Board, ...]:
+    """The boards of what the papers plan."""
     grouped: dict[Column, dict[Protocol, list[Entrant]]] = {}
-    for entrant in entrants(papers, records, profile):
+    for entrant in found:
         grouped.setdefault(entrant.column, {}).setdefault(entrant.protocol, []).append(entrant)
-    found = []
+    several = []
     for settings in grouped.values():
         fullest = sorted(settings.values(), key=_plain_rows, reverse=True)
-        found += [_board(some) for some in fullest if _plain_rows(some) > 1]
-    return tuple(found)
+        several += [_board(some, hits) for some in fullest if _plain_rows(some) > 1]
+    return tuple(several)
 
 
 def _plain_rows(found: Iterable[Entrant]) -> int:
@@ -173,10 +193,11 @@ def _cost(item: Planned, records: Records) -> float | None:
     return sum(float(records[stage.run.key]["made"].get("seconds") or 0.0) for stage in item.chain)
 
 
-def _board(found: Sequence[Entrant]) -> Board:
+def _board(found: Sequence[Entrant], hits: Mapping[str, Hits]) -> Board:
     rows = [standing(entrant) for entrant in found]
     main = [(row, entrant) for row, entrant in zip(rows, found, strict=True) if row.n and row.is_main]
     ranked = _with_ranks([row for row, _ in main], [_last(entrant.arm) for _, entrant in main])
+    ranked = _behind_the_first(ranked, {row.keys: entrant.arm.done for row, entrant in main}, hits)
     others = sorted((row for row in rows if row.n and not row.is_main), key=lambda row: -row.mean)
     used = [record for entrant in found for record in (*entrant.arm.done, *entrant.arm.starts)]
     return Board(found[0].column, found[0].protocol, (*ranked, *others, *(row for row in rows if not row.n)),
@@ -223,6 +244,15 @@ def _with_ranks(rows: Sequence[Standing], runs: Sequence[tuple[float, ...]]) -> 
         low, high = central(ranks[:, i])
         found.append(replace(row, rank=int(rank), ranks=(int(low), int(high)) if row.n > 1 else None))
     return sorted(found, key=lambda row: row.rank)
+
+
+def _behind_the_first(ranked: Sequence[Standing], runs: Mapping[tuple[str, ...], Sequence[Record]], hits: Mapping[str, Hits]
+                      ) -> list[Standing]:
+    """The ranked rows, compared with the first of them where both have predictions. runs: of a row, by its keys."""
+    tests = {i: compare(runs[row.keys], runs[ranked[0].keys], hits) for i, row in enumerate(ranked[1:], 1)}
+    tests = {i: test for i, test in tests.items() if test}
+    corrected = dict(zip(tests, holm(test.p_either for test in tests.values()), strict=True))
+    return [replace(row, behind=Behind(tests[i], corrected[i])) if i in tests else row for i, row in enumerate(ranked)]
 
 
 def ranks_of(means):

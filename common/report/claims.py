@@ -7,8 +7,9 @@ claims of the paper, over those that are ours apart. A claim that follows from a
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
@@ -26,8 +27,9 @@ from common.report.compare import (
     standing_columns,
     why_not_measured,
 )
-from common.report.duels import ENOUGH, LEVEL, Duel, Side, decide, holm, p_claim, p_less_paired, p_opposite
-from common.report.groups import SPANS, TENTHS, WHOLE, is_group, majority
+from common.report.duels import ENOUGH, LEVEL, Duel, Side, decide, holm, over_images, p_claim, p_less_paired, p_opposite
+from common.report.groups import SHOTS, SPANS, TENTHS, WHOLE, group_accuracy, is_group
+from common.report.paired import NO_HITS, Hits
 from common.spec import Column, Profile, load_yaml
 
 RULE = (
@@ -35,9 +37,12 @@ RULE = (
     f"column, fails where its opposite is significant in some column (both at {LEVEL}, Holm-corrected over those of the paper's "
     "claims in whose columns anything has run; claims of ours, not the paper's, are a family of their own), else undecided; n is "
     f"called too small below {ENOUGH} runs a side. A claim whose comparisons a stronger one makes too follows from that one: "
-    "it is not counted, and its p values are not corrected. The p of t-tests paired over seeds stands beside."
+    "it is not counted, and its p values are not corrected. Beside stands the p of paired tests, which no verdict looks at: over "
+    "the seeds that both sides have and the images of the test set where every such run has its predictions, as a note then says "
+    "(analysis of variance of both, Hillis 2007), else t-tests over seeds."
 )
 Classes = Literal["all", "majority", "minority"]
+WITH_NOUN = ("majority", "minority", *SHOTS, *SPANS)
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ class Outcome:
     are not corrected.
     gap: by how many points the champion is ahead in the column where it is least so (`where`); None without runs there.
     done, of: columns with runs for everything that the claim compares, and columns that it names.
-    notes: what was left out of the comparison, and why; what makes the runs that it compares unlike each other.
+    notes: what was left out of the comparison, and why; what makes the runs that it compares unlike each other; whether the
+    paired tests are over images too (else they are over seeds).
     """
 
     claim: Claim
@@ -232,9 +238,9 @@ def printed_verdict(claim: Claim, lines: Lines) -> str:
     return f"fails ({failing} of {len(claim.columns)} columns)" if failing else "holds"
 
 
-def evaluate(paper: Paper, records: Records, profile: Profile) -> list[Outcome]:
+def evaluate(paper: Paper, records: Records, profile: Profile, hits: Mapping[str, Hits] = NO_HITS) -> list[Outcome]:
     """The outcome of every claim, once per reading of the methods that it compares, in the order of claims.yaml, but that what
-    follows from a stronger claim stands below that.
+    follows from a stronger claim stands below that. hits: of the records that have predictions, for the paired tests.
 
     In the quick profile a claim's columns are replaced by their stand-ins: a demonstration, not evidence on the paper.
     """
@@ -250,8 +256,8 @@ def evaluate(paper: Paper, records: Records, profile: Profile) -> list[Outcome]:
         stronger = follows_from(of_reading)
         for is_ours in (False, True):
             family = [trial for trial in of_reading if trial.claim.ours == is_ours]
-            found += [_outcome(trial, stronger.get(trial.claim.id, ""), printed_verdict(trial.claim, lines), ps, profile)
-                      for trial, ps in zip(family, _corrected(family, stronger), strict=True)]
+            found += [_outcome(trial, stronger.get(trial.claim.id, ""), printed_verdict(trial.claim, lines), ps, profile, hits)
+                      for trial, ps in zip(family, _corrected(family, stronger, hits), strict=True)]
     place = {claim.id: i for i, claim in enumerate(claims)}
     return sorted(found, key=lambda o: (place[o.follows or o.claim.id], bool(o.follows), place[o.claim.id]))
 
@@ -273,14 +279,15 @@ def follows_from(trials: Sequence[Trial]) -> dict[str, str]:
             for trial, of in zip(trials, above, strict=True) if of}
 
 
-def _corrected(family: Sequence[Trial], stronger: Mapping[str, str]) -> list[tuple[float, float, float]]:
+def _corrected(family: Sequence[Trial], stronger: Mapping[str, str], hits: Mapping[str, Hits]
+               ) -> list[tuple[float, float, float]]:
     """p of each claim of a family, of its opposite, and of the claim in paired tests: Holm-corrected over those that are tests.
 
     No test, and so without a share of the correction, is what has nothing to compare, what follows from a stronger claim, and a
     claim in whose columns nothing at all has been trained. Only whether there is any run is looked at, of whatever method: to
     choose by what the runs say would undo the correction.
     """
-    raw = [(p_claim(t.duels), p_opposite(t.duels), p_claim(t.duels, p_less_paired)) for t in family]
+    raw = [(p_claim(t.duels), p_opposite(t.duels), p_claim(t.duels, partial(p_less_paired, hits=hits))) for t in family]
     tested = [i for i, t in enumerate(family) if t.duels and t.has_runs and t.claim.id not in stronger]
     corrected = zip(*(holm(raw[i][k] for i in tested) for k in range(3)), strict=True)
     return [raw[i] if i not in tested else next(corrected) for i in range(len(family))]
@@ -335,19 +342,19 @@ def _side(row: Row, reading: str, found: list[Arm], classes: str) -> Side | None
     arm = next((a for a in matching if a.method.reading == reading), matching[0])
     seeds = tuple(record["spec"]["seed"] for record in arm.done)
     errors = tuple(mean_error(record, classes) for record in arm.done)
-    return Side(row.label, errors, len(arm.diverged), seeds, arm.done, arm.starts, arm.apart)
+    return Side(row.label, errors, len(arm.diverged), seeds, arm.done, arm.starts, arm.apart, classes)
 
 
 def mean_error(record: Record, classes: str) -> float | None:
     """Last-epoch error in percent over the test set, the majority or minority classes, or a group; None without such classes."""
     if classes not in ("majority", "minority"):
         return measure(record, "top1_error", classes)
-    large = majority(record["counts"])
-    chosen = [a for a, is_large in zip(record["per_class_accuracy"], large, strict=True) if is_large == (classes == "majority")]
-    return 100 - statistics.fmean(chosen) if chosen else None
+    accuracy = group_accuracy(record, classes)
+    return None if accuracy is None else 100 - accuracy
 
 
-def _outcome(trial: Trial, follows: str, printed: str, ps: tuple[float, float, float], profile: Profile) -> Outcome:
+def _outcome(trial: Trial, follows: str, printed: str, ps: tuple[float, float, float], profile: Profile,
+             hits: Mapping[str, Hits]) -> Outcome:
     """ps: of the claim, of its opposite, and of the claim in paired tests."""
     claim, duels = trial.claim, trial.duels
     ready = [d for d in duels if d.champions and d.rivals and all(s.errors or s.diverged for s in d.sides)]
@@ -359,7 +366,16 @@ def _outcome(trial: Trial, follows: str, printed: str, ps: tuple[float, float, f
     shown = (None, None, None) if verdict.startswith("not ") else ps
     gap, where = min((_gap(d) for d in ready if all(s.errors for s in d.sides)), default=(None, ""))
     verdict = f"follows from {follows}" if follows else verdict
-    return Outcome(claim, trial.reading, follows, printed, verdict, *shown, gap, where, len(complete), of, _notes(trial))
+    notes = _notes(trial) + (() if shown[0] is None else _paired_note(duels, hits))
+    return Outcome(claim, trial.reading, follows, printed, verdict, *shown, gap, where, len(complete), of, notes)
+
+
+def _paired_note(duels: Sequence[Duel], hits: Mapping[str, Hits]) -> tuple[str, ...]:
+    some, every = over_images(duels, hits)
+    if not some:
+        return ()
+    return ("paired over images and seeds" if some == every else
+            f"paired over images and seeds in {some} of {every} comparisons, over seeds in the others",)
 
 
 def _notes(trial: Trial) -> tuple[str, ...]:
@@ -369,18 +385,30 @@ def _notes(trial: Trial) -> tuple[str, ...]:
     if trial.without:
         notes.append(f"no {class_words(*claim.parts).removeprefix(', ')} in {', '.join(trial.without)}")
     if trial.absent:
-        everywhere = len({d.column for d in trial.duels})
-        names = [label if len(columns) == everywhere else f"{label} in {' and '.join(columns)}"
-                 for label, columns in trial.absent.items()]
+        names = [label + _only_in(columns, trial) for label, columns in trial.absent.items()]
         notes.append(f"left out, as there is no such method here: {', '.join(names)}")
-    sides = [s for d in trial.duels for s in d.sides if s.done]
-    used = {r["key"]: r for s in sides for r in s.done}
-    notes += [*flags((used | {r["key"]: r for s in sides for r in s.starts}).values()), *drawn_lists(list(used.values()))]
-    notes += dict.fromkeys(f"{s.label} {s.apart}" for s in sides if s.apart)
+    notes += _unlike(trial)
     runs = {(d.column, s.label): s for d in trial.duels for s in d.sides if s.diverged}
     lost = dict.fromkeys(label for _, label in runs)
     counts = [f"{sum(s.diverged for (_, other), s in runs.items() if other == label)} of {label}" for label in lost]
     return (*notes, f"diverged runs: {', '.join(counts)}") if lost else tuple(notes)
+
+
+def _unlike(trial: Trial) -> list[str]:
+    """What makes the runs that the claim compares with each other in a column unlike, as `flags` says it of a cell's."""
+    mixed: dict[str, dict[str, None]] = {}
+    for duel in trial.duels:
+        for flag in flags(record for side in duel.sides for record in (*side.done, *side.starts)):
+            mixed.setdefault(flag, {})[duel.column] = None
+    sides = [side for duel in trial.duels for side in duel.sides if side.done]
+    used = {record["key"]: record for side in sides for record in side.done}
+    apart = dict.fromkeys(f"{side.label} {side.apart}" for side in sides if side.apart)
+    return [*(flag + _only_in(columns, trial) for flag, columns in mixed.items()), *drawn_lists(list(used.values())), *apart]
+
+
+def _only_in(columns: Collection[str], trial: Trial) -> str:
+    """` (cifar10-lt-100)` after what is so in these columns alone."""
+    return "" if len(columns) == len({duel.column for duel in trial.duels}) else f" ({', '.join(columns)})"
 
 
 def _gap(duel: Duel) -> tuple[float, str]:
@@ -391,6 +419,6 @@ def _gap(duel: Duel) -> tuple[float, str]:
 
 
 def class_words(*parts: str) -> str:
-    """`, majority and minority classes`, `, class-3`, `, tail classes`; empty for the whole test set."""
-    names = [f"{part} classes" if part in ("majority", "minority", "head", "medium", "tail") else part for part in parts]
+    """`, majority and minority classes`, `, class-3`, `, tail1-3 classes`; empty for the whole test set."""
+    names = [f"{part} classes" if part in WITH_NOUN else part for part in parts]
     return f", {' and '.join(names)}" if set(parts) - set(WHOLE) else ""

@@ -2,14 +2,17 @@
 
 The test is Welch's, one-sided. It is not paired over seeds: runs of one seed share initialisation and batches, but hardly
 anything of that is left after training, and pairing would halve the few degrees of freedom and need equal seeds on both
-sides. The paired test over the seeds that both sides have is run all the same; no verdict rests on it.
+sides. A paired test over the seeds that both sides have, and over images where their runs have predictions, is run all the
+same; no verdict rests on it.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from common.report.groups import WHOLE, classes_of
 from common.report.intervals import spread
+from common.report.paired import NO_HITS, Hits, both_hits, compare
 
 LEVEL = 0.05
 ENOUGH = 3  # fewer runs than this on a side: an undecided claim says that n is too small
@@ -17,7 +20,8 @@ ENOUGH = 3  # fewer runs than this on a side: an undecided claim says that n is 
 
 class Side(NamedTuple):
     """One contender: its errors in percent and their seeds, one per finished run, how many runs diverged, the records of the
-    finished ones and of the stages that they start from, and why it is not comparable with its source, "" where it is."""
+    finished ones and of the stages that they start from, why it is not comparable with its source, "" where it is, and the
+    group of classes that the errors are about."""
 
     label: str
     errors: tuple[float, ...]
@@ -26,6 +30,7 @@ class Side(NamedTuple):
     done: tuple[Mapping[str, Any], ...] = ()
     starts: tuple[Mapping[str, Any], ...] = ()
     apart: str = ""
+    classes: str = "all"
 
 
 class Duel(NamedTuple):
@@ -56,14 +61,24 @@ def p_less(low: Side, high: Side) -> float:
     return float(test.pvalue)
 
 
-def p_less_paired(low: Side, high: Side) -> float:
-    """p of the one-sided t-test on the differences in the seeds that both sides have; 1 where these have no spread."""
+def p_less_paired(low: Side, high: Side, hits: Mapping[str, Hits] = NO_HITS) -> float:
+    """p of the one-sided paired test over images and seeds where the runs of the seeds that both sides have are in `hits`; else
+    of the t-test on their differences in these seeds, 1 where these have no spread."""
     from scipy.special import stdtr  # scipy.stats.ttest_rel takes a hundred times as long for the same number
 
+    classes = None if low.classes in WHOLE or not low.done else classes_of(low.done[0], low.classes)
+    if found := compare(low.done, high.done, hits, classes):
+        return found.p
     theirs = dict(zip(high.seeds, high.errors, strict=True))
     differences = tuple(error - theirs[seed] for seed, error in zip(low.seeds, low.errors, strict=True) if seed in theirs)
     (mean, sd), n = spread(differences), len(differences)
     return 1.0 if sd is None or sd < 1e-9 else float(stdtr(n - 1, mean / sd * math.sqrt(n)))
+
+
+def over_images(duels: Iterable[Duel], hits: Mapping[str, Hits]) -> tuple[int, int]:
+    """How many of the duels' pairs `p_less_paired` tests over images too, and of how many."""
+    pairs = [bool(both_hits(a.done, b.done, hits)) for d in duels for a in d.champions for b in d.rivals]
+    return sum(pairs), len(pairs)
 
 
 def _p_some_beats_all(some: tuple[Side, ...], others: tuple[Side, ...], test: Test = p_less) -> float:

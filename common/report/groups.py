@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from common.metrics import FEW, MANY
+
 SHOTS = {"head": "many", "medium": "medium", "tail": "few"}  # by training images: over 100, 20 to 100, under 20
 TENTHS = ("head1", "head2", "head3", "mid1", "mid2", "mid3", "mid4", "tail1", "tail2", "tail3")
 SPANS = {"head1-3": TENTHS[:3], "mid1-4": TENTHS[3:7], "tail1-3": TENTHS[7:]}
@@ -29,13 +31,25 @@ def group_accuracy(record: Mapping[str, Any], group: str, epoch: str = "last") -
         return None
     if group in SHOTS:
         return record["groups"][SHOTS[group]]
-    per_class = record["per_class_accuracy"]
+    chosen = classes_of(record, group)
+    return statistics.fmean(record["per_class_accuracy"][i] for i in chosen) if chosen else None
+
+
+def classes_of(record: Mapping[str, Any], group: str) -> list[int]:
+    """The classes of a group: one that `is_group` knows, "majority" or "minority"; empty where the column has none of it."""
+    counts = record["counts"]
+    if group in WHOLE:
+        return list(range(len(counts)))
+    if group in SHOTS:
+        return [i for i, n in enumerate(counts) if group == ("head" if n > MANY else "tail" if n < FEW else "medium")]
+    if group in ("majority", "minority"):
+        return [i for i, is_large in enumerate(majority(counts)) if is_large == (group == "majority")]
     if group in (*TENTHS, *SPANS):
-        parts = class_groups(record["counts"], len(TENTHS))
-        chosen = [i for name, part in zip(TENTHS, parts, strict=False) if name in SPANS.get(group, (group,)) for i in part]
-        return statistics.fmean(per_class[i] for i in chosen) if len(parts) == len(TENTHS) else None
+        parts = class_groups(counts, len(TENTHS))
+        named = zip(TENTHS, parts, strict=True) if len(parts) == len(TENTHS) else ()
+        return [i for name, part in named if name in SPANS.get(group, (group,)) for i in part]
     label = int(group.removeprefix("class-"))
-    return per_class[label] if label < len(per_class) else None
+    return [label] if label < len(counts) else []
 
 
 def class_groups(counts: Sequence[int], number: int) -> list[list[int]]:

@@ -109,7 +109,7 @@ def results_block(paper: Paper, records: Records) -> str:
     parts += [
         f"Cells by verdict (each reading counted): {tally(_cell_word(cell) for cell in found)}.",
         f"Claims by verdict (each reading counted): {claims_tally(outcomes)}."
-        + (f" {more} more follow from these and are not counted." if more else ""),
+        + (f" Follow from these and are not counted: {more}." if more else ""),
         behind(found, records),
         "Verdict rules, best-epoch numbers and p values stand in the tables that `make tables` writes.",
     ]

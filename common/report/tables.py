@@ -3,7 +3,7 @@ terminal."""
 
 import html
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from common.report.intervals import spread
 from common.report.large import large_markdown
 from common.report.latex import table_latex
 from common.report.layout import METRICS, NOT_PRINTED, Grid, GridRow, cell_text, column_words, grid, pieces
+from common.report.paired import NO_HITS, Hits
 from common.report.text import escape, markdown_table, mean_text, plain, signed
 from common.report.variants import variants_markdown
 from common.report.verdict import RULE
@@ -132,15 +133,17 @@ def csv_bytes(frame: "DataFrame") -> bytes:
     return buffer.getvalue().encode()
 
 
-def write_tables(paper: Paper, records: Records, profile: Profile, folder: Path) -> list[Path]:
-    """table-<n>.md, .csv and .tex for every table of the paper, and claims.md and .csv if it states claims. Returns the files."""
+def write_tables(paper: Paper, records: Records, profile: Profile, folder: Path, hits: Mapping[str, Hits] = NO_HITS
+                 ) -> list[Path]:
+    """table-<n>.md, .csv and .tex for every table of the paper, and claims.md and .csv if it states claims. Returns the files.
+    hits: of the records that have predictions."""
     contents: dict[str, bytes] = {}
     found = [(table, table_cells(paper, table, records, profile)) for table in paper.tables]
     for table, chosen in found:
         contents[f"table-{table.number}.md"] = table_markdown(table, chosen, records).encode()
         contents[f"table-{table.number}.csv"] = csv_bytes(table_frame(chosen, records))
     if (paper.folder / "claims.yaml").exists():
-        outcomes = claim_tests.evaluate(paper, records, profile)
+        outcomes = claim_tests.evaluate(paper, records, profile, hits)
         contents["claims.md"] = claims_markdown(outcomes, profile).encode()
         contents["claims.csv"] = csv_bytes(claims_frame(outcomes))
     if text := large_markdown(paper, records):

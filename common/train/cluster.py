@@ -29,6 +29,9 @@ LARGEST = 2**20
 NOT_CODE = {"figures", "results", "checkpoints", "tables", "summaries", "__pycache__"}  # folders, wherever they are
 NOT_AT_THE_TOP = {"data", "report"}  # folders; below, rooms of the code have these names
 POLL = 0.5  # seconds between two looks at the cluster
+TOKEN = ("The Ray cluster at {!r} asks for a token: set RAY_AUTH_MODE=token for this command and for every `ray start`, and copy "
+         "~/.ray/auth_token of its first machine to each (an earlier ray.init() made it). Or start the cluster with "
+         "RAY_AUTH_MODE=disabled, where nobody but you can reach it: without a token it lets anyone in.")
 Choice = tuple[str | None, str | None, bool | None, bool]  # device, precision, compile, graph, as the user gave them
 
 
@@ -52,7 +55,9 @@ class Cluster:
                 copy_code(ROOT, Path(folder))
                 code = {"working_dir": folder, "env_vars": {"LONGTAIL_COMMIT": commit()}}
                 ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level="error")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ray.exceptions.AuthenticationError) as error:
+            if asks_for_token(error):
+                raise UserError(TOKEN.format(address)) from None
             raise UserError(f"No Ray cluster answers at {address!r} ({' '.join(str(error).split())[:200]}); start one with "
                             "`ray start --head`, and on the others `ray start --address=HOST:6379`.") from None
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
@@ -132,6 +137,15 @@ def copy_code(root: Path, to: Path) -> None:
             if file.is_file() and file.stat().st_size <= LARGEST:
                 (to / file.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, to / file.relative_to(root))
+
+
+def asks_for_token(error: BaseException | None) -> bool:
+    """Whether a cluster refused this machine, as Ray's chain of exceptions says; its last one says that nobody answers."""
+    from ray.exceptions import AuthenticationError
+
+    while error and not isinstance(error, AuthenticationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _knock(address: str) -> None:

@@ -31,7 +31,8 @@ from common.train.tally import BestAnswers, Tally
 WATCH = 10  # before the rate first decays an epoch is tested on every tenth test image: the whole set costs a quarter of an epoch
 SAVES = {"cpu": 30.0, "cuda": 300.0}  # seconds between two states of a pack: a GPU waits for each
 LAST = 30.0  # seconds before a deadline in which one more is saved, as the process may be killed at it
-STATE = {"identities", "epoch", "seconds", "ended", "curves", "precision", "cuda", "bounds", "tensors", "best"}
+STATE = {"identities", "epoch", "seconds", "ended", "curves", "precision", "cuda", "path", "threads", "bounds",
+         "tensors", "best"}
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,8 @@ def save_state(pack: Pack, file: Path, epoch: int, curves: Curves, best: BestAns
     state = {
         "identities": [m.identity for m in pack.members], "epoch": epoch, "seconds": seconds / pack.runs, "ended": pack.ended,
         "curves": json.dumps(vars(curves)), "precision": pack.device.precision, "cuda": pack.device.cuda,
-        "bounds": pack.bounds, "tensors": {n: t.cpu() for n, t in pack.state().items()}, "best": best.tensors(),
+        "path": pack.path, "threads": pack.threads, "bounds": pack.bounds,
+        "tensors": {n: t.cpu() for n, t in pack.state().items()}, "best": best.tensors(),
     }
     torch.save(state, buffer)
     write_atomically(file, buffer.getvalue())
@@ -259,6 +261,7 @@ def load_state(pack: Pack, file: Path, best: BestAnswers) -> tuple[int, Curves, 
     if was != ("cuda" if pack.device.cuda else "cpu", pack.device.precision):
         raise UserError(f"{file} was begun in {was[1]} on {was[0]}; go on with --device {was[0]} --precision {was[1]}, or delete "
                         "it to start again.")
+    follow_path(pack, state, file)
     saved, curves = Curves(len(state["identities"])), Curves(pack.runs)
     vars(saved).update(json.loads(state["curves"]))
     places = [state["identities"].index(m.identity) for m in pack.members]
@@ -272,10 +275,23 @@ def load_state(pack: Pack, file: Path, best: BestAnswers) -> tuple[int, Curves, 
     return state["epoch"], curves, state["seconds"] * pack.runs
 
 
+def follow_path(pack: Pack, state: Mapping, file: Path) -> None:
+    """Go on with what the state was begun with: its bits depend on that. Where it cannot be had, a UserError."""
+    if state["path"] == "eager":
+        pack.go_eager()
+    elif pack.path == "eager":
+        raise UserError(f"{file} was begun with the C++ step, which this pack cannot have here; go on where it can be built, and "
+                        "with the run by itself, or delete it to start again.")
+    elif state["threads"] != pack.threads:
+        raise UserError(f"{file} was begun with {state['threads']} thread(s), and there are {pack.threads}; go on with "
+                        f"OMP_NUM_THREADS={state['threads']}, or delete it to start again.")
+
+
 def finish(pack: Pack, curves: Curves, best: BestAnswers, tallies: Sequence[Tally], seconds: float) -> None:
     """Leave the predictions, then of every run a checkpoint and a record; `seconds` is shared equally. A record that is here
     already stays: its run was trained again for its weights only."""
-    made, have = {**surroundings(pack), "seconds": round(seconds / pack.runs, 3)}, record_files(pack.members[0].root)
+    made = {**surroundings(pack), "path": pack.path, "seconds": round(seconds / pack.runs, 3)}
+    have = record_files(pack.members[0].root)
     whole = {name: tensor.cpu() for name, tensor in pack.state().items()}  # a device answers each question slowly
     states = [take_run(whole, run, pack.bounds) for run in range(pack.runs)]
     for run, state in enumerate(states):

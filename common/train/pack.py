@@ -17,7 +17,9 @@ from common.data.feed import INDEX, PARTNER, TURN, Draw, Drawn, Feed, draw_noise
 from common.data.sets import Images
 from common.method import Context, Planned
 from common.models.backbones import backbone
+from common.models.cpu_step import CpuStep, cpu_step
 from common.models.resnet import initialise
+from common.models.sizes import BACKBONES
 from common.train.ahead import Ahead
 from common.train.checks import check_parts, per_sample
 from common.train.clusters import cluster_counts, divide_randomly
@@ -97,6 +99,9 @@ class Pack:
         self._allocate(at)
         self.optimiser = self._make_optimiser()
         self._forward, self._batch, self._criterion = self.net, self.feed.batch, self._losses
+        self.path, self.threads = "eager", torch.get_num_threads()
+        if native := self._make_native():
+            self._forward, self.path = native, "native"
         if device.compile:
             torch.compiler.reset()  # a process keeps 8 versions of a function and then runs it uncompiled: make room
             self._forward, self._batch, self._criterion = (
@@ -172,6 +177,17 @@ class Pack:
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device)}
             optimiser.state[parameter].update(zeros | count)
         return optimiser
+
+    def _make_native(self) -> CpuStep | None:
+        """The network's passes in C++, where they know it: of a single run that trains all of it, in float32 on the CPU."""
+        known = (self.device == Device("cpu", "float32", False) and self.runs == self.streams == 1 and not self.shape.meta_rate
+                 and self.protocol.trains == "all")
+        return cpu_step(self.net, BACKBONES[self.column.backbone], self.feed.facts.channels, self.feed.facts.side,
+                        min(self.protocol.batch_size, self.feed.size)) if known else None
+
+    def go_eager(self) -> None:
+        """Leave the C++ passes to go on with torch's own operations."""
+        self._forward, self.path = self.net, "eager"
 
     def freeze(self) -> None:
         """What of the backbone is trained."""

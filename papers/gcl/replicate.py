@@ -274,11 +274,11 @@ def stands_for(column: Column) -> str:
     return PARAMS.stand_ins.get(column.name, column.name)
 
 
-def with_moving_statistics(protocols: Mapping[str, Protocol], column: Column) -> dict[str, Protocol]:
+def with_moving_statistics(protocols: Mapping[str, Protocol], column: Column) -> Mapping[str, Protocol]:
     """MisLAS's second stage, and the released one after mixup, which is MisLAS's too, move the batch statistics on some sets."""
     moves = column.dataset in PARAMS.baselines.moving_statistics
     moving = ("written-mislas", "released-mislas", "released-crt")
-    return {**protocols, **{name: replace(protocols[name], moving_statistics=moves) for name in moving}}
+    return protocols | {name: replace(protocols[name], moving_statistics=moves) for name in moving}
 
 
 def baselines(column: Column, protocols: Mapping[str, Protocol], reading: Reading) -> list[Method]:

@@ -46,6 +46,16 @@ def test_a_file_gives_back_every_answer(classes):
     assert encode(back) == encode(runs)
 
 
+def test_runs_of_one_pack_may_have_other_labels():
+    """A pretext task turns the same images and asks for the turn."""
+    classes = made(10, 0)
+    turns = classes._replace(labels=np.arange(10_000) % 4)
+    back = decode(encode({"0" * 16: classes, "1" * 16: turns}), "here")
+    assert np.array_equal(back["0" * 16].labels, classes.labels)
+    assert np.array_equal(back["1" * 16].labels, turns.labels)
+    assert [back[key].digest for key in back] == [classes.digest, turns.digest]
+
+
 @pytest.mark.parametrize(("classes", "adjusted", "most"), [(10, False, 25_000), (100, False, 25_000), (100, True, 45_000)])
 def test_a_run_takes_few_bytes(classes, adjusted, most):
     assert len(encode({"0" * 16: made(classes, 0, adjusted)})) <= most

@@ -1,6 +1,7 @@
 """Strict YAML, run keys, schedules."""
 
 import dataclasses
+import pickle
 from functools import partial
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from common.baselines import ce_row, ldam_drw_row
 from common.errors import UserError
 from common.method import make_run
-from common.spec import Column, LargeProtocol, Protocol, Run, build, describe_function, load_yaml, spec_key
+from common.spec import Column, LargeColumns, LargeProtocol, Protocol, Run, build, describe_function, load_yaml, spec_key
 
 PROTOCOL = Protocol(200, 128, 0.1, 0.9, 0.0002, 5, (160, 180), 0.01, False)
 GOOD = """
@@ -93,6 +94,17 @@ columns:
 """
 
 
+def test_a_key_that_its_reader_misses_is_named(tmp_path):
+    path = write(tmp_path, NESTED)
+    protocols = pickle.loads(pickle.dumps(load_yaml(path, Nested).protocols))
+    assert set(protocols) == {"written", "released", "again"}
+    assert "w" not in protocols
+    assert protocols.get("w") is None
+    with pytest.raises(UserError) as error:
+        (protocols | {"more": PROTOCOL})["w"]
+    assert str(error.value) == f"{path}, line 1: protocols: key 'w' is missing."
+
+
 @pytest.mark.parametrize(("old", "new", "line", "keys"), [
     ("rate: 0.1", "rate: fast", 5, ": protocols: written: rate: expected float"),
     ("rate: 0.2", "rate: fast", 15, ": protocols: released: rate: expected float"),
@@ -104,6 +116,7 @@ columns:
     ("ratio: 100, ", "", 24, ": columns[0]: key 'ratio' is missing"),
     ("rate: 0.2", "rate: 0.2\n    rate: 0.3", 16, ": not valid YAML: key 'rate' stands twice"),
     ("[160, 180]", "[160, 180", 10, ": not valid YAML"),
+    ("ratio: 10,", "ratio: 0,", 25, ": columns[1]: ratio 0: the largest class"),
     ("columns:", "colunms:", 23, ": unknown key 'colunms'"),
 ])
 def test_the_line_is_that_of_what_is_wrong(tmp_path, old, new, line, keys):
@@ -236,6 +249,13 @@ def test_functions_are_described_by_name_and_keywords():
     assert describe_function(partial(nested, beta=0.5)) == described
     with pytest.raises(UserError, match="by their places"):
         describe_function(partial(loss, 1))
+
+
+def test_a_large_column_bears_the_name_of_its_values():
+    values = {"dataset": "imagenet-lt", "imbalance": "lt", "ratio": 1, "backbone": "resnet50"}
+    assert build({"columns": {"imagenet-lt-resnet50": values}, "protocols": {}}, LargeColumns, "large")
+    with pytest.raises(UserError, match="large: columns: imagenet-lt-resnet50 is imagenet-lt-resnet152 by its own values"):
+        build({"columns": {"imagenet-lt-resnet50": values | {"backbone": "resnet152"}}, "protocols": {}}, LargeColumns, "large")
 
 
 def test_column_names():

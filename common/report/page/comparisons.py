@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 from common.method import Paper
 from common.report import boards, order, same_cell
-from common.report.boards import Board, Standing
+from common.report.boards import Behind, Board, Entrant, Standing
 from common.report.compare import Records
 from common.report.intervals import Interval
 from common.report.layout import METRICS
 from common.report.order import Order
-from common.report.page.views import Places, short, whose
+from common.report.page import pairs
+from common.report.page.views import Places, planned_by, short, whose
+from common.report.paired import Hits
 from common.report.same_cell import Ours, Print, SameCell
 from common.report.text import number, signed
 
@@ -47,6 +49,7 @@ class BoardView(NamedTuple):
     trained: int
     rows: tuple[StandingView, ...]
     flags: tuple[str, ...]
+    paired: bool  # whether any row is compared with the first on the same images
 
 
 class OrderView(NamedTuple):
@@ -89,9 +92,11 @@ class SameView(NamedTuple):
     why: str
 
 
-def comparison_views(papers: Sequence[Paper], records: Records, places: Places) -> dict[str, Any]:
-    """Everything across papers for the templates, under the published protocol."""
-    found = boards.boards(papers, records, "paper")
+def comparison_views(papers: Sequence[Paper], records: Records, places: Places, entrants: Sequence[Entrant],
+                     hits: Mapping[str, Hits]) -> dict[str, Any]:
+    """Everything across papers for the templates, under the published protocol. entrants: all methods of it; hits: of the records
+    that have predictions."""
+    found = boards.boards_of(entrants, hits)
     tested = order.orders(papers, records)
     cells = same_cell.same_cells(papers, records)
     shown = [same_view(cell, places) for cell in cells]
@@ -103,7 +108,8 @@ def comparison_views(papers: Sequence[Paper], records: Records, places: Places) 
         "no_orders": [(_where(one), one.reading, one.why) for one in tested if one.tau is None],
         "same": [view for view, cell in zip(shown, cells, strict=True) if cell.differ],
         "alike": [view for view, cell in zip(shown, cells, strict=True) if not cell.differ],
-        "comparison_rules": {"boards": boards.RULE, "order": order.RULE, "same": same_cell.RULE},
+        "has_pairs": any(record["key"] in hits for entrant in entrants for record in entrant.arm.done),
+        "comparison_rules": {"boards": boards.RULE, "pairs": pairs.RULE, "order": order.RULE, "same": same_cell.RULE},
     }
 
 
@@ -124,25 +130,31 @@ def _trained(board: Board) -> int:
 
 def board_view(board: Board, places: Places) -> BoardView:
     rows = tuple(_standing_view(row, board, places) for row in board.rows)
-    return BoardView(board.column.name, board.setting, _trained(board), rows, board.flags)
+    paired = any(row.behind for row in board.rows)
+    return BoardView(board.column.name, board.setting, _trained(board), rows, board.flags, paired)
 
 
 def _standing_view(row: Standing, board: Board, places: Places) -> StandingView:
     values = {name: _value(getattr(row, name)) for name in ("mean", "sd", "many", "medium", "few", "ece", "best", "seconds")}
     rank = NOTHING if row.rank is None else str(row.rank) + (f" ({row.ranks[0]} to {row.ranks[1]})" if row.ranks else "")
     values |= {"rank": Value(rank, "" if row.rank is None else str(row.rank)), "n": Value(str(row.n)),
-               "interval": Value(*_interval_texts(row.interval))}
+               "interval": Value(*_interval_texts(row.interval)), **_behind_values(row.behind)}
     lacks = row.state if row.n == 0 else f"{row.diverged} diverged" if row.diverged else ""
     own = f"{' and '.join(map(short, row.own))}'s own" if row.own else ""
     other = "" if row.is_main or row.variant else "in no main table"
     name, _, reading = row.label.rpartition("@")
     return StandingView(row.label, name, reading, tuple(text for text in (own, other, lacks) if text),
-                        ", ".join(_source(*pair, row.label) for pair in row.sources), places.of(row.keys),
+                        planned_by(row.sources, row.label), places.of(row.keys),
                         f"{row.label} · {board.column.name}", values)
 
 
-def _source(paper: str, label: str, here: str) -> str:
-    return short(paper) + ("" if label == here else f" ({label})")
+def _behind_values(behind: Behind | None) -> dict[str, Value]:
+    """The comparison with the first row: points behind it with their interval, p, and how often only one of both is right."""
+    if behind is None:
+        return dict.fromkeys(("behind", "p", "only"), Value(NOTHING))
+    test = behind.test
+    return {"behind": Value(f"{signed(test.difference)} ({signed(test.low)} to {signed(test.high)})", f"{test.difference:.6g}"),
+            "p": Value(f"{behind.p:.3g}", f"{behind.p:.6g}"), "only": Value(f"{test.wins} / {test.losses}", str(test.wins))}
 
 
 def _value(value: float | None) -> Value:

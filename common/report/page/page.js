@@ -1,5 +1,4 @@
-"use strict";
-// Opens a cell's runs, sorts and filters tables, remembers the theme. All text goes in as text, never as HTML.
+// Opens a cell's runs, compares two methods, sorts and filters tables, remembers the theme. All text goes in as text, never as HTML.
 (() => {
   const root = document.documentElement;
   root.classList.add("scripted");
@@ -193,6 +192,84 @@
     document.getElementById("filter-count").textContent = `${count(shown)} of ${count(all)} rows`;
   }
 
+  // ---- where two methods differ
+  const SHOWN = 50;
+  const pick = (name) => document.getElementById(`pair-${name}`);
+  const pairs = JSON.parse(document.getElementById("pair-data").textContent);
+  const inflated = new Map();
+  const p = (value) => (value < 0.001 ? value.toExponential(1) : value.toPrecision(2));
+  const points = (value) => `${value < 0 ? "-" : "+"}${Math.abs(value).toFixed(2)}`;
+
+  function fillColumns() {
+    pick("column").append(...pairs.columns.map((column, i) => html("option", { value: i }, column.name)));
+    pick("left").textContent = `The predictions of ${count(pairs.left_out)} more runs found no room on this page.`;
+    pick("left").hidden = pairs.left_out === 0;
+    if (pairs.columns.length) fillMethods();
+  }
+
+  function fillMethods() {
+    const { methods } = pairs.columns[pick("column").value];
+    const options = methods.flatMap(([name, seeds], i) => [
+      ...(seeds.length > 1 ? [html("option", { value: i }, `${name} (${seeds.length} seeds)`)] : []),
+      ...seeds.map((seed, k) => html("option", { value: `${i},${k}` }, `${name}, seed ${seed}`))]);
+    for (const name of ["first", "second"]) {
+      pick(name).replaceChildren(html("option", { value: "", disabled: "", selected: "" }, "a method, or one of its runs"),
+        ...options.map((option) => option.cloneNode(true)));
+    }
+    pick("result").replaceChildren();
+  }
+
+  function chosen(name) {
+    const [method, run] = pick(name).value.split(",").map(Number);
+    return { method, run: run ?? null };
+  }
+
+  async function comparePair() {
+    const place = pick("column").value, column = pairs.columns[place];
+    if (!pick("first").value || !pick("second").value) return;
+    const meeting = paired.meeting(column, chosen("first"), chosen("second"));
+    if (!meeting.length) { pick("result").replaceChildren(html("p", {}, "These two have no seed in common.")); return; }
+    const wanted = [place, pick("first").value, pick("second").value].join();
+    if (!inflated.has(place)) inflated.set(place, await paired.inflate(column.bits));
+    if (wanted === [pick("column").value, pick("first").value, pick("second").value].join()) // nothing else was chosen meanwhile
+      pick("result").replaceChildren(...pairParts(column, paired.compare(column, inflated.get(place), meeting)));
+  }
+
+  function pairParts(column, found) {
+    const all = found.seeds * found.images, share = (number, of = all) => fixed((100 * number) / of);
+    const words = found.test ? [
+      ["difference, first − second", `${points((100 * (found.first - found.second)) / all)} points`],
+      ["95 % interval", `${points(found.test.low)} to ${points(found.test.high)}`], ["p (two-sided)", p(found.test.either)],
+    ] : [["difference, first − second", `${points((100 * (found.first - found.second)) / all)} points; with one seed there is no interval and no p`]];
+    const facts = [["accuracy, first", `${share(found.both + found.first)} %`], ["accuracy, second", `${share(found.both + found.second)} %`], ...words,
+      ["compared", `${count(found.images)} images, ${found.seeds} ${found.seeds === 1 ? "run" : "seeds"} of each`],
+      ...[["only the first right", "first"], ["only the second right", "second"], ["both right", "both"], ["neither right", "neither"]]
+        .map(([name, field]) => [name, `${count(found[field])} (${share(found[field])} %)`])];
+    const list = html("dl", { class: "outcome" }, ...facts.flatMap(([name, value]) => [html("dt", {}, name), html("dd", {}, value)]));
+    return [list, html("h4", {}, "By class"), classTable(column, found), html("h4", {}, "Images on which they differ"), imageList(found)];
+  }
+
+  function classTable(column, found) {
+    const names = ["class", "training images", "first", "second", "difference", "only the first right", "only the second right"];
+    const head = html("tr", {}, ...names.map((name) => html("th", { scope: "col", class: "n" }, html("button", { type: "button" }, name))));
+    const rows = found.classes.map((one) => {
+      const all = one.images * found.seeds, percent = (number) => (100 * number) / all, gap = percent(one.first - one.second);
+      const cells = [column.counts[one.label], fixed(percent(one.both + one.first)), fixed(percent(one.both + one.second)), points(gap), one.first, one.second];
+      return html("tr", {}, html("th", { scope: "row", class: "n" }, one.label),
+        ...cells.map((text, i) => html("td", i === 3 ? { class: "n", "data-v": gap } : { class: "n" }, text)));
+    });
+    const table = html("table", { class: "sortable" }, html("thead", {}, head), html("tbody", {}, ...rows));
+    return html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Where the two differ, by class" }, table);
+  }
+
+  function imageList(found) {
+    const { differing, seeds } = found;
+    const which = ({ image, label, ours, theirs }) => `${image} (class ${label}, ${seeds === 1 ? (ours ? "first" : "second") : `${ours} : ${theirs}`})`;
+    const words = differing.length > SHOWN ? `${SHOWN} of ${count(differing.length)}` : count(differing.length);
+    const means = seeds === 1 ? "which of the two is right" : `how many of ${seeds} runs are right, first : second, the largest differences first`;
+    return html("p", { class: "small images" }, `${words}, by their place in the test set, from 0; in brackets the class, and ${means}: `, differing.slice(0, SHOWN).map(which).join(", ") || "none");
+  }
+
   // ---- theme
   const theme = document.getElementById("theme");
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
@@ -216,4 +293,9 @@
   });
   document.getElementById("close").addEventListener("click", () => document.getElementById("opened").close());
   document.getElementById("method-filter")?.addEventListener("input", filter);
+  if (pick("column")) {
+    fillColumns();
+    pick("column").addEventListener("change", fillMethods);
+    for (const name of ["first", "second"]) pick(name).addEventListener("change", comparePair);
+  }
 })();

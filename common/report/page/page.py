@@ -8,24 +8,29 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from common.method import Paper
 from common.report import claims, verdict
+from common.report.boards import entrants
 from common.report.compare import Records, arms, measure
 from common.report.large import large_markdown
 from common.report.page.comparisons import comparison_views
+from common.report.page.pairs import Share, pair_data
 from common.report.page.pictures import pictures
-from common.report.page.runs import run_data
+from common.report.page.runs import commands, run_data
 from common.report.page.views import Places, paper_view, whole
+from common.report.paired import NO_HITS, Hits
 from common.report.text import mean_text
 from common.report.variants import variants_markdown
 from common.store import write_atomically
 
 HERE = Path(__file__).parent
-LIMIT = 5_000_000  # bytes: what a mail takes
-POINTS = (60, 30, 12)  # epochs of a curve, fewer where the page would be too large
+LIMIT = 7_000_000  # bytes: in a mail, which takes 10 MB, they grow by a third
+# Epochs of a curve and runs whose predictions are there, fewer where the page would be too large.
+LEVELS: tuple[tuple[int, Share], ...] = ((60, "all"), (30, "all"), (12, "all"), (30, "main"), (12, "main"), (12, "none"))
 DIFFERENCES = "Differences between paper, released code and this code"
 HABITS = (
     "The headline of a run is the accuracy of its last epoch on the untouched test set. The best test epoch is chosen on the "
@@ -36,37 +41,41 @@ HABITS = (
 )
 
 
-def build_page(papers: Sequence[Paper], records: Records, figures: Path, said: Mapping[str, Sequence[str]], target: Path) -> str:
+def build_page(papers: Sequence[Paper], records: Records, figures: Path, said: Mapping[str, Sequence[str]], target: Path,
+               hits: Mapping[str, Hits] = NO_HITS) -> str:
     """Write the page to `target`; returns one line on it: its size, and which figures found no room.
 
     records: key -> record, of all papers and both profiles. figures: the folder with <paper>/figure-<n>.svg and .png.
-    said: paper name -> the lines of `save_figures`, which say why a figure is missing.
+    said: paper name -> the lines of `save_figures`, which say why a figure is missing. hits: of the records with predictions.
     """
-    places = Places(records)
-    shown = [paper_view(paper, records, places) for paper in papers]
+    places, methods = Places(records), entrants(papers, records, "paper")
+    shown = [paper_view(paper, records, places, hits) for paper in papers]
     content = {
-        "papers": shown, "whole": whole(shown, records), **comparison_views(papers, records, places),
+        "papers": shown, "whole": whole(shown, records), **comparison_views(papers, records, places, methods, hits),
         "differences": {paper.name: differences(paper) for paper in papers},
         "variants": {paper.name: markdown(variants_markdown(paper, records).partition("\n")[2]) for paper in papers},
         "large": {paper.name: markdown(large_markdown(paper, records).partition("\n")[2]) for paper in papers},
         "quick": [found for paper in papers if (found := quick_view(paper, records))],
         "rules": (verdict.RULE, claims.RULE, *HABITS),
     }
-    room, data = fit(lambda points: _json(run_data(papers, records, list(places.keys), points)),
-                     LIMIT - len(_render(content, pictures(papers, figures, said, 0), "{}")))
+    again = commands(papers, records)
+    room, (runs, pairs) = fit(cache(lambda points: _json(run_data(records, list(places.keys), again, points))),
+                              cache(lambda share: _json(pair_data(methods, hits, share))),
+                              LIMIT - len(_render(content, pictures(papers, figures, said, 0), "{}", "{}")))
     chosen = pictures(papers, figures, said, room)
-    page = _render(content, chosen, data)
+    page = _render(content, chosen, runs, pairs)
     write_atomically(target, page)
     return _summary(target, page, chosen)
 
 
-def fit(write: Callable[[int], str], room: int) -> tuple[int, str]:
-    """The run data with as many points a curve as find room, and the bytes that are left for figures."""
-    for points in POINTS:
-        data = write(points)
-        if len(data) <= room:
+def fit(runs: Callable[[int], str], pairs: Callable[[Share], str], room: int) -> tuple[int, tuple[str, str]]:
+    """The first of the `LEVELS` of run data and pair data that finds room, else the last; and the bytes left for figures."""
+    for points, share in LEVELS:
+        data = runs(points), pairs(share)
+        left = room - sum(map(len, data))
+        if left >= 0:
             break
-    return max(0, room - len(data)), data
+    return max(0, left), data
 
 
 def _json(value: Any) -> str:
@@ -76,17 +85,17 @@ def _json(value: Any) -> str:
     return htmlsafe_json_dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def _render(content: Mapping[str, Any], chosen: Mapping[str, Any], data: str) -> bytes:
+def _render(content: Mapping[str, Any], chosen: Mapping[str, Any], runs: str, pairs: str) -> bytes:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
-    script = (HERE / "page.js").read_text(encoding="utf-8")
+    script = "".join((HERE / name).read_text(encoding="utf-8") for name in ("paired.js", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     own = {"style": Markup((HERE / "style.css").read_text(encoding="utf-8")), "script": Markup(script)}  # files of this package
-    page = environment.get_template("page.html.j2").render(**content, **own, pictures=chosen, runs=Markup(data),
-                                                           script_digest=f"sha256-{digest}")
+    page = environment.get_template("page.html.j2").render(**content, **own, pictures=chosen, runs=Markup(runs),
+                                                           pairs=Markup(pairs), script_digest=f"sha256-{digest}")
     return page.encode()
 
 

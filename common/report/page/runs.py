@@ -85,13 +85,12 @@ def _command(paper: Paper, profile: Profile, item: Planned) -> str:
     return f"{begin} --column {shlex.quote(column)} --method {shlex.quote(item.method.label)} --seeds "
 
 
-def run_data(papers: Sequence[Paper], records: Records, keys: Sequence[str], points: int) -> dict[str, Any]:
+def run_data(records: Records, keys: Sequence[str], again: Mapping[str, str], points: int) -> dict[str, Any]:
     """The records of `keys` for the page's script: a row of `runs` each, in this order, under the names in `fields`.
 
-    A button of the page names a run by its place in this order.
+    A button of the page names a run by its place in this order. again: what `commands` returns.
     """
     shared = {name: Shared() for name in ("columns", "protocols", "methods", "counts", "places", "commits", "commands")}
-    again = commands(papers, records)
     runs = [_run(records[key], shared, again.get(key, ""), points) for key in keys]
     rows = [list(run.values()) for run in runs]  # without the names, which would take as much room as the values
     common = {name: of.values for name, of in shared.items()}

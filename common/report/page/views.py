@@ -15,6 +15,7 @@ from common.report.claims import Claim, Outcome, evaluate
 from common.report.compare import Cell, Records, arms, cells, minutes
 from common.report.intervals import prediction_interval, within_percent
 from common.report.layout import METRICS, Grid, GridRow, grid, pieces
+from common.report.paired import NO_HITS, Hits
 from common.report.readme import headline
 from common.report.tables import behind, claim_test
 from common.report.text import mean_text, number, signed
@@ -145,6 +146,15 @@ def short(paper: str) -> str:
     return paper.upper().replace("_", "-")
 
 
+def planned_by(sources: Iterable[tuple[str, str]], here: str) -> str:
+    """The papers of runs, each with its own label where that is another than `here`.
+
+    >>> planned_by([("one", "ce@written"), ("two", "erm@written")], "ce@written")
+    'ONE, TWO (erm@written)'
+    """
+    return ", ".join(short(paper) + ("" if label == here else f" ({label})") for paper, label in sources)
+
+
 def whose(sources: Iterable[tuple[str, str]]) -> str:
     """(paper, label) of runs in words: papers by reading, and a setting where the label has one.
 
@@ -174,8 +184,8 @@ class Places:
         return tuple(self.keys.setdefault(key, len(self.keys)) for key in keys if key in self.records)
 
 
-def paper_view(paper: Paper, records: Records, places: Places) -> PaperView:
-    """Everything of a paper under the published protocol."""
+def paper_view(paper: Paper, records: Records, places: Places, hits: Mapping[str, Hits] = NO_HITS) -> PaperView:
+    """Everything of a paper under the published protocol. hits: of the records that have predictions."""
     found = cells(paper, records, "paper")
     lost = _diverged(paper, records, {cell.column for cell in found if cell.diverged})
 
@@ -183,7 +193,7 @@ def paper_view(paper: Paper, records: Records, places: Places) -> PaperView:
         keys = (*cell.keys, *lost.get((cell.column, cell.method, cell.variant, cell.reading), ()))
         return cell_view(cell, reading, says_variant, places.of(keys))
 
-    outcomes = evaluate(paper, records, "paper") if (paper.folder / "claims.yaml").exists() else []
+    outcomes = evaluate(paper, records, "paper", hits) if (paper.folder / "claims.yaml").exists() else []
     head = headline(paper, found)
     place = [getattr(head, name) for name in HEAD_PLACE] if head else []
     heads = tuple((cell.reading, view(cell)) for cell in found if [getattr(cell, name) for name in HEAD_PLACE] == place)

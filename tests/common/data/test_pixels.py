@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from common.data.pixels import eight_bit
-from common.data.sources import _read_png
+from common.data.forms import _read_png
 from common.errors import UserError
 from common.large.input import read_image
 

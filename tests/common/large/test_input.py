@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,16 @@ from torchvision.transforms import v2
 from common.data.large_sets import LARGE
 from common.data.sampling import again
 from common.errors import UserError
-from common.large.input import TestInput, TrainInput, as_input, centre_transform, read_image, synthetic, train_transform
+from common.large.input import (
+    TestInput,
+    TrainInput,
+    as_input,
+    centre_transform,
+    check_decodable,
+    read_image,
+    synthetic,
+    train_transform,
+)
 from common.large.prepare import read_source
 from common.large.sampling import draw_order, spans
 from tests.common.large.test_sampling import BATCH, make_method
@@ -235,3 +246,37 @@ def test_empty_share_and_synthetic_batches_have_the_same_form(images, small, ord
         assert a.index.shape == b.index.shape == (2, a.span.share)
     assert int(made[0].index.max()) < 259
     assert made[0].images.float().std() > 60
+
+
+INSIDE = {
+    "overwritten": lambda b: b[:len(b) // 2] + bytes(x ^ 0x55 for x in b[len(b) // 2:len(b) // 2 + 40]) + b[len(b) // 2 + 40:],
+    "ended early": lambda b: b[:len(b) // 2] + b"\xff\xd9" + b[len(b) // 2:],
+    "more than needed": lambda b: b[:-2] + b"abcdefgh" + b[-2:],
+}
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_what_libjpeg_says_of_a_file_names_it(kind, tmp_path, capfd):
+    """It decodes a part, as for every tool, so that the image is used; once for a file is enough."""
+    picture = np.kron(np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8), np.ones((4, 4, 1), np.uint8))
+    path = tmp_path / "some.JPEG"
+    Image.fromarray(picture).save(path, quality=90)
+    path.write_bytes(INSIDE[kind](path.read_bytes()))
+    for _ in range(2):
+        assert read_image(path).shape == (3, 120, 120)
+    assert re.fullmatch(rf"{re.escape(str(path))}: Corrupt JPEG data: [^\n]+\n", capfd.readouterr().err)
+    heard = []
+    read_image(path, heard)
+    assert heard[0].startswith(f"{path}: Corrupt JPEG data")
+    assert capfd.readouterr().err == ""
+
+
+def test_images_that_libjpeg_complains_of_are_listed_and_others_are_not(images, small, tmp_path, capfd):
+    root = Path(shutil.copytree(images.root, tmp_path / "copy"))
+    copied = read_source(small, root)
+    path = root / copied.train_paths[7].decode()
+    path.write_bytes(INSIDE["ended early"](path.read_bytes()))
+    check_decodable(copied)
+    said = capfd.readouterr()
+    assert f"1 of 319 images of imagenet-lt are decoded in part or with a complaint: {path}: Corrupt JPEG data" in said.out
+    assert said.err == ""

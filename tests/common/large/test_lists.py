@@ -2,8 +2,11 @@
 
 import gzip
 import hashlib
+import json
 import os
+import re
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -358,3 +361,343 @@ def test_the_drawn_miniature_is_the_same_everywhere(tmp_path, capsys):
 def test_miniature_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     assert "could not be written" in complaint(make_miniature, tmp_path / "file" / "miniature", LARGE["miniature"])
+
+
+# ---------------------------------------------------------------- copies as people have them
+
+def linked(root: Path, tmp_path: Path) -> Path:
+    """A copy whose images are the same files: they may be moved and removed, not written to."""
+    def put(source: str, target: str) -> str:
+        (shutil.copy2 if source.endswith(".txt") else os.link)(source, target)
+        return target
+
+    return Path(shutil.copytree(root, tmp_path / "copy", copy_function=put))
+
+
+WNIDS = [f"n{1440764 + 977 * label:08d}" for label in range(CLASSES)]
+
+
+def rename(root: Path, part: str, names: dict[str, str]) -> None:
+    """Rename class folders, all at once."""
+    for old in names:
+        (root / part / old).rename(root / part / f"new-{old}")
+    for old, new in names.items():
+        (root / part / f"new-{old}").rename(root / part / new)
+
+
+def by_kit(first: int = 1) -> dict[str, str]:
+    """The development kit numbers the classes in an order of its own."""
+    order = np.random.default_rng(5).permutation(CLASSES)
+    return {wnid: str(first + int(k)) for wnid, k in zip(WNIDS, order, strict=True)}
+
+
+def numbers(form: str = "{}", first: int = 0) -> dict[str, str]:
+    return {wnid: form.format(first + label) for label, wnid in enumerate(WNIDS)}
+
+
+def anonymous(root: Path, part: str = "train") -> None:
+    """File names that say no class."""
+    for folder in (root / part).iterdir():
+        for k, path in enumerate(sorted(folder.iterdir())):
+            path.rename(folder / f"{k:06d}.JPEG")
+
+
+def assert_true(images) -> None:
+    """Every label is that of the wnid that the miniature drew the image for."""
+    for paths, labels in ((images.train_paths, images.train_labels), (images.test_paths, images.test_labels)):
+        for path, label in zip(paths.tolist(), labels.tolist(), strict=True):
+            name = path.decode().rpartition("/")[2]
+            number = int(name.rpartition("_")[2].split(".")[0])
+            assert label == (WNIDS.index(name.split("_")[0]) if name.startswith("n") else (number - 1) // TEST)
+
+
+@pytest.mark.parametrize("test_list", [False, True])
+@pytest.mark.parametrize(("train", "val"), [
+    (None, by_kit()), (None, numbers()), (numbers(), None), (numbers(first=1), None), (by_kit(0), None), (by_kit(), by_kit()),
+    (numbers("{:04d}"), numbers("{:04d}")), (by_kit(), numbers()),
+])
+def test_folders_of_imagenet_under_other_names_are_right_or_refused(train, val, test_list, roots, in_small, tmp_path):
+    """Training images say their class; of validation images the list, or folders named as training's, does."""
+    root = linked(roots["imagenet"], tmp_path)
+    rename(root, "train", train or {})
+    rename(root, "val", val or {})
+    if test_list:
+        shutil.copy(roots["imagenet-lt"] / OFFICIAL[1], root)
+    if test_list or not val or val == train:
+        assert_true(read_source(facts("imagenet"), root))
+    else:
+        message = complaint(read_source, facts("imagenet"), root)
+        assert "val has the class folders " in message  # of (by_kit(), numbers()), one name of each is not the other's
+        assert "are not among these, and labels come from the names" in message
+        assert "bring ImageNet_LT_test.txt" in message
+
+
+@pytest.mark.parametrize(("train", "val", "words"), [
+    (numbers(), numbers(), None),
+    (numbers("{:03d}"), numbers("{:03d}"), None),
+    (numbers(first=1), numbers(first=1), None),
+    (numbers(), None, "val has the class folders 'n01440764', 'n01441741', 'n01442718', ..., training has '0', '1', '2'"),
+    (by_kit(), numbers(), "1 of 30 are not among these"),
+])
+def test_numbers_without_wnids_are_in_the_order_of_their_values(train, val, words, roots, in_small, tmp_path):
+    root = linked(roots["imagenet"], tmp_path)
+    rename(root, "train", train)
+    rename(root, "val", val or {})
+    anonymous(root)
+    if words:
+        assert words in complaint(read_source, facts("imagenet"), root)
+    else:
+        images = read_source(facts("imagenet"), root)
+        names = [{p.decode().split("/")[1]: y for p, y in zip(paths.tolist(), labels.tolist(), strict=True)}
+                 for paths, labels in ((images.train_paths, images.train_labels), (images.test_paths, images.test_labels))]
+        assert names[0] == names[1] == {name: label for label, name in enumerate(train.values())}
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_numbers_and_a_list_have_nothing_in_common(flat, roots, in_small, tmp_path):
+    root = linked(roots["imagenet"], tmp_path)
+    rename(root, "train", numbers())
+    anonymous(root)
+    lines = (roots["imagenet-lt"] / OFFICIAL[1]).read_text().splitlines()
+    (root / OFFICIAL[1]).write_text("\n".join(f"val/{x.rpartition('/')[2]}" if flat else x for x in lines))
+    words = "they are the labels of ImageNet_LT_test.txt" if flat else "their labels mean the same"
+    assert f"nothing says that {words}" in complaint(read_source, facts("imagenet"), root)
+
+
+@pytest.mark.parametrize("kind", ["training image", "swapped folders", "training images of the other", "validation image"])
+def test_images_moved_between_classes(kind, roots, in_small, tmp_path):
+    root, (one, two) = linked(roots["imagenet"], tmp_path), WNIDS[3:5]
+    if kind == "training image":
+        first = sorted((root / "train" / one).iterdir())[0]
+        first.rename(root / "train" / two / first.name)
+    elif kind == "validation image":
+        a, b = (sorted((root / "val" / w).iterdir())[0] for w in (one, two))
+        a.rename(root / "val" / two / a.name)
+        b.rename(root / "val" / one / b.name)
+        shutil.copy(roots["imagenet-lt"] / OFFICIAL[1], root)
+        rename(root, "val", numbers())
+    else:
+        rename(root, "train", {one: two, two: one})
+    message = complaint(read_source, facts("imagenet"), root)
+    words = "images were moved between classes" if kind == "validation image" else "by its name, but its folder is that of"
+    assert words in message
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda x: [line.replace(f"/{WNIDS[0]}/", "/X/").replace(f"/{WNIDS[1]}/", f"/{WNIDS[0]}/").replace("/X/", f"/{WNIDS[1]}/")
+                for line in x], f"is an image of {WNIDS[1]}"),
+    (lambda x: [f"{a} {(int(y) + 1) % CLASSES}" for a, y in (line.rsplit(" ", 1) for line in x)], "the lists give folder n"),
+    (lambda x: [re.sub(r"train/n(\d+)/n\d+_", r"train/c\1/", line) for line in x], "are in class folders like 'n0"),
+])
+def test_lists_that_name_classes_otherwise(change, words, roots, in_small, tmp_path):
+    root = linked(roots["imagenet-lt"], tmp_path)
+    edit(root, change)
+    assert words in complaint(read_source, facts("imagenet-lt"), root)
+
+
+def test_both_lists_in_another_numbering(roots, in_small, tmp_path):
+    root, order = linked(roots["imagenet-lt"], tmp_path), np.random.default_rng(1).permutation(CLASSES)
+    for file in OFFICIAL:
+        lines = (line.rsplit(" ", 1) for line in (root / file).read_text().splitlines())
+        (root / file).write_text("\n".join(f"{a} {order[int(y)]}" for a, y in lines))
+    message = complaint(read_source, facts("imagenet-lt"), root)
+    assert f"class n01440764 has label {order[0]}, which is 0 in the official lists" in message
+
+
+@pytest.mark.parametrize("missing", [1, 30, 400])
+def test_a_part_of_imagenet_is_not_drawn_from(missing, roots, in_small, tmp_path):
+    root = linked(roots["imagenet"], tmp_path)
+    for path in sorted((root / "train").glob("*/*"))[::-1][:missing]:
+        path.unlink()
+        path.parent.mkdir(exist_ok=True)
+    message = complaint(prepare_large, "imagenet-lt", tmp_path, root)
+    assert f"train has {779 - missing} images, all of imagenet are 779: what is drawn from a part is another subset" in message
+    assert "or bring ImageNet_LT_train.txt" in message
+
+
+def test_a_drawn_subset_needs_the_wnids(roots, in_small, tmp_path):
+    whole = read_source(facts("imagenet-lt"), roots["imagenet"])
+    root = linked(roots["imagenet"], tmp_path)
+    rename(root, "train", by_kit())
+    rename(root, "val", by_kit())
+    again = read_source(facts("imagenet-lt"), root)
+    assert again.digest == whole.digest
+    anonymous(root)
+    assert "the images' names say no wnids, by which imagenet-lt is drawn" in complaint(read_source, facts("imagenet-lt"), root)
+
+
+LEFT = {
+    "apple": lambda root: (root / "train" / WNIDS[0] / f"._{WNIDS[0]}_1.JPEG").write_bytes(b"x"),
+    "notebook": lambda root: shutil.copytree(root / "train" / WNIDS[0], root / "train" / ".ipynb_checkpoints"),
+    "in a class": lambda root: shutil.copytree(root / "train" / WNIDS[0], root / "train" / WNIDS[0] / ".ipynb_checkpoints"),
+    "validation": lambda root: shutil.copytree(root / "val" / WNIDS[0], root / "val" / "__MACOSX"),
+    "windows": lambda root: [(root / "train" / WNIDS[1] / name).write_bytes(b"x") for name in ("Thumbs.db", "desktop.ini")],
+    "nas": lambda root: (root / "val" / "@eaDir").mkdir(),
+    "hidden file": lambda root: (root / "val" / ".DS_Store").write_bytes(b"x"),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_leftovers_of_systems_are_not_there(kind, roots, in_small, tmp_path):
+    root = linked(roots["imagenet"], tmp_path)
+    LEFT[kind](root)
+    assert read_source(facts("imagenet"), root).digest == read_source(facts("imagenet"), roots["imagenet"]).digest
+
+
+LISTED = {
+    "mark": lambda text, root: b"\xef\xbb\xbf" + text.encode(),
+    "utf-16": lambda text, root: text.encode("utf-16"),
+    "windows": lambda text, root: text.replace("\n", "  \r\n").replace("/", "\\").encode(),
+    "tab": lambda text, root: text.replace(".JPEG ", ".JPEG\t").encode(),
+    "absolute": lambda text, root: "".join(f"{root}/{line}\n" for line in text.splitlines()).encode(),
+    "of another machine": lambda text, root: "".join(f"D:\\sets\\train\\{line}\n" for line in text.splitlines()).encode(),
+    "dot": lambda text, root: "".join(f"./{line}\n\n" for line in text.splitlines()).encode(),
+    "leftovers": lambda text, root: (text + f"train/{WNIDS[0]}/._{WNIDS[0]}_0.JPEG 0\n").encode(),
+    "packed twice": lambda text, root: gzip.compress(gzip.compress(text.encode())),
+}
+
+
+@pytest.mark.parametrize("kind", LISTED)
+def test_lists_as_other_tools_leave_them(kind, roots, in_small, tmp_path):
+    plain, root = read_source(facts("imagenet-lt"), roots["imagenet-lt"]), linked(roots["imagenet-lt"], tmp_path)
+    for file in OFFICIAL:
+        (root / file).write_bytes(LISTED[kind]((root / file).read_text(), root))
+    prepare_large("imagenet-lt", tmp_path, root)
+    images = load_large("imagenet-lt", tmp_path)
+    assert images.digest == plain.digest
+    assert images.train_paths.tolist() == plain.train_paths.tolist()
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"train/a/1.JPEG 0\n\xff\xfe", "is no list of images"),
+    ("train/a/1.JPEG 0\n".encode("utf-16-le"), "is no list of images"),
+    (gzip.compress(b"train/a/1.JPEG 0\n" * 99)[:-9], "is no list of images"),
+    (b"\xef\xbb\xbf", "is empty"),
+], ids=["binary", "utf-16", "cut gzip", "empty"])
+def test_what_is_no_list(content, words, tmp_path):
+    (tmp_path / "list.txt").write_bytes(content)
+    assert words in complaint(read_list, tmp_path / "list.txt", 2)
+
+
+@pytest.mark.parametrize("place", ["places365_standard", "a/b/places-lt", "only"])
+def test_images_may_lie_some_folders_deeper(place, roots, in_small, tmp_path):
+    root = tmp_path / "outer"
+    shutil.copytree(roots["places-lt"], root / place)
+    for file in ("Places_LT_train.txt", "Places_LT_test.txt"):
+        (root / place / file).rename(root / file)
+    prepare_large("places-lt", tmp_path, root)
+    assert load_large("places-lt", tmp_path).root == root / place
+
+
+@pytest.mark.parametrize("suffix", [".jpeg", ".Jpeg"])
+def test_the_case_of_a_suffix_does_not_matter(suffix, roots, in_small, tmp_path):
+    root = linked(roots["imagenet-lt"], tmp_path)
+    for path in list(root.glob("*/*/*.JPEG")):
+        path.rename(path.with_suffix(suffix))
+    prepare_large("imagenet-lt", tmp_path, root)
+    images = load_large("imagenet-lt", tmp_path)
+    assert_true(images)
+    assert {os.path.splitext(p)[1] for p in images.train_paths.tolist()} == {suffix.encode()}
+
+
+@pytest.mark.parametrize("here", [("data_256", "val_256"), ("data_large", "val_large"), ()])
+def test_the_archive_that_the_lists_of_places_fit_is_named(here, roots, in_small, tmp_path):
+    root = linked(roots["places-lt"], tmp_path)
+    shutil.rmtree(root / "train")
+    shutil.rmtree(root / "val")
+    for top in here:
+        (root / top / "a" / "airfield").mkdir(parents=True)
+    message = complaint(prepare_large, "places-lt", tmp_path, root)
+    assert "the lists fit places365standard_easyformat.tar (train/) and places365standard_easyformat.tar (val/), not " in message
+    size = "large" if "data_large" in here else "256"
+    assert f"train_{size}_places365standard.tar (data_{size}/)" in message
+    assert message.endswith("which is here." if here else "val_256.tar (val_256/).")
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda path: path.write_bytes(b""),
+    lambda path: path.write_text("\n".join(path.read_text().splitlines()[:-3])),
+    lambda path: path.write_bytes(b"\x1f\x8b\x08" + path.read_bytes()[:90]),
+    lambda path: path.write_text(path.read_text().replace(" ", ",")),
+])
+@pytest.mark.parametrize("file", OFFICIAL)
+def test_a_damaged_list_beside_a_whole_one_is_named_and_passed_over(file, spoil, roots, in_small, tmp_path, capsys):
+    root = linked(roots["imagenet-lt"], tmp_path)
+    (root / "lists").mkdir()
+    (root / "lists" / f"{file}.gz").write_bytes(gzip.compress((root / file).read_bytes()))
+    spoil(root / file)
+    prepare_large("imagenet-lt", tmp_path, root)
+    assert load_large("imagenet-lt", tmp_path).digest == read_source(facts("imagenet-lt"), roots["imagenet-lt"]).digest
+    assert f"Passed over: {root / file}" in capsys.readouterr().out
+
+
+def test_a_damaged_training_list_is_not_replaced_by_a_drawn_one(roots, in_small, tmp_path):
+    root = linked(roots["imagenet"], tmp_path)
+    (root / OFFICIAL[0]).write_bytes(b"")
+    assert "ImageNet_LT_train.txt is empty" in complaint(prepare_large, "imagenet-lt", tmp_path, root)
+
+
+# ---------------------------------------------------------------- iNaturalist's own files
+
+def write_annotations(root: Path, **more) -> dict[str, dict]:
+    """train2018.json and val2018.json in the place of the lists; returns their contents."""
+    contents = {}
+    for split, file in ((facts("inaturalist2018").train, "train2018.json"), (facts("inaturalist2018").test, "val2018.json")):
+        lines = [line.rsplit(" ", 1) for line in (root / split.file).read_text().splitlines()]
+        (root / split.file).unlink()
+        contents[file] = {
+            "images": [{"id": 7 + i, "width": 40, "file_name": path} for i, (path, _) in enumerate(lines)],
+            "categories": [{"id": c, "name": str(c), "supercategory": "Plantae"} for c in range(CLASSES)],
+            "annotations": [{"id": i, "image_id": 7 + i, "category_id": int(y)} for i, (_, y) in enumerate(lines)][::-1], **more}
+        (root / file).write_text(json.dumps(contents[file]))
+    return contents
+
+
+def tarred(path: Path) -> None:
+    with tarfile.open(f"{path}.tar.gz", "w:gz") as tar:
+        tar.add(path, path.name)
+    path.unlink()
+
+
+@pytest.mark.parametrize("form", [
+    lambda path: None,
+    lambda path: path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes()),
+    lambda path: Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes())) and path.unlink(),
+    tarred,
+])
+def test_inaturalists_own_files_say_what_the_lists_say(form, roots, in_small, tmp_path):
+    root = linked(roots["inaturalist2018"], tmp_path)
+    for file in write_annotations(root):
+        form(root / file)
+    prepare_large("inaturalist2018", tmp_path, root)
+    found, plain = load_large("inaturalist2018", tmp_path), read_source(facts("inaturalist2018"), roots["inaturalist2018"])
+    assert found.official
+    assert found.digest == plain.digest
+    assert found.train_paths.tolist() == plain.train_paths.tolist()
+    assert found.test_labels.tolist() == plain.test_labels.tolist()
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda c: c.pop("annotations"), "does not hold images and annotations as iNaturalist 2018 has them (KeyError: 'anno"),
+    (lambda c: c["annotations"].pop(), "has no annotation of 1 of its 259 images"),
+    (lambda c: c["annotations"].append({**c["annotations"][0], "category_id": 5}), "two categories"),
+    (lambda c: c["categories"].pop(), "has 29 categories, 0 to 28, expected 0 to 29"),
+    (lambda c: [k.update(id=k["id"] + 1) for k in c["categories"]], "has 30 categories, 1 to 30, expected 0 to 29"),
+    (lambda c: c["annotations"][0].update(category_id=-1), "has category -1"),
+    (lambda c: c["images"].append(c["images"][0]), "stands in image 7 and in image 7"),
+    (lambda c: c["images"].clear(), "is empty"),
+])
+def test_annotations_that_do_not_fit(change, words, roots, in_small, tmp_path):
+    root = linked(roots["inaturalist2018"], tmp_path)
+    content = write_annotations(root)["train2018.json"]
+    change(content)
+    (root / "train2018.json").write_text(json.dumps(content))
+    assert words in complaint(prepare_large, "inaturalist2018", tmp_path, root)
+    (root / "train2018.json").write_text(json.dumps(content)[:-50])
+    assert "does not hold images" in complaint(prepare_large, "inaturalist2018", tmp_path, root)
+
+
+def test_neither_list_nor_annotations(in_small, tmp_path):
+    (tmp_path / "train_val2018").mkdir()
+    words = "there is no iNaturalist18_train.txt (.gz or not) or train2018.json in"
+    assert words in complaint(prepare_large, "inaturalist2018", tmp_path, tmp_path)

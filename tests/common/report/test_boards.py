@@ -10,8 +10,9 @@ from scipy.stats import rankdata, t
 
 from common.method import Method, Paper, plan
 from common.report.boards import Board, Standing, boards, main_rows, protocol_words, ranks_of
+from common.report.paired import paired_test
 from common.spec import Column, LargeProtocol, Protocol
-from tests.records import make_record, some_loss, toy_paper, toy_records
+from tests.records import made_hits, make_record, some_loss, toy_paper, toy_records
 
 PROTOCOL = Protocol(4, 32, 0.1, 0.9, 0.0002, 1, (2, 3), 0.1, False)
 HEAD = replace(PROTOCOL, epochs=2, decay_epochs=(), trains="head")
@@ -173,6 +174,28 @@ def test_ranks_and_their_intervals(tmp_path: Path) -> None:
     assert boards([paper], records_of(paper, values), "paper") == (board,)
     equal = {"a@written": (70.0, 70.0), "b@written": (70.0, 70.0), "c@written": (60.0, 60.5)}
     assert [r.rank for r in boards([paper], records_of(paper, equal), "paper")[0].rows] == [1, 1, 3]
+
+
+def test_ranked_rows_are_compared_with_the_first_on_the_same_images(tmp_path: Path) -> None:
+    """b is planted two points behind a, c as good as a; d has no rank and e no predictions."""
+    rows = (*(Method(name, "written", loss(name)) for name in "abce"), Method("a", "written", loss("d"), variant="x=1"))
+    paper = paper_of(tmp_path, rows)
+    values = {"a@written": (72.0, 72.4, 72.2, 72.1), "b@written": (70.0, 70.4, 70.2), "c@written": (72.0, 72.3, 72.1),
+              "a[x=1]@written": (71.0, 71.0, 71.0), "e@written": (60.0, 60.0, 60.1)}
+    records = records_of(paper, values)
+    hits = {key: found for key, found in made_hits(records, images=5000).items() if " e@" not in records[key]["label"]}
+    [board] = boards([paper], records, "paper", hits)
+    assert [r.label for r in board.rows] == ["a@written", "c@written", "b@written", "e@written", "a[x=1]@written"]
+    first, c, b, e, variant = board.rows
+    assert first.behind is e.behind is variant.behind is None
+    right = {r.label: np.stack([hits[key].right for key in r.keys[:3]]) for r in (first, b, c)}
+    expected = {name: paired_test(right[name], right["a@written"]) for name in ("b@written", "c@written")}
+    assert (b.behind.test, c.behind.test) == (expected["b@written"], expected["c@written"])
+    assert b.behind.test.difference == pytest.approx(-2.0, abs=0.03)
+    assert b.behind.test.wins - b.behind.test.losses == round(-0.02 * 15000)
+    assert b.behind.p == pytest.approx(2 * b.behind.test.p_either)  # Holm over two
+    assert b.behind.p < 0.001 < 0.2 < c.behind.p
+    assert [replace(r, behind=None) for r in board.rows] == list(boards([paper], records, "paper")[0].rows)
 
 
 def test_an_interval_of_a_mean_ends_at_100(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_shown_apart_and_not_counted(tmp_path: Path) -> None:
     assert claims_tally([o for o in outcomes if not o.claim.ours]) == f"2 {strong}"
     assert claims_tally([o for o in outcomes if not o.claim.ours or o.follows]) == f"2 {strong}"
     assert claims_tally([]) == "none"
-    assert "2 more follow from these and are not counted." in results_block(paper, records)
+    assert "Follow from these and are not counted: 2." in results_block(paper, records)
     view = paper_view(paper, records, Places(records))
     assert [(c.word, c.number) for c in view.claims] == [(strong, 2)]
     assert (sum(c.number for c in view.ours), view.following) == (1, 2)
@@ -173,6 +173,18 @@ def test_runs_on_unlike_machines_are_noted(tmp_path: Path) -> None:
                      "not the official split: 3 of 6 runs")
     elsewhere = {key: r for key, r in records.items() if r["made"]["device"] != "H200"}
     assert evaluate(paper, elsewhere, "paper")[0].notes == ()
+
+
+def test_only_runs_that_are_compared_with_each_other_must_be_alike(tmp_path: Path) -> None:
+    """A column of its own on each device is no mixture; one run in it is."""
+    paper = toy_paper(tmp_path / "toy", claim("both", "own", "ce", columns=f"{LT}, {STEP}"))
+    records = toy_records(paper, ERRORS)
+    there = plan(paper, "paper", columns=(STEP,), seeds=3)
+    other = {p.run.key: make_record(p, 70.0, made={"device": "H200"}) for p in there if p.run.key in records}
+    assert evaluate(paper, records | other, "paper")[0].notes == ()
+    one = next(p.run.key for p in there if p.method.label == "own@written")
+    notes = evaluate(paper, {**records, **other, one: records[one]}, "paper")[0].notes
+    assert notes == (f"mixed devices: H200, test device ({STEP})",)
 
 
 def test_first_stages_on_unlike_machines_are_noted(tmp_path: Path) -> None:
@@ -216,7 +228,7 @@ def test_a_rival_that_no_table_prints_is_tested_and_passed_over_in_the_printed_n
     written = evaluate(trained, toy_records(trained, errors), "paper")[0]
     assert (written.printed, written.verdict) == ("holds", "fails")
     assert written.where == f"{LT}, against ce[adapter=trunk]"
-    assert written.notes == (f"left out, as there is no such method here: ce[adapter=trunk] in {STEP}",)
+    assert written.notes == (f"left out, as there is no such method here: ce[adapter=trunk] ({STEP})",)
 
 
 @pytest.mark.parametrize(("text", "printed"), [

@@ -5,17 +5,19 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import ttest_ind, ttest_rel
+from scipy.stats import ttest_1samp, ttest_ind, ttest_rel
 
 from common.errors import UserError
 from common.method import Method, Paper
 from common.report.claims import Claim, Outcome, evaluate, load_claims
 from common.report.duels import Duel, Side, decide, holm, p_claim, p_less, p_less_paired, p_opposite
+from common.report.paired import Hits, paired_test
 from common.spec import Column
-from tests.records import some_loss, toy_paper, toy_records
+from tests.records import made_hits, some_loss, toy_paper, toy_records
 
 BETTER = """
 - id: own-beats-rival
@@ -302,6 +304,44 @@ def test_the_paired_p_is_shown_and_decides_nothing(tmp_path: Path) -> None:
     both = outcomes(tmp_path, BETTER + BEST, errors)["own-beats-rival", "written"]
     assert both.p_paired == pytest.approx(2 * outcome.p_paired)  # Holm over two claims
     assert outcomes(tmp_path, BETTER, {"own": (20.0,)})["own-beats-rival", "written"].p_paired is None
+
+
+def test_the_paired_p_is_over_images_where_predictions_are(tmp_path: Path) -> None:
+    paper = toy_paper(tmp_path / "toy", BETTER)
+    records = toy_records(paper, {"own": (20.0, 21.0, 22.5), "rival": (21.0, 22.5, 23.0, 22.0)})
+    hits = made_hits(records)
+    outcome, *_ = evaluate(paper, records, "paper", hits)
+
+    def keys(name: str, column: str) -> list[str]:
+        found = [r for r in records.values() if r["label"] == f"{column} {name}@written"]
+        return [r["key"] for r in sorted(found, key=lambda r: r["spec"]["seed"])][:3]  # seed 3 has no partner
+
+    each = [paired_test(*(np.stack([hits[key].right for key in keys(name, column)]) for name in ("own", "rival")))
+            for column in ("cifar10-lt-100", "cifar10-step-100")]
+    assert outcome.p_paired == pytest.approx(max(test.p for test in each))
+    assert outcome.notes == ("paired over images and seeds",)
+    plain, *_ = evaluate(paper, records, "paper")
+    assert (plain.verdict, plain.p, plain.gap, plain.notes) == (outcome.verdict, outcome.p, outcome.gap, ())
+    assert plain.p_paired != outcome.p_paired
+    less = {key: found for key, found in hits.items() if key != keys("rival", "cifar10-step-100")[1]}
+    mixed, *_ = evaluate(paper, records, "paper", less)
+    assert mixed.notes == ("paired over images and seeds in 1 of 2 comparisons, over seeds in the others",)
+    differences = (-1.0, -1.5, -0.5)
+    assert mixed.p_paired == pytest.approx(max(each[0].p, ttest_1samp(differences, 0, alternative="less").pvalue))
+
+
+def test_the_paired_p_of_a_group_is_that_of_its_images(tmp_path: Path) -> None:
+    """own is right on every image of the last class, rival on none, and they agree on all others."""
+    paper = toy_paper(tmp_path / "toy", BETTER.replace("columns: [cifar10-lt-100, cifar10-step-100]",
+                                                       "columns: [cifar10-lt-100]\n  group: tail3"))
+    records = toy_records(paper, {"own": (20.0, 21.0, 22.0), "rival": (21.0, 22.0, 23.0)})
+    labels, draw = np.repeat(np.arange(10), 20), np.random.default_rng(0)
+    luck = {seed: draw.random(200) < 0.5 for seed in range(3)}
+    right = {key: np.where(labels == 9, luck[r["spec"]["seed"]] & ("own" in r["label"]), luck[0]) for key, r in records.items()}
+    outcome, *_ = evaluate(paper, records, "paper", {key: Hits(labels, bits) for key, bits in right.items()})
+    alone = paired_test(np.stack([luck[seed][labels == 9] for seed in range(3)]), np.zeros((3, 20), bool))
+    assert outcome.p_paired == pytest.approx(alone.p)
+    assert 0 < alone.p < 0.05
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [

@@ -2,11 +2,13 @@
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.report.groups import SPANS, TENTHS, class_groups, group_accuracy, group_names, is_group, majority
+from common.metrics import class_summary
+from common.report.groups import SHOTS, SPANS, TENTHS, class_groups, classes_of, group_accuracy, group_names, is_group, majority
 
 RECORD = {
     "counts": [10, 500, 20, 50, 200, 5, 100, 400, 300, 30], "per_class_accuracy": [float(10 * i) for i in range(10)],
@@ -56,6 +58,24 @@ def test_heads_middles_and_tails_together_are_all_classes_once() -> None:
     assert [group_accuracy(record, name) for name in SPANS] == [2.5, 9.5, 16.5]
     assert [name for part in SPANS.values() for name in part] == list(TENTHS)
     assert group_accuracy(record | {"counts": [3, 2, 1]}, "tail1-3") is None
+
+
+def test_which_classes_a_group_has() -> None:
+    assert classes_of(RECORD, "all") == classes_of(RECORD, "") == list(range(10))
+    assert [classes_of(RECORD, name) for name in ("head1", "tail3", "class-7", "class-10")] == [[1], [5], [7], []]
+    assert classes_of(RECORD, "head1-3") == [1, 7, 8]  # as they follow each other by training images
+    assert classes_of(RECORD | {"counts": [3, 2, 1]}, "tail3") == []
+    assert sorted(i for name in SPANS for i in classes_of(RECORD, name)) == list(range(10))
+    assert classes_of(RECORD, "minority") == [0, 2, 5, 9]  # below sqrt(5 x 500) = 50
+    assert sorted(classes_of(RECORD, "majority") + classes_of(RECORD, "minority")) == list(range(10))
+
+
+def test_head_medium_and_tail_are_the_groups_that_a_record_holds() -> None:
+    counts, hits = np.array([101, 100, 20, 19, 500]), np.array([1, 2, 4, 8, 16])
+    recorded = class_summary(hits, np.full(5, 100), np.ones((1, 3)), counts)
+    for name, word in SHOTS.items():
+        chosen = classes_of({"counts": counts.tolist()}, name)
+        assert recorded["groups"][word] == pytest.approx(float(np.mean([recorded["per_class_accuracy"][i] for i in chosen])))
 
 
 def test_the_best_epoch_is_known_for_the_whole_test_set() -> None:

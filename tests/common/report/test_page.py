@@ -15,7 +15,7 @@ import pytest
 from common.method import Figure, Paper, plan
 from common.report import claims, verdict
 from common.report.page import page as page_module
-from common.report.page.page import LIMIT, POINTS, build_page, differences, fit, markdown
+from common.report.page.page import LEVELS, LIMIT, build_page, differences, fit, markdown
 from common.report.page.pictures import pictures
 from common.report.page.runs import DIGITS, commands, pack, run_data, thin
 from common.report.page.views import CELL_WORDS, CLAIM_WORDS, Places, counts, paper_view, tone_of
@@ -207,7 +207,8 @@ def test_a_cell_whose_runs_all_diverged_opens_them(paper: Paper) -> None:
 def test_the_command_makes_the_run_again(paper: Paper) -> None:
     own = next(item for item in plan(paper, "paper") if item.method.label == "own[beta=1.0;delta=2.0]@written")
     record = make_record(own, 70.0)
-    data = named(run_data([paper], {record["key"]: record}, [record["key"]], 10))
+    records = {record["key"]: record}
+    data = named(run_data(records, list(records), commands([paper], records), 10))
     # the label must survive a shell: brackets and a semicolon are quoted
     line = data["commands"][data["runs"][0]["again"]] + "3"
     said = subprocess.run(["sh", "-c", line.replace(".venv/bin/python", "printf '%s\\n'")], capture_output=True, text=True).stdout
@@ -289,7 +290,7 @@ def test_nothing_from_names_claims_or_records_becomes_code(tmp_path: Path) -> No
     target = build(paper, records, said={"toy": [f"Figure 9: {NASTY}"]})
     reader = read(target)
     assert {tag for tag, _, _ in reader.elements} <= KNOWN_TAGS
-    assert [has.get("id", "") for has, _ in reader.all("script")] == ["run-data", ""]
+    assert [has.get("id", "") for has, _ in reader.all("script")] == ["run-data", "pair-data", ""]
     assert not [name for _, has, _ in reader.elements for name in has if name.startswith("on")]
     assert NASTY in run_json(reader)["commits"]
     text = " ".join(text for _, text in reader.all("main"))
@@ -301,7 +302,7 @@ KNOWN_TAGS = {
     "html", "head", "meta", "title", "style", "body", "a", "header", "label", "input", "button", "div", "nav", "ul", "li",
     "main", "section", "h1", "h2", "h3", "h4", "p", "span", "noscript", "code", "article", "dl", "dt", "dd", "table", "thead",
     "tbody", "tr", "th", "td", "b", "details", "summary", "q", "figure", "figcaption", "output", "svg", "path", "circle",
-    "footer", "dialog", "script",
+    "footer", "dialog", "script", "select",
 }
 
 
@@ -360,19 +361,29 @@ def test_as_many_figures_as_fit_are_inlined_and_the_rest_are_named(paper: Paper,
 
 
 def test_curves_are_thinned_until_the_page_fits() -> None:
-    assert fit(lambda points: "x" * (10 * points), 700) == (100, "x" * 600)
-    assert fit(lambda points: "x" * (10 * points), 400) == (100, "x" * 300)
-    assert fit(lambda points: "x" * (10 * points), 5) == (0, "x" * 10 * POINTS[-1])
+    runs, pairs = {60: "x" * 600, 30: "x" * 300, 12: "x" * 120}, {"all": "y" * 400, "main": "y" * 200, "none": ""}
+
+    def fitted(room: int) -> tuple[int, int, str]:
+        left, (some, others) = fit(runs.__getitem__, pairs.__getitem__, room)
+        return left, len(some) // 10, next(share for share, text in pairs.items() if text == others)
+
+    assert fitted(1100) == (100, 60, "all")
+    assert fitted(999) == (299, 30, "all")
+    assert fitted(600) == (80, 12, "all")
+    assert fitted(519) == (19, 30, "main")
+    assert fitted(499) == (179, 12, "main")
+    assert fitted(319) == (199, 12, "none")
+    assert fitted(5) == (0, 12, "none")
 
 
 def test_the_page_of_three_thousand_records_can_be_sent_in_a_mail() -> None:
     path, line, number = full_page()
     assert number > 3000
-    assert path.stat().st_size < LIMIT == 5_000_000
+    assert path.stat().st_size < LIMIT == 7_000_000
     assert "above the limit" not in line
     data = run_json(read(path))
     assert len(data["runs"]) > 2500
-    assert all(len(run["test"]) >= 2 * min(run["epochs"], POINTS[-1]) for run in data["runs"])
+    assert all(len(run["test"]) >= 2 * min(run["epochs"], LEVELS[-1][0]) for run in data["runs"])
 
 
 # ---------------------------------------------------------------- counting

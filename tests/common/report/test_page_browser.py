@@ -130,6 +130,33 @@ def test_the_filter_keeps_the_rows_of_a_method_on_every_board(tab: "sync_api.Pag
     assert opened == [True] + [False] * (len(opened) - 1), "only what was open before"
 
 
+def test_two_methods_are_compared_on_the_same_images(tab: "sync_api.Page") -> None:
+    """The two first methods of a column, all their seeds: accuracies, interval, classes in any order, fifty images."""
+    for name in ("first", "second"):
+        methods = tab.eval_on_selector_all(f"#pair-{name} option",
+                                           "all => all.filter(o => /seeds/.test(o.text)).map(o => o.value)")
+        tab.select_option(f"#pair-{name}", methods[name == "second"])
+    result = tab.locator("#pair-result")
+    result.locator("table").wait_for()
+    facts = dict(zip(result.locator("dt").all_inner_texts(), result.locator("dd").all_inner_texts(), strict=True))
+    first, second = (float(facts[f"accuracy, {name}"].removesuffix(" %")) for name in ("first", "second"))
+    assert float(facts["difference, first − second"].removesuffix(" points")) == pytest.approx(first - second, abs=0.011)
+    low, high = map(float, facts["95 % interval"].split(" to "))
+    assert low <= first - second <= high
+    counted = [int(facts[name].partition(" (")[0].replace(" ", ""))
+               for name in ("only the first right", "only the second right", "both right", "neither right")]
+    assert sum(counted) == 40_000  # four seeds of 10,000 images
+    assert result.locator("tbody tr").count() in (10, 100)
+    assert result.locator(".images").inner_text().count("(class") == 50
+    result.locator("thead th", has_text="difference").locator("button").click()
+    gaps = [float(text) for text in result.locator("tbody td:nth-child(5)").all_inner_texts()]
+    assert gaps == sorted(gaps)
+    runs = tab.eval_on_selector_all("#pair-first option", "all => all.filter(o => o.value.includes(',')).map(o => o.value)")
+    tab.select_option("#pair-first", runs[0])
+    tab.select_option("#pair-second", runs[-1])
+    result.get_by_text("there is no interval").wait_for()
+
+
 def test_a_cell_opens_its_runs(tab: "sync_api.Page") -> None:
     cell = tab.locator("#paper-mm td.cell button").first
     places = cell.get_attribute("data-runs").split(",")

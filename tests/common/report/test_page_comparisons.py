@@ -15,7 +15,7 @@ from common.report.same_cell import Ours, Print, SameCell
 from tests.common.report.test_claims import BETTER
 from tests.common.report.test_page import build, read
 from tests.common.report.test_tables import ERRORS
-from tests.records import toy_paper, toy_records
+from tests.records import made_hits, toy_paper, toy_records
 
 
 @pytest.fixture
@@ -34,6 +34,21 @@ def test_a_leaderboard_row_in_text(paper: Paper) -> None:
     assert (row.name, row.reading, row.words, row.runs) == ("ce", "written", (), (6, 7, 8))  # the third by rank
     [own] = [row for view in views if view.column == "cifar10-lt-100" for row in view.rows if row.label == "own@written"]
     assert own.words == ("TOY's own",)
+
+
+def test_a_row_is_set_against_the_first_of_its_board(paper: Paper) -> None:
+    records = toy_records(paper, ERRORS)
+    [view, *_] = [board_view(board, Places(records)) for board in boards.boards([paper], records, "paper", made_hits(records))]
+    assert view.paired
+    texts = {row.label: [row.values[name].text for name in ("behind", "p", "only")] for row in view.rows}
+    assert texts["own@written"] == ["–", "–", "–"]  # the first
+    [behind] = [row.behind for board in boards.boards([paper], records, "paper", made_hits(records)) for row in board.rows
+                if board.column.name == view.column and row.label == "ce@written"]
+    test = behind.test
+    assert texts["ce@written"] == [f"{test.difference:+.2f} ({test.low:+.2f} to {test.high:+.2f})", f"{behind.p:.3g}",
+                                   f"{test.wins} / {test.losses}"]
+    assert test.difference == pytest.approx(-9.9, abs=0.1)
+    assert not board_view(boards.boards([paper], records, "paper")[0], Places(records)).paired
 
 
 def test_boards_without_a_run_are_a_list(paper: Paper) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from common.report.paired import paired_test, right_by_seed, standard_error
+from common.report.paired import Hits, compare, paired_test, standard_error
 
 SIMULATED = 400
 
@@ -50,20 +50,29 @@ def test_images_that_do_not_matter_leave_the_paired_t_test_over_seeds():
 
 def test_which_is_ahead_and_by_how_much():
     labels = np.array([0, 0, 1, 1])
-    first = right_by_seed(labels, {0: labels, 1: np.array([0, 0, 1, 0])}, [0, 1])
-    second = right_by_seed(labels, {1: np.array([0, 0, 1, 0]), 0: np.array([0, 1, 0, 1])}, [0, 1])
-    found = paired_test(first, second)
+    right = {"a0": [1, 1, 1, 1], "a1": [1, 1, 1, 0], "b0": [1, 0, 0, 1], "b1": [1, 1, 1, 0], "b2": [0, 0, 0, 0]}
+    hits = {key: Hits(labels, np.array(bits, bool)) for key, bits in right.items()}
+
+    def runs(*keys: str) -> list[dict]:
+        return [{"key": key, "spec": {"seed": int(key[1])}} for key in keys]
+
+    first, second = runs("a0", "a1"), runs("b2", "b1", "b0")
+    found = compare(first, second, hits)
     assert (found.difference, found.wins, found.losses, found.seeds, found.images) == (25.0, 2, 0, 2, 4)
     assert found.low < 25 < found.high
-    turned = paired_test(second, first)
+    turned = compare(second, first, hits)
     assert turned.difference == -25
     assert turned.p == pytest.approx(1 - found.p)
-    assert right_by_seed(labels, {0: labels}, [0], {1}).shape == (1, 2)
+    assert turned.p_either == pytest.approx(found.p_either) == pytest.approx(2 * found.p)
+    assert compare(first, second, hits, {1}).images == 2
+    assert compare(first, runs("b0", "b2"), hits) is None  # one seed of both
+    assert compare(first, second, {key: hits[key] for key in hits if key != "b1"}) is None
+    assert compare(first, second, hits | {"b1": Hits(labels.copy(), hits["b1"].right)}) is None  # another test set
 
 
 def test_without_spread_or_with_one_seed_there_is_no_evidence():
     right = np.ones((3, 10), bool)
-    assert paired_test(right, ~right).p == 1.0
+    assert paired_test(right, ~right)[3:5] == (1.0, 1.0)
     assert paired_test(right[:1], right[:1]) is None
 
 

@@ -292,6 +292,33 @@ def test_a_lost_machine_costs_the_epochs_since_the_last_save(machines, whole, di
         engine.close()
 
 
+def refused_by_ray(*_, **__):
+    """What ray.init() of 2.60 ends with where the cluster has a token and this machine has not said that it uses one."""
+    import ray
+
+    try:
+        raise ray.exceptions.AuthenticationError("RPC error: InvalidAuthToken")
+    except ray.exceptions.AuthenticationError:
+        try:
+            raise RuntimeError("Failed to connect to GCS")
+        except RuntimeError as error:
+            raise ConnectionError("Failed to connect to Ray cluster at 192.0.2.1:6379") from error
+
+
+@pytest.mark.parametrize("ends", [refused_by_ray, "AuthenticationError"])
+def test_a_cluster_that_asks_for_a_token_says_so(ends, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    from common.train.cluster import Cluster
+
+    def refuse(*_, **__):
+        raise ray.exceptions.AuthenticationError("RPC error: InvalidAuthToken")
+
+    monkeypatch.setattr(ray, "init", ends if callable(ends) else refuse)
+    with pytest.raises(UserError, match=r"The Ray cluster at 'auto' asks for a token: set RAY_AUTH_MODE=token") as error:
+        Cluster("auto", tmp_path, tmp_path, (None, None, None, True))
+    assert "\n" not in str(error.value)
+
+
 def test_a_cluster_that_does_not_answer_and_a_missing_ray_are_said(tmp_path, monkeypatch):
     from common.train.cluster import Cluster
 
