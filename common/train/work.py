@@ -115,6 +115,7 @@ class Trials:
     sizes: dict[str, int] = field(default_factory=dict)  # key -> most runs beside it
     caps: dict[tuple[Any, ...], int] = field(default_factory=dict)  # network -> most runs that the memory holds
     lost: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
     aside: set[str] = field(default_factory=set)
     in_a_row: int = 0
 
@@ -127,7 +128,8 @@ class Trials:
     def learn(self, pack: Sequence[Planned], outcome: Outcome) -> Result:
         """Draw the consequences; returns what to call this end. A pack too large is split, and so are others of its network
         only. One that fails, or loses its worker twice, is tried one step plainer; where nothing plainer is left it is
-        split, so that one bad run does not take its neighbours along, and a run that fails alone is set aside."""
+        split, so that one bad run does not take its neighbours along, and a run that fails alone is set aside. So is a pack that
+        a sentence refuses twice."""
         keys, result = {m.run.key for m in pack}, outcome.result
         if result in ("done", "paused", "slow", "too large"):
             self.in_a_row = 0
@@ -139,7 +141,10 @@ class Trials:
         self.lost |= keys if result == "lost" else set()
         if result == "failed" or again:
             return self._step_down(pack, outcome.plainest)
-        if result == "refused":
+        if result == "refused" and not keys & self.refused:  # two workers may have met at one file
+            self.refused |= keys
+            return "failed"
+        if result in ("refused", "set aside"):
             self.aside |= keys
             return "set aside"
         return result
@@ -207,7 +212,7 @@ def _checked(pack: Sequence[Planned], outcome: Outcome, root: Path) -> Outcome:
     """A pack whose records do not count here would be begun again and again."""
     have = record_files(root) if outcome.result == "done" else {}
     if outcome.result == "done" and any(m.identity not in have for m in pack):
-        return Outcome("refused", "Its records are of other code than what is here: every machine needs the same checkout.")
+        return Outcome("set aside", "Its records are of other code than what is here: every machine needs the same checkout.")
     return outcome
 
 
