@@ -16,6 +16,7 @@ from common.method import Method, Paper
 from common.report.claims import Claim, Outcome, evaluate, load_claims
 from common.report.duels import Duel, Side, decide, holm, p_claim, p_less, p_less_paired, p_opposite
 from common.report.paired import Hits, paired_test
+from common.report.tables import write_tables
 from common.spec import Column
 from tests.records import made_hits, some_loss, toy_paper, toy_records
 
@@ -328,6 +329,9 @@ def test_the_paired_p_is_over_images_where_predictions_are(tmp_path: Path) -> No
     assert mixed.notes == ("paired over images and seeds in 1 of 2 comparisons, over seeds in the others",)
     differences = (-1.0, -1.5, -0.5)
     assert mixed.p_paired == pytest.approx(max(each[0].p, ttest_1samp(differences, 0, alternative="less").pvalue))
+    write_tables(paper, records, "paper", tmp_path / "tables", hits)
+    assert f" / {outcome.p_paired:.3g} |" in (tmp_path / "tables" / "claims.md").read_text()
+    assert "written, released: paired over images and seeds" in (tmp_path / "tables" / "claims.md").read_text()
 
 
 def test_the_paired_p_of_a_group_is_that_of_its_images(tmp_path: Path) -> None:

@@ -1,10 +1,15 @@
 """The paired test: its parts by hand, and how often it errs where the truth is known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from common.report.paired import Hits, compare, paired_test, standard_error
+from common.predictions import write_predictions
+from common.report.paired import Hits, compare, hits_of, paired_test, standard_error
+from common.store import save_record, seal
+from tests.records import made_hits, made_predictions, toy_paper, toy_records
 
 SIMULATED = 400
 
@@ -68,6 +73,22 @@ def test_which_is_ahead_and_by_how_much():
     assert compare(first, runs("b0", "b2"), hits) is None  # one seed of both
     assert compare(first, second, {key: hits[key] for key in hits if key != "b1"}) is None
     assert compare(first, second, hits | {"b1": Hits(labels.copy(), hits["b1"].right)}) is None  # another test set
+
+
+def test_what_the_records_of_a_folder_answer_right(tmp_path: Path):
+    """A run that diverged and one from before predictions were kept have no hits; all others share the labels of their set."""
+    paper = toy_paper(tmp_path / "papers" / "toy")
+    records = toy_records(paper, {"ce": (30.0, 31.0, None), "rival": (20.0,)}, columns=("cifar10-lt-100",))
+    answers = {key: made_predictions(r) for key, r in records.items() if r["status"] == "done" and "rival" not in r["label"]}
+    fields = write_predictions(tmp_path / "papers" / "toy" / "results" / "paper" / "cifar10-lt-100", answers)
+    records = {key: seal(r | {"predictions": fields.get(key, {})}) for key, r in records.items()}
+    for record in records.values():
+        save_record(tmp_path / "papers" / "toy" / "results" / "paper" / "cifar10-lt-100", record)
+    hits = hits_of(tmp_path / "papers", records)
+    assert hits.keys() == answers.keys()
+    assert [round(100 * run.right.mean(), 6) for run in hits.values()] == [70.0, 69.0]
+    assert len({id(run.labels) for run in hits.values()}) == 1
+    assert hits.keys() == made_hits(records).keys() - {key for key, r in records.items() if "rival" in r["label"]}
 
 
 def test_without_spread_or_with_one_seed_there_is_no_evidence():
