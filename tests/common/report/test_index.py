@@ -44,8 +44,9 @@ def test_an_entry_by_hand(root: Path, tmp_path: Path) -> None:
         "top5": None, "ece": 1.0, "seconds": 30.0,
         "device": "test device", "precision": "float32", "torch": "2.11.0", "commit": "0" * 12,
         "finished": "2026-01-01T00:00:00+00:00", "protocol": record["spec"]["protocol"],
-        "path": f"papers/toy/results/paper/cifar10-lt-100/cifar10-lt-100-ce@written-s1-{record['key']}.json",
-        "digest": record["digest"],
+        "path": f"papers/toy/results/paper/cifar10-lt-100/cifar10-lt-100-ce@written-s1-"
+                f"{record['key']}-{record['method_digest']}e{record['engine']}.json",
+        "digest": record["digest"], "method_digest": record["method_digest"], "engine": record["engine"], "predictions": None,
     }
     assert json.loads((tmp_path / entry["path"]).read_text())["key"] == entry["key"]
 
