@@ -8,7 +8,7 @@
 // Stored for the backward pass: each convolution's output y (before batch normalisation) and each block's padded input x.
 // What follows a convolution is done where its output is next read, so a forward pass reads y (and the block's input for its
 // shortcut) and writes the next y (and block input) once; batch statistics are summed for each image while y is written. The
-// same holds backwards for the gradients d. A thread works on whole groups of images, always the same ones, in scratch of its own.
+// same holds backwards for the gradients d. A thread works on whole groups of images, always the same ones, in its own scratch.
 
 #include <immintrin.h>
 #include <math.h>
@@ -43,7 +43,7 @@ INLINE void stream(float* p, V v) {               // written past the caches: it
 #endif
 }
 
-// Zero at first; large ones on huge pages, which saves 4 % of a step.
+// Zero at first; large ones on huge pages.
 static float* allocate(size_t floats) {
   size_t page = floats > 1 << 20 ? 2 << 20 : 64, bytes = (4 * floats + page - 1) / page * page;
   void* p = aligned_alloc(page, bytes);
@@ -138,7 +138,8 @@ static void multiply(int points, int depth, int outs, int rows, const float* v, 
 }
 
 // du[point][out][k] += sum over rows of v[row][k][point] g[row][out][point]
-template <int N> static void multiply_weights(int points, int depth, int outs, int rows, const float* v, const float* g, float* du) {
+template <int N>
+static void multiply_weights(int points, int depth, int outs, int rows, const float* v, const float* g, float* du) {
   constexpr int C = W / N;
   const int next = points * STEP;
   for (int p = 0; p < points; p++, v += STEP, g += STEP)
@@ -169,7 +170,7 @@ static void multiply_weights(int points, int depth, int outs, int rows, const fl
 
 // ---------- Winograd's transforms: Y = A^T [(G w G^T) * (B^T x B)] A, and for the weights G^T [(B^T x B) * (A dY A^T)] G
 
-// B^T and A give their rows in pairs, (0, 5), (1, 2) and (3, 4), of which nothing is shared; all three at once need too many registers.
+// B^T and A give their rows in pairs, (0, 5), (1, 2) and (3, 4), which share nothing; all at once need too many registers.
 template <int PAIR> INLINE void pair_bt(const V* x, V& a, V& b) {
   V p = PAIR == 1 ? x[4] - 4 * x[2] : x[4] - x[2], q = PAIR == 1 ? x[3] - 4 * x[1] : 2 * (x[3] - x[1]);
   a = PAIR ? p + q : 4 * x[0] + (x[4] - 5 * x[2]), b = PAIR ? p - q : 4 * x[1] + (x[5] - 5 * x[3]);
@@ -254,14 +255,16 @@ template <class Move> INLINE void columns(const Conv& c, float* in, Tile t, int 
     float* from = in + (((t.y + e / 4) * c.stride + border) * pitch + (t.x + e % 4) * c.stride + border) * W;
     float* to = v + place(1, c.depth, row + e, 0);
     for (int tap = 0; tap < c.taps * c.taps; tap++)
-      for (int k = 0; k < blocks; k++, to += STEP) move(at(from + ((k * pitch + tap / c.taps) * pitch + tap % c.taps) * W), at(to));
+      for (int k = 0; k < blocks; k++, to += STEP)
+        move(at(from + ((k * pitch + tap / c.taps) * pitch + tap % c.taps) * W), at(to));
   }
 }
 static void fill_image(const Conv& c, const float* in, Tile t, int row, float* v) {  // three runs of three pixels
   for (int e = 0; e < 16; e++) {
     alignas(4 * W) float line[144];
     at(line + c.depth * W - W) = V{};
-    for (int i = 0; i < 3; i++) memcpy(line + i * 3 * c.ci, in + ((t.y + e / 4 + i) * (c.side + 2) + t.x + e % 4) * c.ci, 12 * c.ci);
+    for (int i = 0; i < 3; i++)
+      memcpy(line + i * 3 * c.ci, in + ((t.y + e / 4 + i) * (c.side + 2) + t.x + e % 4) * c.ci, 12 * c.ci);
     for (int k = 0; k < c.depth; k++) at(v + place(1, c.depth, row + e, k)) = at(line + k * W);
   }
 }
@@ -305,7 +308,8 @@ static void weights_gradient(const Conv& c, int images, const float* const* in, 
     multiply_weights(c.points, c.depth, outs, count * c.rows, s.v, s.m, du);
     if (!dx) continue;
     multiply(1, outs, c.depth, count * c.rows, s.m, u, s.v);
-    for (int k = 0; k < count; k++, back.next(c.side)) columns(c, dx, back, k * 16, s.v, [](V& input, V column) { input += column; });
+    for (int k = 0; k < count; k++, back.next(c.side))
+      columns(c, dx, back, k * 16, s.v, [](V& input, V column) { input += column; });
   }
 }
 
@@ -351,7 +355,8 @@ static void collect(Net& n, const Conv& c, size_t offset, float* dweight) {
         u[p] = V{};
         for (Scratch& s : n.scratch) u[p] += at(s.du + offset + (((size_t)p * c.blocks() + o) * c.depth * W + k) * W);
       }
-      if (c.winograd()) both<6, 3>([&](int i, int j) { return u[6 * i + j]; }, times_gt, [&](int i, int j, V each) { w[3 * i + j] = each; });
+      if (c.winograd())
+        both<6, 3>([&](int i, int j) { return u[6 * i + j]; }, times_gt, [&](int i, int j, V each) { w[3 * i + j] = each; });
       else w[0] = u[0];
       for (int tap = 0; tap < (c.winograd() ? 9 : 1) && k < size; tap++)
         for (int lane = 0; lane < W; lane++) dweight[(size_t)(o * W + lane) * size + tap * c.ci + k] = w[tap][lane];
@@ -377,7 +382,7 @@ template <class More> INLINE void activate(const Conv& c, int image, float* to, 
 }
 INLINE V same(V r, int, size_t, size_t) { return r; }
 
-// Option A: pixel (i, j) of the small map of `co` channels is (2i, 2j) of the large one; channel c there is c + (co - ci) / 2 here.
+// Option A: pixel (i, j) of the small map of `co` channels is (2i, 2j) of the large one, channel c + (co - ci) / 2 its channel c.
 template <class Move> INLINE void every_second(int ci, int co, int side, float* large, float* small, int border, Move move) {
   int pitch = side + 2 * border, wide = 2 * side + 2;
   for (int c = 0; c < ci; c += 8)
@@ -406,13 +411,15 @@ static float* block_input(Net& n, int b, int image, float* to) {
   }
   return to;
 }
-// The gradient r of a tile behind a ReLU becomes that before it, which is written to `d` and summed for the batch normalisation of
-// c (and p). x: what the ReLU gave, padded; or nullptr where c's output tells.
+// The gradient r of a tile behind a ReLU becomes that before it, which is written to `d` and summed for the batch normalisation
+// of c (and p). x: what the ReLU gave, padded; or nullptr where c's output tells.
 INLINE void through_relu(Net& n, const Conv& c, const Conv* p, const float* x, int image, Tile t, int o, const V* r, float* d) {
-  V sum = {}, sum_c = {}, sum_p = {}, zero = {}, mean = at(c.mean + o * W), scale = at(c.scale + o * W), shift = at(c.shift + o * W);
+  V sum = {}, sum_c = {}, sum_p = {}, zero = {};
+  V mean = at(c.mean + o * W), scale = at(c.scale + o * W), shift = at(c.shift + o * W);
   size_t start = ((size_t)image * c.co / W + o) * c.side * c.side;
   UNROLL for (int e = 0; e < 16; e++) {
-    int i = t.y + e / 4, j = t.x + e % 4, k = (start + i * c.side + j) * W;
+    int i = t.y + e / 4, j = t.x + e % 4;
+    size_t k = (start + i * c.side + j) * W;
     V y = at(c.y + k), out = x ? at(x + ((o * (c.side + 2) + i + 1) * (c.side + 2) + j + 1) * W) : scale * y + shift;
     V g = out <= zero ? zero : r[e];
     stream(d + k, g);
@@ -423,7 +430,8 @@ INLINE void through_relu(Net& n, const Conv& c, const Conv* p, const float* x, i
   at(sums) += sum, at(sums + n.widest) += sum_c, at(sums + 2 * n.widest) += sum_p;
 }
 // The gradient of y from that of its normalised value. soon: maps as large that are read next, or none.
-static const float* through_norm(const Conv& c, int image, const float* d, float* to, const float* soon1 = nullptr, const float* soon2 = nullptr) {
+static const float* through_norm(const Conv& c, int image, const float* d, float* to, const float* soon1 = nullptr,
+                                 const float* soon2 = nullptr) {
   int side = c.side, pitch = side + 2;
   const float* y = c.map(image);
   d += y - c.y;
@@ -433,7 +441,8 @@ static const float* through_norm(const Conv& c, int image, const float* d, float
       float* row = to + ((o * pitch + i + 1) * pitch + 1) * W;
       for (int j = 0; j < side; j++, y += W, d += W) {
         at(row + j * W) = a * at(d) + (b * at(y) + k);
-        if (soon1) _mm_prefetch((const char*)(soon1 + (y - c.y)), _MM_HINT_T1), _mm_prefetch((const char*)(soon2 + (y - c.y)), _MM_HINT_T1);
+        if (soon1)
+          for (const float* soon : {soon1, soon2}) _mm_prefetch((const char*)(soon + (y - c.y)), _MM_HINT_T1);
       }
     }
   }
@@ -463,11 +472,19 @@ static void finish_norm(Net& n, Conv& c, int which, float* dgamma, float* dbeta)
     for (int i = 0; i < n.batch; i++) sum += n.sum(i)[k], product += n.sum(i)[which * n.widest + k];
     product *= c.inverse[k];
     dbeta[k] = sum, dgamma[k] = product;
-    c.a[k] = c.scale[k], c.b[k] = -c.scale[k] * c.inverse[k] * product / count, c.c[k] = -c.scale[k] * sum / count - c.b[k] * c.mean[k];
+    c.a[k] = c.scale[k], c.b[k] = -c.scale[k] * c.inverse[k] * product / count;
+    c.c[k] = -c.scale[k] * sum / count - c.b[k] * c.mean[k];
   }
 }
 
 // ---------- Passes over the batch
+//
+//   forward, of a block        reads                                           writes
+//     first (and shortcut)     y of the block before, its input                the block's input x, y, sums of y
+//     second                   y of first                                      y, sums of y
+//   backward, of a block       (d: the gradient of what its last ReLU gets)
+//     second                   d, y of second, y of first                      inner: that of first's ReLU; sums; weights'
+//     first (and shortcut)     inner, y of first, x, d, y of the block before  d of the block before; sums; weights'
 
 // Every other pass goes backwards, and so begins with what the last one left in the caches.
 template <class Work> static void for_groups(Net& n, int group, Work work) {
@@ -508,12 +525,14 @@ template <class Input> static void forward_conv(Net& n, Conv& c, bool train, Inp
 }
 // Reads the gradient d of c's normalised output, y and the inputs; gives `take` that of its inputs, and writes the weights'.
 template <class Input, class Take>
-static void backward_conv(Net& n, const Conv& c, const float* d, const float* soon1, const float* soon2, float* dweight, Input input, Take take) {
+static void backward_conv(Net& n, const Conv& c, const float* d, const float* soon1, const float* soon2, float* dweight,
+                          Input input, Take take) {
   pack_backward(c, n.scratch.size(), n.u);
   for (Scratch& s : n.scratch) memset(s.du, 0, 4 * packed(c));
   for_groups(n, c.group(), [&](Scratch& s, int first, int images) {
     const float *in[GROUP], *dy[GROUP];
-    for (int g = 0; g < images; g++) in[g] = input(s, first + g, g), dy[g] = through_norm(c, first + g, d, s.dy + g * c.padded(), soon1, soon2);
+    for (int g = 0; g < images; g++)
+      in[g] = input(s, first + g, g), dy[g] = through_norm(c, first + g, d, s.dy + g * c.padded(), soon1, soon2);
     memset(n.sum(first), 0, 4 * (n.sum(images) - n.sum(0)));
     convolve(c, c.blocks(), c.ci / W, images, s, n.u,
              [&](Tile t, int row) { fill_tile(c.side, c.blocks(), dy[t.image], t, row, s.v); },
@@ -523,7 +542,8 @@ static void backward_conv(Net& n, const Conv& c, const float* d, const float* so
   collect(n, c, 0, dweight);
 }
 // The first convolution of block b and its shortcut, where they halve the side; d: the gradient of each one's normalised output.
-template <class Take> static void backward_strided(Net& n, int b, const float* d_first, const float* d_end, float* const* dweights, Take take) {
+template <class Take>
+static void backward_strided(Net& n, int b, const float* d_first, const float* d_end, float* const* dweights, Take take) {
   const Block& k = n.blocks[b];
   const Conv& c = *k.first;
   float* u[] = {n.u, n.u + packed(c)};
@@ -564,9 +584,8 @@ extern "C" Net* create(int capacity, int channels, int side, int width, int bloc
     n->convs.push_back(std::make_unique<Conv>(capacity, ci, co, side, taps, stride));
     const Conv& c = *n->convs.back();
     int deepest = std::max(c.depth, std::max(c.ci / W, c.blocks()));
-    size_t sizes[] = {(size_t)deepest * c.points * STEP * ((std::max(c.chunk, c.chunk_w) * c.rows + R - 1) / R), 0, packed(c), c.group() * c.padded_input(),
-                      c.group() * c.padded(), stride > 1 ? c.padded_input() : 0};
-    sizes[1] = sizes[0];
+    size_t operand = (size_t)deepest * c.points * STEP * ((std::max(c.chunk, c.chunk_w) * c.rows + R - 1) / R);
+    size_t sizes[] = {operand, operand, packed(c), c.group() * c.padded_input(), c.group() * c.padded(), c.padded_input()};
     if (taps == 1) sizes[2] += packed(*n->convs[n->convs.size() - 3]);  // beside the block's first one
     for (int k = 0; k < 6; k++) n->sizes[k] = std::max(n->sizes[k], sizes[k]);
     n->widest = std::max(n->widest, co);
@@ -593,8 +612,8 @@ extern "C" Net* create(int capacity, int channels, int side, int width, int bloc
   n->sums = Buffer((size_t)capacity * 3 * n->widest), n->u = Buffer(n->sizes[2]);
   return n;
 }
-// images: [batch][side][side][channels]; pointers: of each convolution its weights [co][taps][taps][ci], gamma, beta, running mean
-// and variance; features: [batch][co]
+// images: [batch][side][side][channels]; pointers: of each convolution its weights [co][taps][taps][ci], gamma, beta, running
+// mean and variance; features: [batch][co]
 extern "C" void forward(Net* n, int threads, int batch, const float* images, float* const* pointers, int train, float* features) {
   n->batch = batch, n->passes = 0;
   while ((int)n->scratch.size() > threads) n->scratch.pop_back();
@@ -605,18 +624,22 @@ extern "C" void forward(Net* n, int threads, int batch, const float* images, flo
     for (int k = 0; k < 6; k++) *all[k] = Buffer(n->sizes[k]);
   }
   for (auto& c : n->convs) {
-    c->weight = pointers[0], c->gamma = pointers[1], c->beta = pointers[2], c->running_mean = pointers[3], c->running_var = pointers[4];
+    c->weight = pointers[0], c->gamma = pointers[1], c->beta = pointers[2];
+    c->running_mean = pointers[3], c->running_var = pointers[4];
     pointers += 5;
   }
   int side = n->stem().side, line = side * n->channels, pitch = line + 2 * n->channels;
   forward_conv(*n, n->stem(), train, [&](Scratch&, int image, int) {
     float* to = n->images + (size_t)image * (side + 2) * pitch;
-    for (int i = 0; i < side; i++) memcpy(to + (i + 1) * pitch + n->channels, images + ((size_t)image * side + i) * line, 4 * line);
+    for (int i = 0; i < side; i++)
+      memcpy(to + (i + 1) * pitch + n->channels, images + ((size_t)image * side + i) * line, 4 * line);
     return to;
   });
   for (size_t b = 0; b < n->blocks.size(); b++) {
     Block& k = n->blocks[b];
-    forward_conv(*n, *k.first, train, [&](Scratch& s, int image, int place) { return block_input(*n, b, image, s.in + place * k.first->padded_input()); });
+    forward_conv(*n, *k.first, train, [&](Scratch& s, int image, int place) {
+      return block_input(*n, b, image, s.in + place * k.first->padded_input());
+    });
     forward_conv(*n, *k.second, train, [&](Scratch& s, int image, int place) {
       float* to = s.in + place * k.first->padded();
       activate(*k.first, image, to, nullptr, same);
@@ -675,13 +698,17 @@ extern "C" void backward(Net* n, const float* dfeatures, float* const* gradients
                     activate(first, image, to, nullptr, same);
                     return to;
                   },
-                  [&](int image, Tile t, int o, const V* r) { through_relu(*n, first, nullptr, nullptr, image, t, o, r, n->inner); });
+                  [&](int image, Tile t, int o, const V* r) {
+                    through_relu(*n, first, nullptr, nullptr, image, t, o, r, n->inner);
+                  });
     finish_norm(*n, first, 1, place(&first)[1], place(&first)[2]);
     if (first.stride == 2) {
       float* dweights[] = {place(&first)[0], k.shortcut ? place(k.shortcut)[0] : nullptr};
-      backward_strided(*n, b, n->inner, d, dweights, [&](int image, Tile t, int o, const V* r) { to_input(b, image, t, o, r, next); });
+      backward_strided(*n, b, n->inner, d, dweights,
+                       [&](int image, Tile t, int o, const V* r) { to_input(b, image, t, o, r, next); });
     } else {
-      backward_conv(*n, first, n->inner, d, n->before(b).y, place(&first)[0], [&](Scratch&, int image, int) { return n->input(b, image); },
+      backward_conv(*n, first, n->inner, d, n->before(b).y, place(&first)[0],
+                    [&](Scratch&, int image, int) { return n->input(b, image); },
                     [&](int image, Tile t, int o, const V* r) {
         V sum[16];
         const float* more = d + ((size_t)image * first.blocks() + o) * first.side * first.side * W;
@@ -695,7 +722,8 @@ extern "C" void backward(Net* n, const float* dfeatures, float* const* gradients
   Conv& stem = n->stem();
   for (Scratch& s : n->scratch) memset(s.du, 0, 4 * packed(stem));
   for_groups(*n, 1, [&](Scratch& s, int image, int) {
-    const float *in = n->images + (size_t)image * (stem.side + 2) * (stem.side + 2) * n->channels, *dy = through_norm(stem, image, d, s.dy);
+    const float* in = n->images + (size_t)image * (stem.side + 2) * (stem.side + 2) * n->channels;
+    const float* dy = through_norm(stem, image, d, s.dy);
     weights_gradient(stem, 1, &in, &dy, s, s.du);
   });
   collect(*n, stem, 0, place(&stem)[0]);

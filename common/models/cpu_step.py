@@ -86,7 +86,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def _none(why: str) -> None:
-    print(f"Residual networks train with torch's own operations, some 2.5 times slower: the C++ step cannot be built ({why}).",
+    print(f"Residual networks train with torch's own, slower operations: the C++ step cannot be built ({why}).",
           file=sys.stderr)
 
 

@@ -15,7 +15,8 @@ static void run(int capacity, int channels, int side, int width, int blocks, int
   };
   for (auto& c : n->convs) {
     size_t weights = (size_t)c->co * c->taps * c->taps * c->ci;
-    for (size_t size : {weights, (size_t)c->co, (size_t)c->co, (size_t)c->co, (size_t)c->co}) pointers.push_back(array(size, 0.01f));
+    for (size_t size : {weights, (size_t)c->co, (size_t)c->co, (size_t)c->co, (size_t)c->co})
+      pointers.push_back(array(size, 0.01f));
     for (size_t size : {weights, (size_t)c->co, (size_t)c->co}) gradients.push_back(array(size, 0));
   }
   int last = n->convs.back()->co;
