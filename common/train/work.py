@@ -128,8 +128,8 @@ class Trials:
     def learn(self, pack: Sequence[Planned], outcome: Outcome) -> Result:
         """Draw the consequences; returns what to call this end. A pack too large is split, and so are others of its network
         only. One that fails, or loses its worker twice, is tried one step plainer; where nothing plainer is left it is
-        split, so that one bad run does not take its neighbours along, and a run that fails alone is set aside. So is a pack that
-        a sentence refuses twice."""
+        split, so that one bad run does not take its neighbours along, and a run that fails alone is set aside. A pack that a
+        sentence refuses is tried once more as it is, and split then."""
         keys, result = {m.run.key for m in pack}, outcome.result
         if result in ("done", "paused", "slow", "too large"):
             self.in_a_row = 0
@@ -144,7 +144,9 @@ class Trials:
         if result == "refused" and not keys & self.refused:  # two workers may have met at one file
             self.refused |= keys
             return "failed"
-        if result in ("refused", "set aside"):
+        if result == "refused":
+            return self._step_down(pack, plainest=True)
+        if result == "set aside":
             self.aside |= keys
             return "set aside"
         return result

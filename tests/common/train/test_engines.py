@@ -124,7 +124,7 @@ def breaks(outputs, labels, context):
     raise RuntimeError("This loss breaks.")
 
 
-FATAL, BREAKS = Method("fatal", "written", fatal), Method("breaks", "written", breaks)
+FATAL, BREAKS, WRONG = (Method(f.__name__, "written", f) for f in (fatal, breaks, wrong))
 OTHERS = [Method(f"other-{s}", "written", partial(ldam, s=s, largest=0.5)) for s in (1.0, 2.0)]
 
 
@@ -132,9 +132,9 @@ def log_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "work" / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("bad", [FATAL, BREAKS], ids=lambda m: m.name)
+@pytest.mark.parametrize("bad", [FATAL, BREAKS, WRONG], ids=lambda m: m.name)
 def test_a_bad_run_is_set_aside_and_its_neighbours_are_trained(bad, two, tmp_path):
-    """It kills its workers, or raises, beside two sound runs in one pack: they end in other packs."""
+    """It kills its workers, raises, or is refused, beside two sound runs in one pack: they end in other packs."""
     wanted, ended = go(tmp_path, two, Watch(), [OTHERS[0], bad], limit=4)
     assert sorted(m.label for m in missing_runs(wanted, record_files(tmp_path))) == [
         f"digits-lt-20 {bad.name}@written seed {seed}" for seed in range(2)]
@@ -157,10 +157,11 @@ def breaks_by(outputs, labels, context, *, part: float):
     breaks(outputs, labels, context)
 
 
-def test_a_sentence_of_a_worker_sets_its_pack_aside(two, tmp_path):
+def test_a_sentence_of_a_worker_sets_runs_aside(two, tmp_path):
+    """The pack of two is tried twice, then each run alone."""
     _, ended = go(tmp_path, two, Watch(), [Method("wrong", "written", wrong)])
     said = "This loss says what is wrong."
-    assert [(t.result, t.why) for t in ended] == [("failed", said), ("set aside", said)]
+    assert [(t.result, len(t.pack), t.why) for t in ended] == [("failed", 2, said)] * 2 + [("set aside", 1, said)] * 2
 
 
 def test_train_says_what_it_set_aside_when_the_others_have_ended(digits_folder, tmp_path):
