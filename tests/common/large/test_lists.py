@@ -568,6 +568,14 @@ def test_lists_as_other_tools_leave_them(kind, roots, in_small, tmp_path):
     assert images.train_paths.tolist() == plain.train_paths.tolist()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_a_path(encoding, tmp_path):
+    (tmp_path / "list.txt").write_bytes("new/a/1.jpg 1\r\nnew/b/2.jpg 0".encode(encoding))
+    listed = read_list(tmp_path / "list.txt", 2)
+    assert listed.paths.tolist() == [b"new/a/1.jpg", b"new/b/2.jpg"]
+    assert listed.labels.tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(("content", "words"), [
     (b"train/a/1.JPEG 0\n\xff\xfe", "is no list of images"),
     ("train/a/1.JPEG 0\n".encode("utf-16-le"), "is no list of images"),
