@@ -21,9 +21,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from common.data.imbalance import class_counts
 from common.data.sets import SETS, Images
 from common.digest import ENGINE
 from common.method import Method, Planned, make_run, merged
+from common.metrics import BINS, summary
 from common.models.backbones import backbone
 from common.models.resnet import initialise
 from common.models.sizes import BACKBONES
@@ -114,7 +116,7 @@ def golden_runs() -> dict[str, dict[str, Any]]:
         found = {}
         for members in form_packs(waiting, most):
             found |= _train(together(members))
-    return found | golden_backbones()
+    return found | golden_backbones() | golden_parts()
 
 
 def most(item: Planned) -> int:
@@ -161,6 +163,17 @@ def golden_backbones() -> dict[str, dict[str, Any]]:
         weights = [project(p) for p in net.parameters()]
         found[f"backbone {name}"] = {"features": project(features.detach()), "weights": weights[:12], "slopes": gradients[:6]}
     return found
+
+
+def golden_parts() -> dict[str, dict[str, Any]]:
+    """What the trained kinds do not reach: the sizes of classes, and what is made of hits and confidences."""
+    sizes = {f"class sizes {kind} {ratio:g}": {"counts": class_counts(kind, ratio, 500, 10).tolist()}
+             for kind, ratio in (("lt", 1.5), ("lt", 100), ("step", 1.5), ("step", 10))}
+    confusion = (torch.arange(16).view(4, 4).square() % 7 + 8 * torch.eye(4)).long().numpy()
+    bins = torch.arange(1, 3 * BINS + 1, dtype=torch.float64).view(BINS, 3).sqrt().numpy()
+    found = summary(confusion, bins, np.array([101, 100, 20, 19]))
+    return sizes | {"summary": {**found["calibration"], **{name: found[name] for name in (
+        "accuracy", "per_class_accuracy", "groups", "confusion")}}}
 
 
 def project(tensor: Tensor) -> float:
