@@ -44,7 +44,7 @@ start
 first=$(connect)
 echo "a fresh user, head and client: $first"
 stop
-python -W ignore -c 'import ray; ray.init(num_cpus=1, include_dashboard=False, logging_level="error"); ray.shutdown()' >&2
+python -W ignore -c 'import ray; ray.init("local", num_cpus=1, include_dashboard=False, logging_level="error"); ray.shutdown()' >&2
 echo "after a local ray.init(): $(cd home && find . -type f)"
 start
 second=$(connect)
