@@ -6,7 +6,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -52,13 +51,11 @@ def test_every_command_explains_itself(command):
     assert len(done.stdout.splitlines()) >= 5
 
 
-def test_a_dry_run_is_quick_and_trains_nothing():
-    begun = time.monotonic()
+def test_a_plan_says_what_would_be_trained():
     done = run("plan", "--profile", "paper", "--column", "cifar10-lt-100")
     assert done.returncode == 0
     assert "cifar10-lt-100" in done.stdout
     assert "81 runs of profile paper are to be trained (3 of them pre-training that others start from)" in done.stdout
-    assert time.monotonic() - begun < 20  # the promise of 2 s is the import test's; this only catches a training
 
 
 @pytest.mark.parametrize(("arguments", "said"), [

@@ -5,7 +5,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -201,11 +200,9 @@ def test_without_a_compiler_one_sentence_says_why_and_torch_has_to_do(tmp_path, 
 @needs_library
 def test_what_was_built_is_kept_for_this_processor_and_source_only(monkeypatch):
     file = cpu_step.library_file()
-    begun = time.perf_counter()
     code = "from common.models.cpu_step import library; assert library()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
     assert not done.stderr  # nothing is built a second time
-    assert time.perf_counter() - begun < 60
     for name, value in (("processor", lambda: "another avx2 fma"), ("FLAGS", ("-O0",))):
         with monkeypatch.context() as context:
             context.setattr(cpu_step, name, value)

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -154,11 +153,9 @@ def test_a_file_that_prepare_did_not_make_is_refused(key: str, value: np.ndarray
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_real_cifar_loads_quickly_and_has_the_known_means(name: str, request: pytest.FixtureRequest):
+def test_real_cifar_has_the_known_means(name: str, request: pytest.FixtureRequest):
     folder = request.getfixturevalue(name)
-    start = time.perf_counter()
     images = load(name, folder)
-    assert time.perf_counter() - start < 5
     means = {"cifar10": (0.49139968, 0.48215841, 0.44653091), "cifar100": (0.50707516, 0.48654887, 0.44091784)}
     sums = images.x_train.reshape(-1, 3).sum(0, dtype=np.int64)
     np.testing.assert_allclose(sums / (50_000 * 1024 * 255), means[name], atol=1e-7)
