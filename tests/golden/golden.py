@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from common.data.feed import Draw, draw_epoch
 from common.data.imbalance import class_counts
 from common.data.sets import SETS, Images
 from common.digest import ENGINE
@@ -172,7 +173,8 @@ def golden_parts() -> dict[str, dict[str, Any]]:
     confusion = (torch.arange(16).view(4, 4).square() % 7 + 8 * torch.eye(4)).long().numpy()
     bins = torch.arange(1, 3 * BINS + 1, dtype=torch.float64).view(BINS, 3).sqrt().numpy()
     found = summary(confusion, bins, np.array([101, 100, 20, 19]))
-    return sizes | {"summary": {**found["calibration"], **{name: found[name] for name in (
+    drawn = draw_epoch(Draw(0, None, True, mixup=1.0), 1, torch.arange(7) % 3, pad=4, flip=True, batch=3)
+    return sizes | {"draws": {"rows": drawn.tolist()}, "summary": {**found["calibration"], **{name: found[name] for name in (
         "accuracy", "per_class_accuracy", "groups", "confusion")}}}
 
 
