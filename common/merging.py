@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from common.digest import ENGINE
 from common.errors import UserError
-from common.method import Planned
+from common.method import Planned, checkpoint_path
 from common.predictions import SUFFIX, check_predictions, decode
 from common.store import (
     RECORD,
@@ -117,8 +117,7 @@ def _take(record: Mapping[str, Any], folder: Path, answers: Mapping[str, bytes],
     if record["predictions"] and record["predictions"]["file"] in answers:
         write_atomically(folder / record["predictions"]["file"], answers[record["predictions"]["file"]])
     if replaces:
-        profile = folder.parent
-        (profile.parents[1] / "checkpoints" / profile.name / folder.name / f"{record['key']}.safetensors").unlink(missing_ok=True)
+        checkpoint_path(folder, record["key"]).unlink(missing_ok=True)
     save_record(folder, record)
 
 
@@ -164,11 +163,16 @@ def pack_records(planned: Iterable[Planned], root: Path, target: Path) -> tuple[
             content = path.read_bytes()
             if path in chosen:
                 parse_record(content, str(path))
-            info = tarfile.TarInfo(str(path.relative_to(root)))
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+            add_member(tar, path.relative_to(root).as_posix(), content)
     write_atomically(target, buffer.getvalue())
     return len(chosen), [f"{path.name}: made by other code than today's" for path in sorted(set(there.values()) - set(chosen))]
+
+
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Write a file into a tar, without time or owner: equal contents are equal tars."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
 
 
 def predictions_beside(record: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import UserError
-from common.merging import predictions_beside
+from common.merging import add_member, predictions_beside
 from common.method import Planned, checkpoint_path, missing_runs
 from common.store import files_by_key, read_weights_metadata, record_files, write_atomically
 
@@ -100,15 +100,9 @@ def _tar(members: Sequence[tuple[str, Path]]) -> bytes:
         for name, path in members:
             content = path.read_bytes()
             sums[name] = hashlib.sha256(content).hexdigest()
-            _add(tar, name, content)
-        _add(tar, SUMS, json.dumps(sums).encode())
+            add_member(tar, name, content)
+        add_member(tar, SUMS, json.dumps(sums).encode())
     return buffer.getvalue()
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
 
 
 def bring_in(source: Path, places: Callable[[], Mapping[str, Path]], root: Path, states: Path, speeds: Path
