@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs by its path, with nothing installed
 
 from common.cost import BACKWARD, Costs, Speed
-from common.errors import UserError
+from common.errors import exit_code
 from common.method import Planned
 from common.models.sizes import multiplications
 from common.packing import form_packs, together
@@ -160,17 +160,10 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=32)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    try:
-        if options.part == "summary":
-            return summary(options.column, options.out)
-        if options.part == "compare":
-            compare(options.device, options.column)
-        else:
-            smoke(options.device, options.column, options.runs)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    commands = {"summary": partial(summary, options.column, options.out),
+                "compare": partial(compare, options.device, options.column),
+                "smoke": partial(smoke, options.device, options.column, options.runs)}
+    return exit_code(commands[options.part])
 
 
 if __name__ == "__main__":

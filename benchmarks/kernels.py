@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from torch.profiler import ProfilerActivity, profile
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs by its path, with nothing installed
 
 from benchmarks import packs
-from common.errors import UserError
+from common.errors import exit_code
 from common.report.text import markdown_table
+from common.store import file_stem
 from common.train.pack import Device, Pack
 from common.train.record import surroundings
 from common.train.work import choose_device
@@ -143,20 +145,13 @@ def run(arguments: Sequence[str] | None) -> None:
         return packs.fill_readme(RESULTS, "kernels", page)
     device = choose_device(options.device, None, None, graph=False)
     result = profile_steps(device, options.runs, options.batch)
-    name = re.sub(r"[^a-z0-9]+", "-", result["device"].lower()).strip("-")
-    out = options.out or RESULTS / f"{name}.json"
+    out = options.out or RESULTS / f"{file_stem(result['device'])}.json"
     packs.save(out, result)
     print(f"{page(result)}\nStored in {out}.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0, or 2 after a UserError, which is one sentence on standard error."""
-    try:
-        run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(partial(run, arguments))
 
 
 if __name__ == "__main__":

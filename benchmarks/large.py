@@ -19,7 +19,6 @@ import argparse
 import gc
 import json
 import os
-import re
 import sys
 import tempfile
 import time
@@ -44,7 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the scri
 
 from benchmarks.packs import digits, drain, fill_readme, whole
 from common.data.large_sets import LARGE
-from common.errors import UserError
+from common.errors import UserError, exit_code
 from common.large.engine import LargeRun
 from common.large.input import Batch, synthetic
 from common.large.lists import LargeImages
@@ -54,7 +53,7 @@ from common.method import Method, Planned, make_run
 from common.models.sizes import NETWORKS
 from common.report.text import markdown_table
 from common.spec import Column, LargeProtocol
-from common.store import write_atomically
+from common.store import file_stem, write_atomically
 from common.train.pack import Device
 from common.train.record import surroundings
 from common.train.work import choose_device
@@ -247,7 +246,7 @@ def benchmark(device: Device, effort: Effort, out: Path | None) -> Path:
         folder, rows = Path(temporary), []
         write_files(folder)
         result = conditions(effort, device, folder)
-        name = re.sub(r"[^a-z0-9]+", "-", f"{result['device_type']}-{result['device']}".lower()).strip("-")
+        name = file_stem(f"{result['device_type']}-{result['device']}")
         out = out or RESULTS / f"{name}.json"
         print(f"{result['device']}, {device.precision}: {effort.backbone}, batch {effort.batch}.", flush=True)
         for kind, measure in product((SYNTHETIC, JPEG), (measure_timm, measure_ours)):
@@ -286,13 +285,7 @@ def run(arguments: Sequence[str] | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0, or 2 after a UserError, which is one sentence on standard error."""
-    try:
-        run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(partial(run, arguments))
 
 
 if __name__ == "__main__":

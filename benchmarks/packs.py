@@ -17,7 +17,6 @@ import argparse
 import gc
 import json
 import os
-import re
 import sys
 import time
 import warnings
@@ -44,14 +43,14 @@ from common.data.feed import INDEX, Draw, Feed
 from common.data.imbalance import select
 from common.data.sampling import deferred, effective_number_weights, uniform_weights
 from common.data.sets import SETS, Images, load
-from common.errors import UserError
+from common.errors import UserError, exit_code
 from common.losses import ldam, softmax_cross_entropy
 from common.method import COSINE, Method, Planned, make_run
 from common.models.sizes import BACKBONES
 from common.report.readme import fill
 from common.report.text import markdown_table
 from common.spec import Column, Protocol
-from common.store import write_atomically
+from common.store import file_stem, write_atomically
 from common.train.loop import evaluation_stride
 from common.train.pack import Device, Pack
 from common.train.record import surroundings
@@ -377,7 +376,7 @@ def benchmark(device: Device, effort: Effort, images: Images, data: str, out: Pa
     images = Images(images.x_train, images.y_train, *every(images, effort.tested), images.classes, images.archive_order)
     single = Pack(members(1), images, device)  # lends its feed to the eager loop
     result = {**conditions(single, effort, at), "data": f"{COLUMN.name}, {data}"}
-    name = re.sub(r"[^a-z0-9]+", "-", f"{result['device_type']}-{result['device']}".lower()).strip("-")
+    name = file_stem(f"{result['device_type']}-{result['device']}")
     out, rows = out or RESULTS / f"{name}.json", []
     print(f"{result['device']}, {device.precision}; {result['data']}; the floor is "
           f"{digits(result['floors'][device.precision])} ms a run and step.", flush=True)
@@ -456,13 +455,7 @@ def run(arguments: Sequence[str] | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0, or 2 after a UserError, which is one sentence on standard error."""
-    try:
-        run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(partial(run, arguments))
 
 
 if __name__ == "__main__":

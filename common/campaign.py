@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from common.method import Paper, Planned, missing_runs
 from common.packing import Limit, form_packs, together
 from common.selection import with_data
 from common.spec import Profile
-from common.store import record_files, thin_records, write_atomically
+from common.store import file_stem, record_files, thin_records, write_atomically
 from common.worth import Offer, Worth, fit, needs, offers, schedule, wanted
 
 if TYPE_CHECKING:
@@ -93,8 +92,7 @@ class Campaign:
 
     @property
     def _file(self) -> Path:
-        name = re.sub(r"[^a-z0-9]+", "-", place_name(self.place["device"], self.place["precision"]).lower()).strip("-")
-        return self.ground.work / "probes" / f"{name}.json"
+        return self.ground.work / "probes" / f"{file_stem(place_name(self.place['device'], self.place['precision']))}.json"
 
     def _rows(self) -> list[dict[str, Any]]:
         return json.loads(self._file.read_text())["rows"] if self._file.exists() else []

@@ -1,6 +1,7 @@
 """The one exception that a user is meant to read, and how it is said."""
 
 import os
+from collections.abc import Callable
 
 
 class UserError(Exception):
@@ -11,6 +12,15 @@ class UserError(Exception):
     """
 
     alone = False
+
+
+def exit_code(command: Callable[[], int | None]) -> int:
+    """What the command of a script returns, 0 for nothing; 2 after a UserError, which is said."""
+    try:
+        return command() or 0
+    except UserError as error:
+        complain(error)
+        return 2
 
 
 def complain(error: UserError) -> None:

@@ -111,6 +111,11 @@ def record_path(folder: Path, record: Mapping[str, Any]) -> Path:
     return folder / f"{method}-s{record['spec']['seed']}-{identity_of(record)}.json"
 
 
+def file_stem(text: str) -> str:
+    """A name of a device, say, as a file is called."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
 def identity(key: str, digest: str, engine: int) -> str:
     """Of a run: its key, the digest of what its method computes, the version of the engine."""
     return f"{key}-{digest}e{engine}"
