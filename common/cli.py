@@ -45,7 +45,7 @@ DATA, WORK = ROOT / "data", ROOT / ".work"
 RESULTS = ROOT / "benchmarks" / "results"
 MOST_ON_CPU = 64  # runs side by side
 MOST_SEEDS = 100  # of a run that can be merged
-LARGE_SAVE = 600.0  # seconds between resume states of a large run, which have some 300 MB
+LARGE_SAVE = 600.0  # seconds between resume states of a large run, whose files are large
 CPU_STEP = 2e10  # multiplications of a step beyond which a CPU gains nothing from more runs side by side
 
 RANK, WORLD = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))  # torchrun's
