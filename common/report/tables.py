@@ -32,12 +32,13 @@ if TYPE_CHECKING:
 PER_BLOCK = 4  # published columns side by side in a terminal of 100 characters
 
 
-def table_cells(paper: Paper, table: Table, records: Records, profile: Profile) -> list[Cell]:
-    """The cells of one table; the quick profile adds its stand-ins to the published columns."""
+def table_cells(paper: Paper, records: Records, profile: Profile) -> list[tuple[Table, list[Cell]]]:
+    """Every table with its cells; the quick profile adds its stand-ins to the published columns."""
     found = cells(paper, records, "paper") + (cells(paper, records, "quick") if profile == "quick" else [])
-    chosen = [cell for cell in found if cell.table == table.number]
-    if not chosen:
-        raise UserError(f"{paper.folder / 'published.csv'} prints no number of table {table.number}.")
+    chosen = [(table, [cell for cell in found if cell.table == table.number]) for table in paper.tables]
+    for table, own in chosen:
+        if not own:
+            raise UserError(f"{paper.folder / 'published.csv'} prints no number of table {table.number}.")
     return chosen
 
 
@@ -138,7 +139,7 @@ def write_tables(paper: Paper, records: Records, profile: Profile, folder: Path,
     """table-<n>.md, .csv and .tex for every table of the paper, and claims.md and .csv if it states claims. Returns the files.
     hits: of the records that have predictions."""
     contents: dict[str, bytes] = {}
-    found = [(table, table_cells(paper, table, records, profile)) for table in paper.tables]
+    found = table_cells(paper, records, profile)
     for table, chosen in found:
         contents[f"table-{table.number}.md"] = table_markdown(table, chosen, records).encode()
         contents[f"table-{table.number}.csv"] = csv_bytes(table_frame(chosen, records))
@@ -210,8 +211,8 @@ def print_table(paper: Paper, records: Records, profile: Profile, console: "Cons
     from rich.console import Console
 
     console = console or Console()
-    for table in paper.tables:
-        _print_one(table, table_cells(paper, table, records, profile), records, profile, console)
+    for table, chosen in table_cells(paper, records, profile):
+        _print_one(table, chosen, records, profile, console)
     if (paper.folder / "claims.yaml").exists():
         _print_claims(claim_tests.evaluate(paper, records, profile), profile, console)
 
