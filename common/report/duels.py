@@ -64,7 +64,7 @@ def p_less(low: Side, high: Side) -> float:
 def p_less_paired(low: Side, high: Side, hits: Mapping[str, Hits] = NO_HITS) -> float:
     """p of the one-sided paired test over images and seeds where the runs of the seeds that both sides have are in `hits`; else
     of the t-test on their differences in these seeds, 1 where these have no spread."""
-    from scipy.special import stdtr  # scipy.stats.ttest_rel takes a hundred times as long for the same number
+    from scipy.special import stdtr  # scipy.stats.ttest_rel takes far longer for the same number
 
     classes = None if low.classes in WHOLE or not low.done else classes_of(low.done[0], low.classes)
     if found := compare(low.done, high.done, hits, classes):

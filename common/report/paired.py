@@ -120,7 +120,7 @@ def standard_error(d: np.ndarray) -> tuple[float, float]:
 
 def _student(mean: float, error: float, freedom: float) -> tuple[float, float, float, float]:
     """Interval, one-sided and two-sided p; without any spread there is nothing to test against, and both are 1."""
-    from scipy.special import stdtr, stdtrit  # scipy.stats takes a thousand times as long for the same numbers
+    from scipy.special import stdtr, stdtrit  # scipy.stats takes far longer for the same numbers
 
     if error == 0:
         return mean, mean, 1.0, 1.0

@@ -25,7 +25,7 @@ def check_parts(method: Method, counts: np.ndarray, protocol: Protocol) -> None:
             _check_vector(method, "weights", method.weights(counts, epoch), classes, epoch)
         for sampler in (method.sampler, *method.companions):
             order = sampler(counts, epoch)
-            if order is not None and order not in (("again", "held out") if isinstance(order, str) else (order,)):
+            if isinstance(order, str) and order not in ("again", "held out"):
                 raise UserError(f"{method.label}: its sampler says {order!r}; it returns None for every image once, or a "
                                 "probability for each class.")
             if order is not None and not isinstance(order, str):
