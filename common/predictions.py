@@ -5,7 +5,8 @@ that in the best epoch, 0 where it is the same and else one more than the class;
 of the last epoch in 255ths, floored; for runs whose logits are adjusted at test time (`adjusted`) the same three without that
 under `plain_*`; `labels`, the true classes of each task (a run that learns quarter turns has other ones), and which `task` each
 run has. Images are in canonical order, which any copy of the data gives.
-The classes that differ between two epochs are few, and zeros are nearly free, which keeps a run small. A pack is written once and its file is never changed, so that neither two machines nor two branches can disagree.
+The classes that differ between two epochs are few, and zeros are nearly free, which keeps a run small. A pack is written
+once and its file is never changed, so that neither two machines nor two branches can disagree.
 """
 
 import hashlib
