@@ -19,7 +19,7 @@ from common.console import pack_observer
 from common.cost import PROTOTYPES, SPEEDS, Costs, clock, epoch_work, place_name, speed_of, speeds, watched_epochs
 from common.errors import UserError
 from common.method import Paper, Planned, missing_runs
-from common.packing import Limit, form_packs, together
+from common.packing import Limit, form_packs, together, unlimited
 from common.selection import with_data
 from common.spec import Profile
 from common.store import file_stem, record_files, thin_records, write_atomically
@@ -65,11 +65,6 @@ def select(papers: Sequence[Paper], profile: Profile, only: Sequence[str], colum
         raise UserError(f"No column of {', '.join(columns)} belongs to {', '.join(only)}.")
     here = with_data(runs, data, console)
     return Wanted(here, worth, wanted(papers, profile)[0])
-
-
-def unlimited(item: Planned) -> int:
-    """No pack is too large."""
-    return 10**9
 
 
 class Campaign:

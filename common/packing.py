@@ -13,7 +13,14 @@ SIZES = (32, 16, 8, 4, 2, 1)
 FULL = 0.85  # of the memory may be filled
 ITEM = {"bfloat16": 2, "float32": 4, "float64": 8}  # bytes of an activation
 
+UNLIMITED = 10**9  # runs: no pack is too large
+
 Limit = Callable[[Planned], int]  # most runs of a pack that a run is part of
+
+
+def unlimited(item: Planned) -> int:
+    """The `Limit` that is none."""
+    return UNLIMITED
 
 
 def network_of(item: Planned) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ import torch
 from common.data.sets import Images, load
 from common.errors import UserError
 from common.method import Planned, missing_runs
-from common.packing import SIZES, Limit, form_packs, network_of, together
+from common.packing import SIZES, UNLIMITED, Limit, form_packs, network_of, together
 from common.store import record_files
 from common.train.loop import Progress, Workspace, train_pack
 from common.train.pack import Device
@@ -25,7 +25,6 @@ Observer = Callable[[Sequence[Planned]], AbstractContextManager[Observe]]
 Choose = Callable[[Sequence[Planned], Limit], Sequence[Planned]]  # (what can be begun, most runs) -> the next pack, or none
 Result = Literal["done", "paused", "slow", "too large", "failed", "refused", "lost", "set aside"]
 MOST_FAILURES = 12  # packs in a row: a bad run in a pack of 32 is found within nine
-UNLIMITED = 10**9
 
 
 class Outcome(NamedTuple):
