@@ -31,7 +31,7 @@ OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast
 COMPARISONS = {ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 # What no number depends on: words, errors, devices and how states are kept.
 QUIET = ("__post_init__", "load_yaml", "build", "_build_dataclass", "construct_mapping", "name", "label", "write_list",
-         "read_list", "make_list", "write_lists", "canonical_json", "autocast", "tensors", "map", "copy_", "_place")
+         "read_list", "make_list", "write_lists", "canonical_json", "autocast", "tensors", "map", "copy_", "_place", "at")
 
 
 @cache
@@ -91,8 +91,8 @@ def describe(path: Path, number: int) -> str:
 def neutral_changes(seed: int) -> Iterator[tuple[str, dict[Path, str]]]:
     """Name -> the texts of files that are written otherwise and compute the same."""
     draw = random.Random(seed)
-    losses, sampling, heads = FILES["digest"][:3]
-    for path in (losses, sampling, heads):
+    losses, sampling, heads, memory = FILES["digest"][:4]
+    for path in (losses, sampling, heads, memory):
         yield f"layout and comments of {path.name}", {path: _laid_out(path)}
         yield f"docstrings of {path.name}", {path: _documented(path)}
         yield f"a local of every function of {path.name}", {path: _with_locals_renamed(path, draw)}

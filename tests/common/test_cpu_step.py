@@ -29,7 +29,7 @@ SHAPES = [  # shape, side, channels, images, threads
 
 
 @pytest.fixture(autouse=True)
-def threads():
+def threads_as_before():  # no test's parameter may have this name: it would take the fixture's place
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
