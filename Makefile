@@ -49,7 +49,7 @@ lint: $(STAMP) ## ruff
 
 asan: ## the C++ step under the address sanitizer: it never reads or writes beside its arrays (a minute)
 	@mkdir -p .work && $(or $(CXX),g++) -std=c++20 -g -O1 -march=native -fopenmp -fsanitize=address,undefined -fno-sanitize-recover=all \
-		-o .work/cpu_resnet_bounds tests/common/cpu_resnet_bounds.cpp && .work/cpu_resnet_bounds
+		-o .work/cpu_resnet_bounds tests/common/models/cpu_resnet_bounds.cpp && .work/cpu_resnet_bounds
 
 tables: $(STAMP) ## the tables and claims of all papers, from the records that are here
 	@$(RUN) -m papers table $(if $(PROFILE),--profile $(PROFILE))

@@ -19,14 +19,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs by its path, with nothing installed
 
+from common.campaign.priority import offers, wanted
 from common.cost import BACKWARD, Costs, Speed
 from common.errors import exit_code
-from common.method import Planned
 from common.models.sizes import multiplications
-from common.packing import form_packs, together
+from common.plan import Run
 from common.spec import Profile
 from common.store import load_records
-from common.worth import offers, wanted
+from common.train.packing import form_packs, together
 from papers.catalog import PAPERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +39,7 @@ def profile_of(column: str) -> Profile:
     return "quick" if column.startswith("digits") else "paper"
 
 
-def best_runs(column: str, runs: int) -> list[Planned]:
+def best_runs(column: str, runs: int) -> list[Run]:
     """The pack with which a campaign on this column begins."""
     chosen, worth = wanted(PAPERS, profile_of(column), [column])
     ready = [m for m in chosen if not m.start]
@@ -55,7 +55,7 @@ def smoke(device: str, column: str, runs: int) -> None:
     from common.train.pack import Device, Pack
 
     members = [with_batch(m, SMALL_BATCH) for m in together(best_runs(column, runs))]
-    images, packs = load(members[0].run.column.dataset, ROOT / "data"), []
+    images, packs = load(members[0].spec.column.dataset, ROOT / "data"), []
     for name in (device, "cpu"):
         begun = time.perf_counter()
         pack = Pack(members, images, Device(name, "float64", False))
@@ -86,7 +86,7 @@ def compare(device: str, column: str) -> None:
     member = next(m for m in chosen if m.method.name == "ce")
     with tempfile.TemporaryDirectory(prefix="compare-") as name:
         alone = replace(member, folder=Path(name) / member.folder.relative_to(ROOT))
-        train_pack([alone], load(member.run.column.dataset, ROOT / "data"), Device(device, "float32", False),
+        train_pack([alone], load(member.spec.column.dataset, ROOT / "data"), Device(device, "float32", False),
                    Workspace(Path(name) / "work", None))
         record, = load_records(Path(name) / "papers").values()
     last, best = (record["accuracy"][kind] for kind in ("last", "best"))

@@ -48,9 +48,10 @@ from common.large.engine import LargeRun
 from common.large.input import Batch, synthetic
 from common.large.lists import LargeImages
 from common.large.processes import Processes
-from common.losses import softmax_cross_entropy
-from common.method import Method, Planned, make_run
+from common.methods.losses import softmax_cross_entropy
+from common.methods.method import Method, run_spec
 from common.models.sizes import NETWORKS
+from common.plan import Run
 from common.report.text import markdown_table
 from common.spec import Column, LargeProtocol
 from common.store import file_stem, write_atomically
@@ -130,7 +131,7 @@ def our_run(folder: Path, effort: Effort, device: Device) -> LargeRun:
     protocol = LargeProtocol(epochs=1, batch_size=effort.batch, rate=0.01, momentum=0.9, weight_decay=0.0001, warmup_epochs=0,
                              decay_epochs=(), decay_factor=1.0, drop_last=True)
     column = Column("imagenet", "none", 1, effort.backbone)
-    member = Planned(make_run(column, protocol, METHOD, 0), METHOD, RESULTS)
+    member = Run(run_spec(column, protocol, METHOD, 0), METHOD, RESULTS)
     images = listed(folder, batches_wanted(effort) * effort.batch, LARGE["imagenet"].classes)
     run = LargeRun(member, images, device, Processes(), folder, workers=effort.workers)
     run.distribute()

@@ -41,12 +41,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the scri
 from benchmarks.textbook import PlainResNet, step_bytes
 from common.data.feed import INDEX, Draw, Feed
 from common.data.imbalance import select
-from common.data.sampling import deferred, effective_number_weights, uniform_weights
 from common.data.sets import SETS, Images, load
 from common.errors import UserError, exit_code
-from common.losses import ldam, softmax_cross_entropy
-from common.method import COSINE, Method, Planned, make_run
+from common.methods.losses import ldam, softmax_cross_entropy
+from common.methods.method import COSINE, Method, run_spec
+from common.methods.sampling import deferred, effective_number_weights, uniform_weights
 from common.models.sizes import BACKBONES
+from common.plan import Run
 from common.report.readme import fill
 from common.report.text import markdown_table
 from common.spec import Column, Protocol
@@ -127,15 +128,15 @@ def drain(at: torch.device) -> None:
 # What is measured
 
 
-def members(runs: int) -> list[Planned]:
+def members(runs: int) -> list[Run]:
     """CE and LDAM-DRW by turns, two runs a seed; equal methods stand together, as a pack needs them."""
     chosen = sorted((i % 2, i // 2) for i in range(runs))
-    return [Planned(make_run(COLUMN, PROTOCOL, METHODS[m], seed), METHODS[m], RESULTS) for m, seed in chosen]
+    return [Run(run_spec(COLUMN, PROTOCOL, METHODS[m], seed), METHODS[m], RESULTS) for m, seed in chosen]
 
 
-def with_batch(member: Planned, batch: int) -> Planned:
+def with_batch(member: Run, batch: int) -> Run:
     """The run with another size of batch."""
-    return replace(member, run=replace(member.run, protocol=replace(member.run.protocol, batch_size=batch)))
+    return replace(member, spec=replace(member.spec, protocol=replace(member.spec.protocol, batch_size=batch)))
 
 
 def read_images(path: Path | None) -> tuple[Images, str]:

@@ -22,11 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the scri
 
 from rich.console import Console
 
-from common.campaign import SHOWN, Campaign, Ground, Wanted, print_rest, show_plan
-from common.method import Paper, missing_runs, plan
-from common.packing import LARGEST, memory_limit
+from common.campaign.campaign import SHOWN, Campaign, Ground, Wanted, print_rest, show_plan
+from common.campaign.priority import by_worth, schedule, wanted
+from common.paper import Paper
+from common.plan import missing_runs, plan
 from common.store import record_files, save_record
-from common.worth import by_worth, schedule, wanted
+from common.train.packing import LARGEST, memory_limit
 from papers.catalog import PAPERS
 from tests.page_records import simulated
 
@@ -47,7 +48,7 @@ def moved(folder: Path) -> tuple[Paper, ...]:
 
 def write_records(papers: tuple[Paper, ...], most: int) -> int:
     """At most so many simulated records, of up to six seeds of everything; returns how many."""
-    places = {m.run.key: m.folder for paper in papers for m in plan(paper, "paper", seeds=6)} if most else {}
+    places = {m.spec.key: m.folder for paper in papers for m in plan(paper, "paper", seeds=6)} if most else {}
     made = list(simulated(papers, seeds=6).values())[:most] if most else []
     for record in made:
         save_record(places[record["key"]], record)

@@ -11,8 +11,8 @@ from typing import Any
 
 from common.data.imbalance import class_counts
 from common.data.sets import SETS
-from common.method import Planned
 from common.models.sizes import multiplications
+from common.plan import Run
 from common.spec import Column, Protocol, build, canonical_json
 
 BACKWARD = 3  # a training step costs about three forward passes
@@ -215,24 +215,24 @@ class Costs:
     speed: Speed
     seen: frozenset[tuple[str, int]] = frozenset()
 
-    def of(self, pack: Sequence[Planned]) -> float | None:
+    def of(self, pack: Sequence[Run]) -> float | None:
         """Seconds from the start of a pack until its records are there; None where nobody knows."""
-        column, protocol, method = pack[0].run.column, pack[0].run.protocol, pack[0].method
+        column, protocol, method = pack[0].spec.column, pack[0].spec.protocol, pack[0].method
         trained = expected_seconds(column, protocol, len(pack), self.speed, 1 + len(method.companions))
         return None if trained is None else self.ready(pack) * self.speed.slower + trained + len(pack) * READY.ends
 
-    def ready(self, pack: Sequence[Planned]) -> float:
+    def ready(self, pack: Sequence[Run]) -> float:
         """Seconds until the pack trains, as `READY` has them."""
-        backbone = pack[0].run.column.backbone
+        backbone = pack[0].spec.column.backbone
         if not self.speed.compiled:
             return 0.0
         if (backbone, len(pack)) in self.seen:
             return READY.other_method
         return READY.other_size if any(name == backbone for name, _ in self.seen) else READY.first
 
-    def after(self, pack: Sequence[Planned]) -> "Costs":
+    def after(self, pack: Sequence[Run]) -> "Costs":
         """The same when the pack has been compiled."""
-        return replace(self, seen=self.seen | {(pack[0].run.column.backbone, len(pack))})
+        return replace(self, seen=self.seen | {(pack[0].spec.column.backbone, len(pack))})
 
 
 def clock(seconds: float) -> str:

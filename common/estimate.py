@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from common.cost import BACKWARD, WATCHED
 from common.data.large_sets import find_large
-from common.method import Method, Paper
+from common.methods.method import Method
 from common.models.sizes import NETWORKS
+from common.paper import Paper
 from common.spec import Column, Protocol
 
 ASSUMED = 1000.0  # training images of ResNet-50 a second and GPU, where no GPU has been measured

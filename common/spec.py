@@ -168,10 +168,10 @@ class LargeColumns:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSpec:
     """One training: its spec decides every number that it yields.
 
-    method: the resolved method as `common.method.Method.describe` gives it, so without its name; and the column's backbone, as
+    method: the resolved method as `common.methods.method.Method.describe` gives it, so without its name; and the column's backbone, as
     `common.models.sizes.describe_backbone` gives it.
     data: content digest of the dataset.
     """
@@ -182,8 +182,8 @@ class Run:
     data: str
     seed: int
 
-    def spec(self) -> dict[str, Any]:
-        """The spec as JSON holds it."""
+    def as_json(self) -> dict[str, Any]:
+        """As JSON holds it."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["column"], fields["protocol"] = dataclasses.asdict(self.column), dataclasses.asdict(self.protocol)
         return json.loads(json.dumps(fields))
@@ -238,7 +238,7 @@ def parameters_of(function: typing.Callable) -> Mapping[str, inspect.Parameter]:
 
 def describe_function(function: typing.Callable) -> dict[str, Any]:
     """A function as `unwrap` takes it, as JSON: its name, and the values of its parameters. What it computes is not in here,
-    but in `common.digest`."""
+    but in `common.methods.digest`."""
     function, values = unwrap(function)
     return {"function": function.__name__,
             **{name: describe_function(value) if callable(value) else value for name, value in values.items()}}

@@ -3,7 +3,7 @@
 from importlib import import_module
 
 from common.errors import UserError
-from common.method import Paper
+from common.paper import Paper
 
 NAMES = ("icu", "mm", "two_head", "kps", "fbl", "gcl")
 

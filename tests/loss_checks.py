@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from common.method import Context, Outputs
+from common.methods.method import Context, Outputs
 
 COUNTS = (5, 500, 50, 120)  # not sorted by size: a loss that assumes the order fails
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
-    "digest": [ROOT / "common" / name for name in ("losses.py", "data/sampling.py", "models/heads.py", "models/memory.py")]
+    "digest": [ROOT / "common" / name for name in ("methods/losses.py", "methods/sampling.py", "models/heads.py", "models/memory.py")]
     + [ROOT / "papers" / "icu" / "equations.py"],
     "engine": [ROOT / "common" / name for name in (
         "data/feed.py", "data/augment.py", "data/imbalance.py", "models/resnet.py", "models/tail.py", "models/backbones.py",
@@ -145,7 +145,7 @@ def _renamed_everywhere(old: str, new: str) -> dict[Path, str]:
     paths = [p for folder in ("common", "papers") for p in (ROOT / folder).rglob("*.py")]
     return {p: word.sub(new, text) for p in paths if word.search(text := p.read_text()) and f"{old}" in text
             and (f"def {old}(" in text or f"{old},\n" in text or f" {old}\n" in text or f"{old}(" in text)
-            and ("common.losses" in text or p.name == "losses.py")}
+            and ("common.methods.losses" in text or p.name == "losses.py")}
 
 
 def _moved(path: Path, to: Path, name: str) -> dict[Path, str]:
@@ -160,7 +160,7 @@ def _moved(path: Path, to: Path, name: str) -> dict[Path, str]:
 
 # ---------------------------------------------------------------- over the engine too, in a copy of the repository
 
-DIGESTS = "from tests.common.test_digest import digests; import json; print(json.dumps(digests()))"
+DIGESTS = "from tests.common.methods.test_digest import digests; import json; print(json.dumps(digests()))"
 GOLDEN = ("import json; from tests.golden.golden import golden_runs, FILE; from tests.golden.test_golden import alike; "
           "there = json.loads(FILE.read_text()); found = golden_runs(); "
           "raise SystemExit(not all(alike(one, there[name]) for name, one in found.items()))")

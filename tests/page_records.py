@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from common.data.sets import SETS
-from common.method import Paper, Planned, merged, plan
+from common.paper import Paper
+from common.plan import Run, merged, plan
 from common.report.compare import published, standing_columns
 from common.report.groups import WHOLE
 from common.report.page.page import build_page
@@ -33,21 +34,21 @@ def simulated(papers: Sequence[Paper], profile: str = "paper", every: int = 1, s
                     for column in standing_columns(paper, profile).get(row.column, ())}
     for i, item in enumerate(merged(item for paper in papers for item in plan(paper, profile, seeds=seeds)).values()):
         if i % every == 0:
-            row = printed.get((item.run.column.name, item.method.name))
+            row = printed.get((item.spec.column.name, item.method.name))
             centre = 55.0 if row is None else row.number if row.metric == "top1_accuracy" else 100 - row.number
             record = simulate(item, centre, diverges=i % 97 == 96)
             found[record["key"]] = record
     return found
 
 
-def simulate(item: Planned, centre: float, diverges: bool = False) -> dict[str, Any]:
+def simulate(item: Run, centre: float, diverges: bool = False) -> dict[str, Any]:
     """A record with curves, per-class accuracy and made of its own, its accuracy about `centre`."""
-    draw = random.Random(item.run.key)
-    method = random.Random(str(item.run.spec()["method"]))
+    draw = random.Random(item.spec.key)
+    method = random.Random(str(item.spec.as_json()["method"]))
     accuracy = round(min(99.5, max(5.0, centre + method.gauss(0, 0.9) + draw.gauss(0, 0.25))), 2)
     made = {"device": DEVICES[draw.random() < 0.02], "device_type": "cuda", "precision": "bfloat16", "compiled": True,
             "seconds": round(draw.uniform(12, 30), 3), "torch": "2.15.0", "python": "3.11.7", "runs_in_pack": 64}
-    data, epochs = SETS[item.run.column.dataset], item.run.protocol.epochs
+    data, epochs = SETS[item.spec.column.dataset], item.spec.protocol.epochs
     changes: dict[str, Any] = {"made": made, "counts": class_counts(item, data.train // data.classes)}
     if diverges:
         some = epochs // 4 + 1

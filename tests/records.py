@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from common.data.sets import SETS
-from common.digest import ENGINE
-from common.method import Method, Paper, Planned, Table, digest_of, plan
+from common.methods.digest import ENGINE
+from common.methods.method import Method, digest_of
+from common.paper import Paper, Table
+from common.plan import Run, plan
 from common.predictions import Answers, Predictions
 from common.report.paired import Hits
 from common.spec import Column, Profile, Protocol, canonical_json
@@ -20,27 +22,27 @@ MADE = {"seconds": 30.0, "device": "test device", "device_type": "cpu", "precisi
         "torch": "2.11.0", "commit": "0" * 12, "runs_in_pack": 1, "finished": "2026-01-01T00:00:00+00:00"}
 
 
-def class_counts(planned: Planned, largest: int = 100) -> list[int]:
+def class_counts(planned: Run, largest: int = 100) -> list[int]:
     """Training images per class of a long-tailed, step or balanced column."""
-    column, classes = planned.run.column, SETS[planned.run.column.dataset].classes
+    column, classes = planned.spec.column, SETS[planned.spec.column.dataset].classes
     if column.imbalance == "lt":
         return [int(largest * column.ratio ** (-i / (classes - 1))) for i in range(classes)]
     tail = largest // column.ratio if column.imbalance == "step" else largest
     return [largest] * (classes - classes // 2) + [tail] * (classes // 2)
 
 
-def make_record(planned: Planned, accuracy: float | None, **changes: Any) -> dict[str, Any]:
+def make_record(planned: Run, accuracy: float | None, **changes: Any) -> dict[str, Any]:
     """A sealed record of `planned` with this last-epoch accuracy in percent; None is a run that diverged.
 
     changes replace fields; a dictionary adds to the field of that name (`made={"device": "H200"}`).
     """
-    epochs = max(1, planned.run.protocol.epochs)  # what is only tested is tested once
+    epochs = max(1, planned.spec.protocol.epochs)  # what is only tested is tested once
     record = {
-        "schema": SCHEMA, "key": planned.run.key, "method_digest": digest_of(planned.method, planned.run.column),
-        "engine": ENGINE, "predictions": {}, "label": f"{planned.run.column.name} {planned.method.label}",
-        "spec": planned.run.spec(), "counts": class_counts(planned), "made": MADE,
+        "schema": SCHEMA, "key": planned.spec.key, "method_digest": digest_of(planned.method, planned.spec.column),
+        "engine": ENGINE, "predictions": {}, "label": f"{planned.spec.column.name} {planned.method.label}",
+        "spec": planned.spec.as_json(), "counts": class_counts(planned), "made": MADE,
         "curves": {"train_loss": [1.0] * epochs, "test_accuracy": [accuracy or 10.0] * epochs, "tested": [1000] * epochs},
-        **(_diverged() if accuracy is None else _done(accuracy, SETS[planned.run.column.dataset].classes, epochs)),
+        **(_diverged() if accuracy is None else _done(accuracy, SETS[planned.spec.column.dataset].classes, epochs)),
     }
     for name, value in changes.items():
         record[name] = {**record[name], **value} if isinstance(value, dict) else value
@@ -154,8 +156,8 @@ def toy_records(paper: Paper, errors: Mapping[str, Sequence[float | None]], prof
     found = {}
     for planned in plan(paper, profile, columns=columns, seeds=max(map(len, errors.values()))):
         values = errors.get(planned.method.label, errors.get(planned.method.name, ()))
-        if planned.run.seed < len(values):
-            error = values[planned.run.seed]
+        if planned.spec.seed < len(values):
+            error = values[planned.spec.seed]
             record = make_record(planned, None if error is None else 100 - error)
             found[record["key"]] = record
     return found

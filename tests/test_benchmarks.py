@@ -15,13 +15,13 @@ import torch
 
 from benchmarks import first_run, kernels, packs
 from benchmarks.textbook import PlainResNet, step_bytes
+from common.campaign.priority import fit, offers
 from common.cost import Costs, speed_of
 from common.data.sets import SETS, Images
 from common.models.sizes import BACKBONES
-from common.packing import form_packs, memory_limit
 from common.train.loop import WATCH
 from common.train.pack import Device, Pack
-from common.worth import fit, offers
+from common.train.packing import form_packs, memory_limit
 
 SCRIPT = Path(packs.__file__)
 
@@ -69,7 +69,7 @@ def test_ratios_are_to_the_same_runs_recipe_and_eager_loop():
 
 
 def test_members_are_grouped_and_share_seeds():
-    found = [(m.method.name, m.run.seed) for m in packs.members(5)]
+    found = [(m.method.name, m.spec.seed) for m in packs.members(5)]
     assert found == [("ce", 0), ("ce", 1), ("ce", 2), ("ldam-drw", 0), ("ldam-drw", 1)]
 
 
@@ -117,11 +117,11 @@ def test_the_first_pack_on_a_gpu_has_the_first_seed_of_everything_first():
     assert all(name in own | {"ce", "ldam-drw"} for name in names)
     for name in names & own:
         readings = {m.method.reading for m in first_run.wanted(first_run.PAPERS, "paper", ["cifar10-lt-100"], 1)[0]
-                    if m.method.name == name and not m.method.variant and m.run.protocol == pack[0].run.protocol}
+                    if m.method.name == name and not m.method.variant and m.spec.protocol == pack[0].spec.protocol}
         assert {m.method.reading for m in pack if m.method.name == name} >= readings
-    seeds = [m.run.seed for m in pack]
+    seeds = [m.spec.seed for m in pack]
     assert seeds == sorted(seeds)
-    assert len({m.method.label for m in pack if m.run.seed == 0}) == len({m.method.label for m in pack})
+    assert len({m.method.label for m in pack if m.spec.seed == 0}) == len({m.method.label for m in pack})
 
 
 def test_ten_minutes_on_an_h100_are_one_pack_of_28_runs_or_more(tmp_path):
@@ -132,7 +132,7 @@ def test_ten_minutes_on_an_h100_are_one_pack_of_28_runs_or_more(tmp_path):
     form = partial(form_packs, limit=lambda m: memory_limit(m, "bfloat16", 79 * 2**30))
     found = fit(offers([m for m in chosen if not m.start], worth, form, costs), 485.0, costs)
     assert 28 <= len(found.pack) <= 32
-    assert found.pack[0].run.protocol.epochs == 200
+    assert found.pack[0].spec.protocol.epochs == 200
 
 
 def record_of(label: str, seed: int, last: float | None) -> dict:

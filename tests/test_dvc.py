@@ -8,7 +8,7 @@ import pytest
 
 from common.spec import describe_function
 from papers.catalog import PAPERS
-from tests.test_cli import make_small
+from tests.common.cli.test_main import make_small
 from tests.test_structure import imports
 
 pytest.importorskip("dvc")
@@ -113,7 +113,7 @@ def test_a_changed_equation_trains_its_own_rows_again_and_its_words_none(clone):
     script.write_text(text.replace(equation, f"2 * {equation}"))
     again = dvc("repro", *MM, cwd=clone)
     columns = PAPER.columns["quick"]
-    own = [len({PAPER.run("quick", column, row, 0).key for row in PAPER.rows("quick", column)
+    own = [len({PAPER.spec("quick", column, row, 0).key for row in PAPER.rows("quick", column)
                 if describe_function(row.loss)["function"] in ("mm", "mm_ldam", "mm_scaled_margin")}) for column in columns]
     assert own[0] > own[1] > 0
     assert all(f"Training {number} runs" in again for number in own), again

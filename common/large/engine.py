@@ -27,7 +27,7 @@ from common.large.network import LargeNetwork, draw_weights, left_out, load_imag
 from common.large.processes import Processes, gather, share_from_first, shares, sum_gradients
 from common.large.record import LargeTally
 from common.large.sampling import Span, draw_order, draw_share_noise, spans
-from common.method import Planned
+from common.plan import Run
 from common.train.checks import check_parts
 from common.train.groups import class_scores, group_runs, make_head
 from common.train.pack import Device, Pack, use_device
@@ -71,10 +71,10 @@ class LargeRun(Pack):
 
     captures = False  # of a step; what the processes send each other stays out of graphs
 
-    def __init__(self, member: Planned, images: LargeImages, device: Device, processes: Processes, folder: Path,
+    def __init__(self, member: Run, images: LargeImages, device: Device, processes: Processes, folder: Path,
                  per_device: int | None = None, workers: int = WORKERS):
         self.members, self.device, self.runs, self.turns = [member], device, 1, [False]
-        self.column, self.protocol, self.shape = member.run.column, member.run.protocol, member.method
+        self.column, self.protocol, self.shape = member.spec.column, member.spec.protocol, member.method
         check_method(member)
         check_parts(member.method, images.counts, self.protocol)
         self.images, self.processes, self.workers = images, processes, workers
@@ -101,7 +101,7 @@ class LargeRun(Pack):
 
     def _begin_with(self, net: LargeNetwork, folder: Path) -> str:
         """Draw all weights from the run's own generators, then load what was trained elsewhere; returns where that is from."""
-        backbone = stream(self.members[0].run.seed, "backbone")
+        backbone = stream(self.members[0].spec.seed, "backbone")
         draw_weights([net], backbone)
         self._initialise(nn.Module())  # of a pack: draws its network, here none, and the heads
         if not self.protocol.pretrained:
@@ -137,7 +137,7 @@ class LargeRun(Pack):
 
     def draw(self, epoch: int) -> Drawn:
         """What the run draws in an epoch but for its noise, which is drawn batch by batch. Crops are the input's."""
-        self.order = draw_order(self.shape, self.members[0].run.seed, epoch, self.feed.cpu_labels, self.feed.counts,
+        self.order = draw_order(self.shape, self.members[0].spec.seed, epoch, self.feed.cpu_labels, self.feed.counts,
                                 self.protocol.batch_size)
         rows = torch.zeros(self.streams, len(ROWS), 1, self.feed.size, dtype=torch.int64)
         rows[:, INDEX, 0] = self.order.index
@@ -152,7 +152,7 @@ class LargeRun(Pack):
     def train_batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The epoch's batches from the one numbered `first`; `begin_epoch` comes before."""
         if self._trained is None:
-            self._trained = TrainInput(self.images, self.facts, self.members[0].run.seed, self.workers, self.device.cuda)
+            self._trained = TrainInput(self.images, self.facts, self.members[0].spec.seed, self.workers, self.device.cuda)
         return self._trained.epoch(epoch, self.order, self.spans()[first:])
 
     def train_batch(self, epoch: int, batch: Batch) -> None:
@@ -198,7 +198,7 @@ class LargeRun(Pack):
         if not self.shape.noise:
             return drawn
         terms, classes = 1 + (self.shape.mixup > 0), self.groups[0].classes
-        mine = draw_share_noise(self.members[0].run.seed, epoch, self.shape.noise, span, terms, classes)
+        mine = draw_share_noise(self.members[0].spec.seed, epoch, self.shape.noise, span, terms, classes)
         noise = gather(self.processes, self._place(mine).transpose(0, 1), span.size).transpose(0, 1)
         return drawn._replace(noise=(noise.unsqueeze(1),))
 
@@ -288,7 +288,7 @@ class LargeRun(Pack):
 
 
 
-def check_method(member: Planned) -> None:
+def check_method(member: Run) -> None:
     """A method that only the small sets have is a UserError."""
     method = member.method
     for found, what in ((method.task != "classes", "a task other than the classes"),
@@ -296,4 +296,4 @@ def check_method(member: Planned) -> None:
                         (method.clusters and method.clustering != "random", "clusters of features")):
         if found:
             raise UserError(f"{method.label} has {what}, which is built for the small sets only; leave it out on "
-                            f"{member.run.column.name}.")
+                            f"{member.spec.column.name}.")

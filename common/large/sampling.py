@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.data.feed import INDEX, PARTNER, TURN, Draw, draw_blend, draw_epoch, draw_stream, stream
 from common.errors import UserError
-from common.method import Method
+from common.methods.method import Method
 
 
 class Order(NamedTuple):

@@ -24,7 +24,7 @@ from common.large.engine import WORKERS, LargeRun
 from common.large.lists import load_large
 from common.large.processes import Processes, from_first, join, leave, share_from_first, together
 from common.large.record import LargeCurves, LargeTally, large_surroundings, make_large_record
-from common.method import Planned, missing_runs
+from common.plan import Run, missing_runs
 from common.predictions import write_predictions
 from common.store import record_files, save_record, weights_metadata, write_atomically
 from common.train.loop import Progress, Workspace, evaluation_stride, load_start, predictions_of
@@ -63,7 +63,7 @@ class Place:
     images: int = 0
 
 
-def train_large(planned: Sequence[Planned], data: Path, work: Workspace, options: LargeOptions, observer: Observer) -> bool:
+def train_large(planned: Sequence[Run], data: Path, work: Workspace, options: LargeOptions, observer: Observer) -> bool:
     """Train every planned run that has no record. Every process of torchrun calls it. Returns False if the deadline came first.
 
     What a user did wrong is a UserError on one process; the others then end quietly with exit code 2.
@@ -75,7 +75,7 @@ def train_large(planned: Sequence[Planned], data: Path, work: Workspace, options
     return done
 
 
-def train_missing(processes: Processes, planned: Sequence[Planned], data: Path, work: Workspace, options: LargeOptions,
+def train_missing(processes: Processes, planned: Sequence[Run], data: Path, work: Workspace, options: LargeOptions,
                   observer: Observer) -> bool:
     """The runs of all processes, one after another. Returns False if the deadline came first."""
     device = together(processes, lambda: local_device(options, processes))
@@ -90,9 +90,9 @@ def train_missing(processes: Processes, planned: Sequence[Planned], data: Path, 
     return True
 
 
-def begin(member: Planned, data: Path, device: Device, processes: Processes, options: LargeOptions) -> LargeRun:
+def begin(member: Run, data: Path, device: Device, processes: Processes, options: LargeOptions) -> LargeRun:
     """The run as it is before its first batch. What is missing is a UserError, before any process waits for another."""
-    images = load_large(member.run.column.dataset, data)
+    images = load_large(member.spec.column.dataset, data)
     return LargeRun(member, images, device, processes, data, options.per_device, options.workers)
 
 
@@ -186,7 +186,7 @@ def tell(run: LargeRun, epoch: int, curves: LargeCurves, work: Workspace, observ
     """Report the epoch just finished to the log and to the observer."""
     loss, accuracy = curves.loss[0][-1], curves.accuracy[0][-1]
     observe(Progress(epoch, run.protocol.epochs, loss, accuracy, accuracy))
-    key = run.members[0].run.key
+    key = run.members[0].spec.key
     work.log(column=run.column.name, epoch=epoch, loss_and_accuracy={key: [loss if all(run.alive) else None, accuracy]})
 
 
@@ -258,12 +258,12 @@ def finish(run: LargeRun, curves: LargeCurves, best: BestAnswers, tally: LargeTa
     made = {**large_surroundings(run, trained / seconds), "seconds": round(seconds, 3)}
     if all(run.alive):
         tensors = {n: t.cpu().contiguous() for n, t in state.items() if n.startswith(("backbone.", "head."))}
-        write_atomically(member.checkpoint, save(tensors, weights_metadata(key=member.run.key, label=member.label)))
+        write_atomically(member.checkpoint, save(tensors, weights_metadata(key=member.spec.key, label=member.label)))
     if member.identity in record_files(member.root):
         return
     if not all(run.alive):
         save_record(member.folder, make_diverged_record(run, 0, curves, made))
         return
     found = predictions_of(run.images.test_labels, 0, best, tally.answered(), 0)
-    fields = write_predictions(member.folder, {member.run.key: found})
-    save_record(member.folder, make_large_record(run, curves, tally, made) | {"predictions": fields[member.run.key]})
+    fields = write_predictions(member.folder, {member.spec.key: found})
+    save_record(member.folder, make_large_record(run, curves, tally, made) | {"predictions": fields[member.spec.key]})

@@ -165,7 +165,7 @@ class BalancedHead(LinearHead):
 
 
 def channel_groups(width: int, classes: int, rule: str) -> Tensor:
-    """Which channels each class owns, bool [width, classes]; the rules are those of `common.method.Head.groups`.
+    """Which channels each class owns, bool [width, classes]; the rules are those of `common.methods.method.Head.groups`.
 
     "uneven" and "drop" need a channel for each class, else a UserError.
     """
@@ -229,7 +229,7 @@ class CausalHead(PackedHead):
 class CentreHead(PackedHead):
     """Minus half the squared distances to the means mu_k, which are `weight`: -|x - mu_k|^2 / 2.
 
-    means: how they start, as `common.method.Head.means` says.
+    means: how they start, as `common.methods.method.Head.means` says.
     """
 
     def __init__(self, runs: int, width: int, classes: int, means: str = "normal"):

@@ -10,7 +10,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 from common.estimate import Speed, known_speeds, not_run
-from common.method import Paper, Planned
+from common.paper import Paper
+from common.plan import Run
 from common.report.compare import NO_RUN, Arm, Record, Records, arms, drawn_lists, flags, made, published, standing_columns
 from common.report.duels import holm
 from common.report.intervals import Interval, central, confidence_interval, resampled_means, spread, within_percent
@@ -112,7 +113,7 @@ class Entrant(NamedTuple):
 
 def boards(papers: Sequence[Paper], records: Records, profile: Profile, hits: Mapping[str, Hits] = NO_HITS) -> tuple[Board, ...]:
     """A board for every column and protocol under which the papers plan two plain rows or more: columns in the order of the
-    papers, the protocol with most methods first. Planned methods without a record are listed with why. hits: of the records that
+    papers, the protocol with most methods first. Run methods without a record are listed with why. hits: of the records that
     have predictions."""
     return boards_of(entrants(papers, records, profile), hits)
 
@@ -151,13 +152,13 @@ def _entrant(paper: Paper, profile: Profile, column: Column, arm: Arm, printed: 
              speeds: Sequence[Speed], records: Records) -> tuple[str, Entrant]:
     """The key of the method's first run, and the method as this paper alone knows it."""
     method = arm.method
-    first = Planned(paper.run(profile, column, method, 0), method, paper.folder)
+    first = Run(paper.spec(profile, column, method, 0), method, paper.folder)
     is_own = method.name in paper.own
     is_main = not method.variant and (is_own or (column.name, method.name) in printed)
     waiting = not_run(paper, column, method, speeds) if column.name in paper.large else NO_RUN
     seeds = [record["spec"]["seed"] for record in arm.done]
-    costs = tuple(_cost(replace(first, run=replace(first.run, seed=seed)), records) for seed in seeds)
-    return first.run.key, Entrant(column, whole_stage(first).run.protocol, arm, ((paper.name, method.label),),
+    costs = tuple(_cost(replace(first, spec=replace(first.spec, seed=seed)), records) for seed in seeds)
+    return first.spec.key, Entrant(column, whole_stage(first).spec.protocol, arm, ((paper.name, method.label),),
                                   (paper.name,) * is_own, is_main, waiting, costs)
 
 
@@ -180,17 +181,17 @@ def main_rows(paper: Paper, profile: Profile) -> set[tuple[str, str]]:
     return in_main | {place for place in in_any if place[0] not in columns}
 
 
-def whole_stage(item: Planned) -> Planned:
+def whole_stage(item: Run) -> Run:
     """The latest stage of a run that trains the whole network."""
-    whole = [stage for stage in item.chain if stage.run.protocol.trains == "all" and stage.run.protocol.epochs]
+    whole = [stage for stage in item.chain if stage.spec.protocol.trains == "all" and stage.spec.protocol.epochs]
     return whole[-1] if whole else item.chain[0]
 
 
-def _cost(item: Planned, records: Records) -> float | None:
+def _cost(item: Run, records: Records) -> float | None:
     """Device-seconds of a run and of all that it starts from; None where one of them has no record."""
-    if any(stage.run.key not in records for stage in item.chain):
+    if any(stage.spec.key not in records for stage in item.chain):
         return None
-    return sum(float(records[stage.run.key]["made"].get("seconds") or 0.0) for stage in item.chain)
+    return sum(float(records[stage.spec.key]["made"].get("seconds") or 0.0) for stage in item.chain)
 
 
 def _board(found: Sequence[Entrant], hits: Mapping[str, Hits]) -> Board:

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 from common.errors import UserError
-from common.method import Paper
+from common.paper import Paper
 from common.report.compare import (
     Arm,
     Record,

@@ -8,10 +8,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from common.digest import ENGINE
 from common.errors import UserError
 from common.estimate import known_speeds, not_run
-from common.method import Method, Paper, Planned, digest_of
+from common.methods.digest import ENGINE
+from common.methods.method import Method, digest_of
+from common.paper import Paper
+from common.plan import Run
 from common.report.groups import WHOLE, group_accuracy, is_group
 from common.report.intervals import spread
 from common.report.text import mean_text
@@ -198,8 +200,8 @@ def planned_keys(paper: Paper, profile: Profile, column: Column, seeds: tuple[in
 
 
 def _chain_keys(paper: Paper, profile: Profile, column: Column, method: Method, seed: int) -> tuple[str, ...]:
-    planned = Planned(paper.run(profile, column, method, seed), method, paper.folder)
-    return tuple(stage.run.key for stage in planned.chain)
+    planned = Run(paper.spec(profile, column, method, seed), method, paper.folder)
+    return tuple(stage.spec.key for stage in planned.chain)
 
 
 def arms(paper: Paper, records: Records, profile: Profile, column: Column) -> list[Arm]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from common.errors import UserError
-from common.method import Paper
+from common.paper import Paper
 from common.report.compare import Arm, Record, Records
 from common.report.sources import NotYet, find_arms, find_column, source_words
 from common.report.style import MARKERS, PALETTE, WIDTH, Drawing, canvas, legend_below, style

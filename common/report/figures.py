@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.method import Paper
+from common.paper import Paper
 from common.report.compare import Arm, Records
 from common.report.embedding import embedding
 from common.report.groups import class_groups, group_names, majority

@@ -5,7 +5,7 @@ from typing import Any
 
 from common.data.large_sets import LARGE
 from common.estimate import basis, hours, known_speeds
-from common.method import Paper
+from common.paper import Paper
 from common.report.text import markdown_table
 from common.spec import LargeProtocol
 

@@ -1,6 +1,6 @@
 """Tables as LaTeX, for a paper that quotes them: booktabs, one tabular for each piece of a table."""
 
-from common.method import Table
+from common.paper import Table
 from common.report.compare import Cell
 from common.report.layout import METRICS, cell_text, column_words, grid, pieces
 from common.report.text import plain

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common.method import Paper
+from common.paper import Paper
 from common.report.compare import Cell, Records, cells, why_not_measured
 from common.report.intervals import Interval, central, resampled_means
 from common.report.verdict import APART, LESS_IS_BETTER

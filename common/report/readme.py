@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from common.method import Paper, Table
+from common.paper import Paper, Table
 from common.report import claims as claim_tests
 from common.report.claims import Outcome
 from common.report.compare import Cell, Records, cells, minutes

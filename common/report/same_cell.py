@@ -10,7 +10,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from itertools import combinations
 from typing import Any
 
-from common.method import Paper
+from common.paper import Paper
 from common.report.boards import Entrant, entrants, protocol_words
 from common.report.compare import Records, measure, published, standing_columns
 from common.report.groups import WHOLE, is_group

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from common.errors import UserError
-from common.method import Paper
+from common.paper import Paper
 from common.report.compare import Arm, Records, arms, standing_columns
 from common.spec import Column, Profile
 

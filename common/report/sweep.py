@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from common.method import Paper
+from common.paper import Paper
 from common.report.compare import Arm, Records, measure, published
 from common.report.figures import column_words
 from common.report.intervals import spread

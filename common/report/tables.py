@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
-from common.method import Paper, Table
+from common.paper import Paper, Table
 from common.report import claims as claim_tests
 from common.report.claims import Claim, Outcome, class_words
 from common.report.compare import Cell, Records, cells, made, minutes

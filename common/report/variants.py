@@ -3,7 +3,7 @@ column beside the authors'."""
 
 from dataclasses import replace
 
-from common.method import Paper
+from common.paper import Paper
 from common.report.compare import Arm, Records, arms, measure, published
 from common.report.text import markdown_table, mean_text, signed
 from common.spec import Column, Profile

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.method import Method
+from common.methods.method import Method
 from common.spec import Protocol
 
 if TYPE_CHECKING:

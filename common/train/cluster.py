@@ -19,7 +19,7 @@ from typing import Any
 from common.checkout import ROOT, commit
 from common.data.sets import Images, load
 from common.errors import UserError
-from common.method import Planned
+from common.plan import Run
 from common.store import record_files, write_atomically
 from common.train.loop import Progress, Workspace
 from common.train.work import Observe, Outcome, choose_device, place_of, try_pack
@@ -79,7 +79,7 @@ class Cluster:
         """`place_of` a machine's device; the machines are expected to be alike."""
         return self.call(place_of)
 
-    def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe, plainer: int = 0) -> None:
+    def begin(self, place: int, pack: Sequence[Run], work: Workspace, observe: Observe, plainer: int = 0) -> None:
         sent = {path.name: path.read_bytes() for path, state in work.states().items()
                 if {m.identity for m in pack} <= set(state["identities"])}
         for start in (m.start for m in pack if m.start):
@@ -88,7 +88,7 @@ class Cluster:
         minutes = replace(work, deadline=time.time() + work.deadline - time.monotonic(), mirror=_nowhere)
         task = self.ray.remote(**self.needs, max_retries=0)(_train_elsewhere)
         given = (list(pack), self.root, sent, minutes, self.choice, plainer, self.inbox, place)
-        self._tasks[task.remote(self._put(pack[0].run.column.dataset), *given)] = place, work, observe
+        self._tasks[task.remote(self._put(pack[0].spec.column.dataset), *given)] = place, work, observe
 
     def _put(self, dataset: str) -> Any:
         if dataset not in self._images:
@@ -163,7 +163,7 @@ def _on_device(function: Callable, choice: Choice, *arguments: Any) -> Any:
     return function(choose_device(*choice), *arguments)
 
 
-def _train_elsewhere(images: Images, pack: list[Planned], root: Path, sent: dict[str, bytes], work: Workspace, choice: Choice,
+def _train_elsewhere(images: Images, pack: list[Run], root: Path, sent: dict[str, bytes], work: Workspace, choice: Choice,
                      plainer: int, inbox: Any, place: int) -> tuple[Outcome, dict[str, bytes]]:
     """What a machine of the cluster does: train the pack in a folder of its own, and return the files it made."""
     if time.time() > work.deadline:  # it waited too long for a machine

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.method import Method
+from common.methods.method import Method
 
 
 def cluster_counts(method: Method, counts: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from itertools import groupby
 import numpy as np
 from torch import Tensor
 
-from common.method import Context, Method, Outputs, Planned
+from common.methods.method import Context, Method, Outputs
 from common.models.heads import (
     BalancedHead,
     CausalHead,
@@ -19,6 +19,7 @@ from common.models.heads import (
     QuadraticHead,
 )
 from common.models.memory import MemoryHead
+from common.plan import Run
 from common.train.clusters import cluster_counts
 
 
@@ -43,10 +44,10 @@ class Group:
         return len(self.parent) or self.classes
 
 
-def group_runs(members: Sequence[Planned], counts: np.ndarray) -> list[Group]:
+def group_runs(members: Sequence[Run], counts: np.ndarray) -> list[Group]:
     """The groups of runs that stand together and have the same method; counts: training images of each class."""
     groups, first = [], 0
-    for _, same in groupby(members, key=lambda m: m.run.method):
+    for _, same in groupby(members, key=lambda m: m.spec.method):
         same = list(same)
         method = same[0].method
         parent = np.repeat(np.arange(len(counts)), cluster_counts(method, counts)).tolist() if method.clusters else ()

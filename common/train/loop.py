@@ -16,9 +16,9 @@ from torch import Tensor
 
 from common.data.sets import Images
 from common.errors import UserError
-from common.method import Planned
 from common.models.backbones import backbone
 from common.models.memory import FROM_FIRST, class_means
+from common.plan import Run
 from common.predictions import Answers, Predictions, write_predictions
 from common.spec import canonical_json, spec_key
 from common.store import has_diverged, record_files, save_record, weights_metadata, write_atomically
@@ -139,7 +139,7 @@ def give_clusters(pack: Pack, run: int, state: Mapping[str, Tensor]) -> None:
         parts = torch.arange(pack.feed.size, device=pack.rate.device).split(TEST_BATCH)
         features = torch.cat([net(pack.feed.plain("train", part, 1))[0].float().cpu() for part in parts])
     each = cluster_counts(method, pack.feed.counts)
-    found = divide_by_features(pack.feed.cpu_labels, each, features, method.clustering, member.run.seed)
+    found = divide_by_features(pack.feed.cpu_labels, each, features, method.clustering, member.spec.seed)
     pack.load_run_state(run, {"head.clusters": found[None]})
 
 
@@ -151,7 +151,7 @@ def test_only(pack: Pack, curves: Curves, best: BestAnswers) -> list[Tally]:
     return tallies
 
 
-def train_pack(members: Sequence[Planned], images: Images, device: Device, work: Workspace,
+def train_pack(members: Sequence[Run], images: Images, device: Device, work: Workspace,
                observe: Callable[[Progress], None] = lambda progress: None) -> bool:
     """Train the pack from where it stopped, and leave a record and a checkpoint for every run.
 
@@ -216,7 +216,7 @@ def tell(pack: Pack, epoch: int, curves: Curves, work: Workspace, observe: Calla
     accuracies = [curves.accuracy[r][-1] for r in alive]
     loss = sum(curves.loss[r][-1] for r in alive) / len(alive)
     observe(Progress(epoch, pack.protocol.epochs, loss, max(accuracies), min(accuracies)))
-    runs = {m.run.key: [None if not pack.alive[r] else curves.loss[r][-1], curves.accuracy[r][-1]]
+    runs = {m.spec.key: [None if not pack.alive[r] else curves.loss[r][-1], curves.accuracy[r][-1]]
             for r, m in enumerate(pack.members)}
     work.log(column=pack.column.name, epoch=epoch, loss_and_accuracy=runs)
 
@@ -301,7 +301,7 @@ def finish(pack: Pack, curves: Curves, best: BestAnswers, tallies: Sequence[Tall
     for run, (member, state) in enumerate(zip(pack.members, states, strict=True)):
         if pack.alive[run]:
             tensors = {n: t.contiguous() for n, t in state.items() if n.startswith(("backbone.", "head."))}
-            write_atomically(member.checkpoint, save(tensors, weights_metadata(key=member.run.key, label=member.label)))
+            write_atomically(member.checkpoint, save(tensors, weights_metadata(key=member.spec.key, label=member.label)))
         if member.identity in have:
             continue
         if pack.alive[run]:
@@ -325,9 +325,9 @@ def keep_predictions(pack: Pack, best: BestAnswers, tallies: Sequence[Tally], ha
             group = pack.group_of(run)
             labels = torch.cat(tallies[group].labels).cpu().numpy()
             row = run - pack.groups[group].first
-            kept[pack.members[run].run.key] = predictions_of(labels, run, best, answered[group], row)
+            kept[pack.members[run].spec.key] = predictions_of(labels, run, best, answered[group], row)
         fields = write_predictions(folder, kept)
-        found |= {pack.members[run].identity: fields[pack.members[run].run.key] for run in runs}
+        found |= {pack.members[run].identity: fields[pack.members[run].spec.key] for run in runs}
     return found
 
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from common.data.feed import INDEX, PARTNER, TURN, Draw, Drawn, Feed, draw_noise, stream
 from common.data.sets import Images
-from common.method import Context, Planned
+from common.methods.method import Context
 from common.models.backbones import backbone
 from common.models.cpu_step import CpuStep, cpu_step
 from common.models.resnet import initialise
 from common.models.sizes import BACKBONES
+from common.plan import Run
 from common.train.ahead import Ahead
 from common.train.checks import check_parts, per_sample
 from common.train.clusters import cluster_counts, divide_randomly
@@ -77,9 +78,9 @@ class Pack:
 
     ahead: Ahead | None = None  # where a GPU works while the next epoch is drawn
 
-    def __init__(self, members: Sequence[Planned], images: Images, device: Device):
+    def __init__(self, members: Sequence[Run], images: Images, device: Device):
         self.members, self.device = list(members), device
-        self.column, self.protocol = members[0].run.column, members[0].run.protocol
+        self.column, self.protocol = members[0].spec.column, members[0].spec.protocol
         self.runs, at = len(members), use_device(device)
         turns = [m.method.task == "rotation" for m in members]
         self.turns = turns
@@ -122,7 +123,7 @@ class Pack:
             self.ahead.close()
 
     def _initialise(self, net: nn.Module) -> None:
-        seeds = [m.run.seed for m in self.members]
+        seeds = [m.spec.seed for m in self.members]
         initialise(net, [stream(s, "backbone") for s in seeds])
         for group, head in zip(self.groups, self.heads, strict=True):
             head.initialise([stream(s, "head") for s in seeds[group.first:group.stop]])
@@ -251,7 +252,7 @@ class Pack:
         for member, turns in zip(self.members, self.turns, strict=True):
             method = member.method
             others = tuple(sampler(counts, epoch) for sampler in method.companions)
-            draws.append(Draw(member.run.seed, method.sampler(counts, epoch), turns, others, method.mixup))
+            draws.append(Draw(member.spec.seed, method.sampler(counts, epoch), turns, others, method.mixup))
         drawn = self.feed.draw(draws, epoch, self.protocol.batch_size)
         return drawn._replace(noise=tuple(self._draw_noise(g, epoch) for g in self.groups if g.method.noise))
 
@@ -259,7 +260,7 @@ class Pack:
         """[terms, runs, images, classes]: one term, or one for each of the two labels of mixup."""
         shape = (1 + (group.method.mixup > 0), self.feed.size, group.classes)
         members = self.members[group.first:group.stop]
-        return torch.stack([draw_noise(m.run.seed, epoch, group.method.noise, shape) for m in members], 1)
+        return torch.stack([draw_noise(m.spec.seed, epoch, group.method.noise, shape) for m in members], 1)
 
     def train_epoch(self, epoch: int) -> Tensor:
         """Train one epoch. Returns each run's mean loss per sample, float64 [runs] on the CPU."""

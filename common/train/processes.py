@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.method import Planned
+from common.plan import Run
 from common.train.loop import Workspace
 from common.train.pack import Device
 from common.train.work import Here, Observe, Outcome, way
@@ -25,7 +25,7 @@ class Processes:
         self._observers: dict[int, Observe] = {}
         self._plainest: dict[int, bool] = {}
 
-    def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe, plainer: int = 0) -> None:
+    def begin(self, place: int, pack: Sequence[Run], work: Workspace, observe: Observe, plainer: int = 0) -> None:
         self._observers[place], self._plainest[place] = observe, way(self.devices[place], plainer)[1]
         try:
             self._connection(place).send((list(pack), work, plainer))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from common.checkout import commit
-from common.digest import ENGINE
+from common.methods.digest import ENGINE
 from common.metrics import summary
 from common.store import SCHEMA
 from common.train.pack import Device, Pack
@@ -69,7 +69,7 @@ def make_record(pack: Pack, run: int, curves: Curves, tally: Tally, made: Mappin
         each = np.bincount(group.parent)
         more = {"clusters": {"counts": each.tolist(), "norms": [float(f"{n:.5g}") for n in norms]}}
         norms = np.bincount(group.parent, norms) / each
-    if member.method.keep_features and member.run.seed == 0:
+    if member.method.keep_features and member.spec.seed == 0:
         head = {n.removeprefix("head."): t[0].tolist() for n, t in state.items() if n.startswith("head.")}
         more |= {"features": stored_features(pack, run), "head": head}
     return common_fields(pack, run, curves, made) | parts | more | {
@@ -109,10 +109,10 @@ def common_fields(pack: Pack, run: int, curves: Curves, made: Mapping[str, Any])
     finite = [v if np.isfinite(v) else None for v in curves.loss[run]]
     return {
         "schema": SCHEMA,
-        "key": member.run.key,
+        "key": member.spec.key,
         "method_digest": member.digest, "engine": ENGINE,
-        "label": f"{member.run.column.name} {member.method.label}",
-        "spec": member.run.spec(),
+        "label": f"{member.spec.column.name} {member.method.label}",
+        "spec": member.spec.as_json(),
         "curves": {"train_loss": finite, "test_accuracy": curves.accuracy[run], "tested": curves.tested},
         "made": dict(made),
         "predictions": {},  # of a run that diverged

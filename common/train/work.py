@@ -13,16 +13,16 @@ import torch
 
 from common.data.sets import Images, load
 from common.errors import UserError
-from common.method import Planned, missing_runs
-from common.packing import SIZES, UNLIMITED, Limit, form_packs, network_of, together
+from common.plan import Run, missing_runs
 from common.store import record_files
 from common.train.loop import Progress, Workspace, train_pack
 from common.train.pack import Device
+from common.train.packing import SIZES, UNLIMITED, Limit, form_packs, network_of, together
 from common.train.record import device_name
 
 Observe = Callable[[Progress], bool | None]  # True: stop this pack, a smaller one is worth more
-Observer = Callable[[Sequence[Planned]], AbstractContextManager[Observe]]
-Choose = Callable[[Sequence[Planned], Limit], Sequence[Planned]]  # (what can be begun, most runs) -> the next pack, or none
+Observer = Callable[[Sequence[Run]], AbstractContextManager[Observe]]
+Choose = Callable[[Sequence[Run], Limit], Sequence[Run]]  # (what can be begun, most runs) -> the next pack, or none
 Result = Literal["done", "paused", "slow", "too large", "failed", "refused", "lost", "set aside"]
 MOST_FAILURES = 12  # packs in a row: a bad run in a pack of 32 is found within nine
 
@@ -38,13 +38,13 @@ class Outcome(NamedTuple):
 class Trained(NamedTuple):
     """A pack that an engine has worked on, how that ended, for how many seconds, and what was wrong."""
 
-    pack: tuple[Planned, ...]
+    pack: tuple[Run, ...]
     result: Result
     seconds: float
     why: str = ""
 
 
-def unfinished_packs(work: Workspace, missing: Sequence[Planned]) -> list[list[Planned]]:
+def unfinished_packs(work: Workspace, missing: Sequence[Run]) -> list[list[Run]]:
     """What goes on from a resume state: the missing runs of each, side by side as they were; the furthest state first."""
     by_identity, packs = {m.identity: m for m in missing}, []
     for state in sorted(work.states().values(), key=lambda s: -s["epoch"]):
@@ -53,10 +53,10 @@ def unfinished_packs(work: Workspace, missing: Sequence[Planned]) -> list[list[P
     return packs
 
 
-def drop_states(work: Workspace, have: Container[str], missing: Sequence[Planned]) -> None:
+def drop_states(work: Workspace, have: Container[str], missing: Sequence[Run]) -> None:
     """Delete the resume states whose runs all have their records, and are not trained again for their weights; and those of
     missing runs that code began which computed something else."""
-    wanted = {m.run.key: m.identity for m in missing}
+    wanted = {m.spec.key: m.identity for m in missing}
     for file, state in work.states().items():
         names = {name.partition("-")[0]: name for name in state["identities"]}
         stale = any(wanted.get(key, name) != name for key, name in names.items())
@@ -69,7 +69,7 @@ class Engine(Protocol):
 
     places: int
 
-    def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe, plainer: int = 0) -> None:
+    def begin(self, place: int, pack: Sequence[Run], work: Workspace, observe: Observe, plainer: int = 0) -> None:
         """Start to train the pack on a free place, so many steps plainer than the device could (see `way`)."""
 
     def wait(self) -> tuple[int, Outcome]:
@@ -85,8 +85,8 @@ class Here:
         self.device, self.data, self._outcome = device, data, Outcome("done")
         self._loaded: dict[str, Images] = {}
 
-    def begin(self, place: int, pack: Sequence[Planned], work: Workspace, observe: Observe, plainer: int = 0) -> None:
-        dataset = pack[0].run.column.dataset
+    def begin(self, place: int, pack: Sequence[Run], work: Workspace, observe: Observe, plainer: int = 0) -> None:
+        dataset = pack[0].spec.column.dataset
         if dataset not in self._loaded:
             self._loaded = {dataset: load(dataset, self.data)}
         self._outcome = try_pack(pack, self._loaded[dataset], self.device, work, observe, plainer)
@@ -97,10 +97,10 @@ class Here:
 
 def in_order(work: Workspace, limit: Limit) -> Choose:
     """Unfinished packs first, as they were formed; then packs within the limit in the order of the plan."""
-    def choose(ready: Sequence[Planned], most: Limit) -> Sequence[Planned]:
+    def choose(ready: Sequence[Run], most: Limit) -> Sequence[Run]:
         begun = [part for pack in unfinished_packs(work, ready) for part in form_packs(pack, most)]
-        keys = {m.run.key for pack in begun for m in pack}
-        packs = begun + form_packs([m for m in ready if m.run.key not in keys], lambda m: min(limit(m), most(m)))
+        keys = {m.spec.key for pack in begun for m in pack}
+        packs = begun + form_packs([m for m in ready if m.spec.key not in keys], lambda m: min(limit(m), most(m)))
         return together(min(packs, key=lambda pack: len(pack[0].chain), default=()))
 
     return choose
@@ -118,18 +118,18 @@ class Trials:
     aside: set[str] = field(default_factory=set)
     in_a_row: int = 0
 
-    def limit(self, item: Planned) -> int:
-        return min(self.sizes.get(item.run.key, UNLIMITED), self.caps.get(network_of(item), UNLIMITED))
+    def limit(self, item: Run) -> int:
+        return min(self.sizes.get(item.spec.key, UNLIMITED), self.caps.get(network_of(item), UNLIMITED))
 
-    def steps(self, pack: Sequence[Planned]) -> int:
-        return max(self.plainer.get(m.run.key, 0) for m in pack)
+    def steps(self, pack: Sequence[Run]) -> int:
+        return max(self.plainer.get(m.spec.key, 0) for m in pack)
 
-    def learn(self, pack: Sequence[Planned], outcome: Outcome) -> Result:
+    def learn(self, pack: Sequence[Run], outcome: Outcome) -> Result:
         """Draw the consequences; returns what to call this end. A pack too large is split, and so are others of its network
         only. One that fails, or loses its worker twice, is tried one step plainer; where nothing plainer is left it is
         split, so that one bad run does not take its neighbours along, and a run that fails alone is set aside. A pack that a
         sentence refuses is tried once more as it is, and split then."""
-        keys, result = {m.run.key for m in pack}, outcome.result
+        keys, result = {m.spec.key for m in pack}, outcome.result
         if result in ("done", "paused", "slow", "too large"):
             self.in_a_row = 0
         else:
@@ -150,8 +150,8 @@ class Trials:
             return "set aside"
         return result
 
-    def _step_down(self, pack: Sequence[Planned], plainest: bool) -> Result:
-        keys, steps = [m.run.key for m in pack], self.steps(pack)
+    def _step_down(self, pack: Sequence[Run], plainest: bool) -> Result:
+        keys, steps = [m.spec.key for m in pack], self.steps(pack)
         if not plainest and steps < 2:
             self.plainer.update(dict.fromkeys(keys, steps + 1))
         elif len(pack) > 1:
@@ -167,14 +167,14 @@ def smaller(runs: int) -> int:
     return next(size for size in SIZES if size < max(2, min(runs, 2 * SIZES[0])))
 
 
-def conduct(planned: Sequence[Planned], choose: Choose, *, root: Path, work: Workspace, engine: Engine, observer: Observer,
+def conduct(planned: Sequence[Run], choose: Choose, *, root: Path, work: Workspace, engine: Engine, observer: Observer,
             ended: list[Trained] | None = None, after: Callable[[], None] = lambda: None) -> list[Trained]:
     """Train packs, one at each place of the engine, until nothing that `choose` wants is missing or the deadline comes.
 
     What becomes of a pack that fails, see `Trials`; it is logged with its traceback, and the others go on.
     ended: grows by every pack worked on, so that an interrupted caller knows them. after: called whenever one has ended.
     """
-    running: dict[int, tuple[Sequence[Planned], float, ExitStack]] = {}
+    running: dict[int, tuple[Sequence[Run], float, ExitStack]] = {}
     ended, trials, paused = [] if ended is None else ended, Trials(), False
     while True:
         have = record_files(root)
@@ -183,7 +183,7 @@ def conduct(planned: Sequence[Planned], choose: Choose, *, root: Path, work: Wor
         for place in range(engine.places):
             if place in running or paused or time.monotonic() > work.deadline:
                 continue
-            busy = trials.aside | {m.run.key for p, _, _ in running.values() for m in p}
+            busy = trials.aside | {m.spec.key for p, _, _ in running.values() for m in p}
             pack = choose(_ready(missing, busy), trials.limit)
             if not pack:
                 break
@@ -202,14 +202,14 @@ def conduct(planned: Sequence[Planned], choose: Choose, *, root: Path, work: Wor
         if result == "slow":
             _forget(work, pack)
         if outcome.why:
-            work.log(column=pack[0].run.column.name, result=result, runs=[m.label for m in pack], why=outcome.why)
+            work.log(column=pack[0].spec.column.name, result=result, runs=[m.label for m in pack], why=outcome.why)
         after()
         if trials.in_a_row >= MOST_FAILURES:
             raise UserError(f"{MOST_FAILURES} packs in a row failed or lost their workers, the last with {pack[0].label} "
                             f"({last_line(outcome.why)}); see {work.folder / 'log.jsonl'}. Finished runs are kept.")
 
 
-def _checked(pack: Sequence[Planned], outcome: Outcome, root: Path) -> Outcome:
+def _checked(pack: Sequence[Run], outcome: Outcome, root: Path) -> Outcome:
     """A pack whose records do not count here would be begun again and again."""
     have = record_files(root) if outcome.result == "done" else {}
     if outcome.result == "done" and any(m.identity not in have for m in pack):
@@ -222,7 +222,7 @@ def last_line(why: str) -> str:
     return (why.strip().splitlines() or ["the worker died"])[-1]
 
 
-def _forget(work: Workspace, pack: Sequence[Planned]) -> None:
+def _forget(work: Workspace, pack: Sequence[Run]) -> None:
     """Delete the state of a pack that is begun anew with fewer runs."""
     names = {m.identity for m in pack}
     for file, state in work.states().items():
@@ -230,13 +230,13 @@ def _forget(work: Workspace, pack: Sequence[Planned]) -> None:
             file.unlink(missing_ok=True)
 
 
-def _ready(missing: Sequence[Planned], busy: Container[str]) -> list[Planned]:
+def _ready(missing: Sequence[Run], busy: Container[str]) -> list[Run]:
     """What can be begun now: nobody trains it, and the run that it starts from is there."""
-    wanted = {m.run.key for m in missing}
-    return [m for m in missing if m.run.key not in busy and not (m.start and m.start.run.key in wanted)]
+    wanted = {m.spec.key for m in missing}
+    return [m for m in missing if m.spec.key not in busy and not (m.start and m.start.spec.key in wanted)]
 
 
-def train(planned: Sequence[Planned], *, root: Path, data: Path, work: Workspace, device: Device, limit: Limit,
+def train(planned: Sequence[Run], *, root: Path, data: Path, work: Workspace, device: Device, limit: Limit,
           observer: Observer) -> bool:
     """Train every planned run that has no record, on one device. Returns False if the deadline came first; runs that failed
     are a UserError when the others have ended."""
@@ -264,7 +264,7 @@ def way(device: Device, plainer: int) -> tuple[Device, bool]:
     return ways[min(plainer, len(ways) - 1)], plainer >= len(ways) - 1
 
 
-def try_pack(pack: Sequence[Planned], images: Images, device: Device, work: Workspace, observe: Observe, plainer: int = 0
+def try_pack(pack: Sequence[Run], images: Images, device: Device, work: Workspace, observe: Observe, plainer: int = 0
              ) -> Outcome:
     """`train_pack`, and how it ended; "too large" where the pack does not fit into the device's memory and can be split."""
     def tell(progress: Progress) -> None:

@@ -21,12 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.baselines import bbn_row, ce_row, hybrid_sc_row, la_post_hoc_row, la_row, ldam_drw_row
-from common.cli import main
+from common.cli.main import main
 from common.data.large_sets import find_large
-from common.decoupled import decoupling_row, disalign_row, with_second_settings
-from common.losses import cross_entropy
-from common.method import Context, Figure, Method, Outputs, Paper, Table
+from common.methods.losses import cross_entropy
+from common.methods.method import Context, Method, Outputs
+from common.methods.one_stage import bbn_row, ce_row, hybrid_sc_row, la_post_hoc_row, la_row, ldam_drw_row
+from common.methods.two_stage import decoupling_row, disalign_row, with_second_settings
+from common.paper import Figure, Paper, Table
 from common.report.figures import feature_norms
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 

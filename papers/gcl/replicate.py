@@ -23,7 +23,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.baselines import (
+from common.cli.main import main
+from common.methods.losses import cross_entropy, shift_target
+from common.methods.method import COSINE, Context, Head, Method, Outputs
+from common.methods.one_stage import (
     arcface_row,
     bbn_row,
     ce_row,
@@ -36,11 +39,9 @@ from common.baselines import (
     mixup_crt_row,
     mixup_row,
 )
-from common.cli import main
-from common.data.sampling import class_balanced, effective_number_sampler, shuffled
-from common.decoupled import decoupling_row, disalign_row, lade_row, oltr_row, with_second_settings
-from common.losses import cross_entropy, shift_target
-from common.method import COSINE, Context, Figure, Head, Method, Outputs, Paper, Table
+from common.methods.sampling import class_balanced, effective_number_sampler, shuffled
+from common.methods.two_stage import decoupling_row, disalign_row, lade_row, oltr_row, with_second_settings
+from common.paper import Figure, Paper, Table
 from common.report.figures import Panel, curves, embedding
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 

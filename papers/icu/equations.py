@@ -9,8 +9,8 @@ loss. Only tensor methods are used, so that a plan of runs needs no torch.
 import math
 from typing import TYPE_CHECKING
 
-from common.losses import cross_entropy, shift_target, target
-from common.method import Context, Outputs
+from common.methods.losses import cross_entropy, shift_target, target
+from common.methods.method import Context, Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ below; and, beyond the paper's figure, the learned centres and the ellipse of on
 import math
 from typing import TYPE_CHECKING
 
-from common.method import Paper
+from common.paper import Paper
 from common.report.compare import Arm, Record, Records
 from common.report.embedding import read_features
 from common.report.figures import column_words

@@ -19,12 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from common.baselines import cb_focal_row, ce_row, focal_row, mixup_row
-from common.cli import main
-from common.data.sampling import effective_number_weights
+from common.cli.main import main
 from common.data.sets import SETS
-from common.losses import softmax_cross_entropy
-from common.method import Figure, Head, Method, Paper, Table
+from common.methods.losses import softmax_cross_entropy
+from common.methods.method import Head, Method
+from common.methods.one_stage import cb_focal_row, ce_row, focal_row, mixup_row
+from common.methods.sampling import effective_number_weights
+from common.paper import Figure, Paper, Table
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 from papers.icu.equations import (
     icu,

@@ -21,7 +21,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.baselines import (
+from common.cli.main import main
+from common.data.large_sets import find_large
+from common.data.sets import SETS
+from common.methods.losses import cross_entropy, ldam, shift_target
+from common.methods.method import COSINE, Context, Method, Outputs
+from common.methods.one_stage import (
     LARGE_MIXUP,
     arcface_row,
     bbn_row,
@@ -36,13 +41,9 @@ from common.baselines import (
     meta_rows,
     mislas_row,
 )
-from common.cli import main
-from common.data.large_sets import find_large
-from common.data.sampling import deferred, effective_number_weights, shuffled, uniform_weights
-from common.data.sets import SETS
-from common.decoupled import decoupling_row, tau_norm_row, with_second_settings
-from common.losses import cross_entropy, ldam, shift_target
-from common.method import COSINE, Context, Figure, Method, Outputs, Paper, Table
+from common.methods.sampling import deferred, effective_number_weights, shuffled, uniform_weights
+from common.methods.two_stage import decoupling_row, tau_norm_row, with_second_settings
+from common.paper import Figure, Paper, Table
 from common.report.figures import Panel, class_counts_figure, curves, embedding, per_class_error
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 from papers.kps.boundaries import AXES, DECISION, ONES, angle_boundary, boundary_lines, cosine_boundary
@@ -334,7 +335,7 @@ def two_class_lists() -> tuple[tuple[float, float], tuple[float, float], tuple[f
     """Radii and margins of KPS, and margins of LDAM, for a head and a tail class of the sizes in params.yaml."""
     import torch
 
-    from common.losses import ldam_margins
+    from common.methods.losses import ldam_margins
 
     n, p = torch.tensor(PARAMS.drawn_counts, dtype=torch.float64), PARAMS.written
     lists = (kps_radii(n, p.n_base), kps_margins(n, p.n_base, p.m_max), ldam_margins(n, PARAMS.toy.largest_margin))

@@ -21,20 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.baselines import ce_row
-from common.cli import main
-from common.data.sampling import (
-    class_balanced,
-    deferred,
-    effective_number_sampler,
-    effective_number_weights,
-    inverse_counts,
-    inverse_weights,
-    shuffled,
-    uniform_weights,
-)
+from common.cli.main import main
 from common.data.sets import SETS
-from common.losses import (
+from common.methods.losses import (
     cross_entropy,
     focal,
     hinge,
@@ -48,7 +37,19 @@ from common.losses import (
     target,
     uniform_margin,
 )
-from common.method import COSINE, Context, Figure, Head, Method, Outputs, Paper, Table
+from common.methods.method import COSINE, Context, Head, Method, Outputs
+from common.methods.one_stage import ce_row
+from common.methods.sampling import (
+    class_balanced,
+    deferred,
+    effective_number_sampler,
+    effective_number_weights,
+    inverse_counts,
+    inverse_weights,
+    shuffled,
+    uniform_weights,
+)
+from common.paper import Figure, Paper, Table
 from common.report.figures import per_class_error
 from common.spec import Column, Protocol, load_yaml
 

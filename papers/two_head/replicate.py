@@ -22,7 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.baselines import (
+from common.cli.main import main
+from common.data.large_sets import LARGE as LARGE_SETS
+from common.data.sets import SETS
+from common.methods.losses import cross_entropy
+from common.methods.method import Context, Head, Method, Outputs
+from common.methods.one_stage import (
     LARGE_MIXUP,
     bbn_row,
     cb_focal_row,
@@ -36,13 +41,9 @@ from common.baselines import (
     mislas_row,
     mixup_row,
 )
-from common.cli import main
-from common.data.large_sets import LARGE as LARGE_SETS
-from common.data.sampling import deferred, effective_number_weights, uniform_weights
-from common.data.sets import SETS
-from common.decoupled import lws_row, oltr_row, with_second_settings
-from common.losses import cross_entropy
-from common.method import Context, Figure, Head, Method, Outputs, Paper, Table
+from common.methods.sampling import deferred, effective_number_weights, uniform_weights
+from common.methods.two_stage import lws_row, oltr_row, with_second_settings
+from common.paper import Figure, Paper, Table
 from common.report.figures import Panel, curves, find_methods
 from common.report.sweep import Point, Sweep, sweep_figure
 from common.spec import Column, LargeColumns, Protocol, load_yaml

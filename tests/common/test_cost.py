@@ -20,10 +20,10 @@ from common.cost import (
     whole_work,
     work,
 )
-from common.method import Method
+from common.methods.method import Method
 from common.models.sizes import multiplications
-from common.packing import memory_limit, run_bytes
 from common.spec import Column, Protocol
+from common.train.packing import memory_limit, run_bytes
 from tests.common.train.toys import planned
 from tests.records import some_loss
 
@@ -157,7 +157,7 @@ def test_the_memory_of_a_pack():
     assert run_bytes(tiny, "bfloat16") / 2**30 == pytest.approx(1.8, rel=0.1)
     assert [memory_limit(tiny, "bfloat16", gib * 2**30) for gib in (139, 79, 40, 3, 1)] == [32, 32, 16, 1, 1]
     assert memory_limit(tiny, "float32", 79 * 2**30) == 16
-    streams = run_of(tiny.run.column, companions=(some_loss,))
+    streams = run_of(tiny.spec.column, companions=(some_loss,))
     assert memory_limit(streams, "bfloat16", 79 * 2**30) == 16
     assert memory_limit(run_of(), "bfloat16", 79 * 2**30) == 32
 

@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from common.data.feed import stream
 from common.estimate import ASSUMED, Speed, basis, gpu_hours, head_bytes, hours, measured, not_run, training_equivalents
-from common.method import Context, Paper
+from common.methods.method import Context
+from common.paper import Paper
 from common.spec import Column, LargeProtocol
 from common.train.groups import group_runs, make_head, make_outputs
 from common.train.loop import WATCH

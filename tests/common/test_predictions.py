@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.method import plan
 from common.metrics import summary
+from common.plan import plan
 from common.predictions import Answers, Library, Predictions, decode, encode, measure, write_predictions
 from common.store import save_record
 from common.train.tally import BestAnswers, Tally
@@ -106,9 +106,9 @@ def test_an_adjustment_leaves_both_answers():
 def test_records_and_their_predictions_find_each_other(tmp_path):
     planned = plan(toy_paper(tmp_path / "papers" / "toy"), "paper")[:2]
     folder, root = planned[0].folder, tmp_path / "papers"
-    runs = {item.run.key: made(10, seed) for seed, item in enumerate(planned)}
+    runs = {item.spec.key: made(10, seed) for seed, item in enumerate(planned)}
     fields = write_predictions(folder, runs)
-    records = [make_record(item, 50.0, predictions=fields[item.run.key]) for item in planned]
+    records = [make_record(item, 50.0, predictions=fields[item.spec.key]) for item in planned]
     for record in records:
         save_record(folder, record)
     assert same(Library(root).of(records[1]).answers, runs[records[1]["key"]].answers)

@@ -6,10 +6,10 @@ from functools import partial
 
 import pytest
 
-from common.baselines import ce_row, ldam_drw_row
 from common.errors import UserError
-from common.method import make_run
-from common.spec import Column, LargeColumns, LargeProtocol, Protocol, Run, build, describe_function, load_yaml, spec_key
+from common.methods.method import run_spec
+from common.methods.one_stage import ce_row, ldam_drw_row
+from common.spec import Column, LargeColumns, LargeProtocol, Protocol, RunSpec, build, describe_function, load_yaml, spec_key
 
 PROTOCOL = Protocol(200, 128, 0.1, 0.9, 0.0002, 5, (160, 180), 0.01, False)
 GOOD = """
@@ -204,10 +204,10 @@ def test_a_start_outside_the_run_is_refused_for_anybodys_row(part, epochs, start
     column, short = Column("cifar10", "lt", 100, "resnet32"), dataclasses.replace(PROTOCOL, epochs=epochs, decay_epochs=())
     late = dataclasses.replace(ce_row("written"), **{part: partial(from_epoch, start=start)})
     with pytest.raises(UserError, match=f"ce@written: from_epoch starts at epoch {start}, which a run of {epochs} never reaches"):
-        make_run(column, short, late, 0)
+        run_spec(column, short, late, 0)
     last = dataclasses.replace(late, **{part: partial(from_epoch, start=epochs - 1)})
-    assert make_run(column, short, last, 0).method[part]["start"] == epochs - 1
-    assert make_run(column, short.only_tested(), late, 0).protocol.epochs == 0  # it trains nothing
+    assert run_spec(column, short, last, 0).method[part]["start"] == epochs - 1
+    assert run_spec(column, short.only_tested(), late, 0).protocol.epochs == 0  # it trains nothing
 
 
 def test_what_is_only_tested_has_no_schedule():
@@ -216,10 +216,10 @@ def test_what_is_only_tested_has_no_schedule():
     assert (tested.batch_size, tested.rate) == (PROTOCOL.batch_size, PROTOCOL.rate)
 
 
-def run(**changes) -> Run:
+def run(**changes) -> RunSpec:
     base = {"column": Column("cifar10", "lt", 100, "resnet32"), "protocol": PROTOCOL,
             "method": {"loss": {"function": "ce"}}, "data": "d", "seed": 0}
-    return Run(**{**base, **changes})
+    return RunSpec(**{**base, **changes})
 
 
 def test_the_key_is_stable_and_every_part_of_the_spec_decides_it():
@@ -230,7 +230,7 @@ def test_the_key_is_stable_and_every_part_of_the_spec_decides_it():
               run(column=Column("cifar10", "lt", 100, "resnet32", "hash")),
               run(protocol=dataclasses.replace(PROTOCOL, rate=0.2))]
     assert len({r.key for r in [run(), *others]}) == 7
-    assert spec_key(run().spec()) == run().key
+    assert spec_key(run().as_json()) == run().key
 
 
 def loss(z, *, s: float, inner, beta: float = 0.5):

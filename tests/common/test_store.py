@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from common.digest import ENGINE
 from common.errors import UserError
-from common.method import missing_runs, plan
+from common.methods.digest import ENGINE
+from common.plan import missing_runs, plan
 from common.spec import spec_key
 from common.store import (
     accept,
@@ -41,10 +41,10 @@ def root(paper) -> Path:
 def test_a_saved_record_is_found_by_its_key(paper, runs):
     record = make_record(runs[0], 71.5)
     path = save_record(runs[0].folder, record)
-    assert path.name.endswith(f"-s{runs[0].run.seed}-{runs[0].identity}.json")
+    assert path.name.endswith(f"-s{runs[0].spec.seed}-{runs[0].identity}.json")
     assert record_files(root(paper)) == {runs[0].identity: path}
-    assert files_by_key(root(paper)) == {runs[0].run.key: path}
-    assert load_records(root(paper))[runs[0].run.key] == record
+    assert files_by_key(root(paper)) == {runs[0].spec.key: path}
+    assert load_records(root(paper))[runs[0].spec.key] == record
     assert load_records(root(paper), ["0" * 16]) == {}
 
 
@@ -53,7 +53,7 @@ def test_a_record_of_other_code_is_not_found_until_its_digest_is_accepted(paper,
     old = make_record(item, 71.5, method_digest="0" * 16)
     path = save_record(item.folder, old)
     assert missing_runs([item], record_files(folder)) == [item]
-    assert load_records(folder)[item.run.key] == old
+    assert load_records(folder)[item.spec.key] == old
     for mine, theirs, why, said in ((item.digest, item.digest, "x", "nothing to accept"),
                                     ("0" * 16, item.digest, " ", "is empty"), ("abc", item.digest, "x", "is not a digest")):
         with pytest.raises(UserError, match=said):
@@ -65,7 +65,7 @@ def test_a_record_of_other_code_is_not_found_until_its_digest_is_accepted(paper,
     new = make_record(item, 72.0)
     save_record(item.folder, new)
     assert not path.exists(), "the new record takes the place of the old one"
-    assert load_records(folder) == {item.run.key: new}
+    assert load_records(folder) == {item.spec.key: new}
 
 
 def test_a_record_of_another_engine_is_not_found(paper, runs):
@@ -79,7 +79,7 @@ def test_of_two_records_that_a_kill_left_the_newer_counts(paper, runs):
     content = path.read_bytes()
     new = save_record(runs[0].folder, make_record(runs[0], 71.0))
     path.write_bytes(content)  # the kill came before the old one was removed
-    assert files_by_key(root(paper))[runs[0].run.key] == new
+    assert files_by_key(root(paper))[runs[0].spec.key] == new
 
 
 @pytest.mark.parametrize(("change", "said"), [

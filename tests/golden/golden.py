@@ -24,16 +24,17 @@ from torch import Tensor
 from common.data.feed import Draw, draw_epoch
 from common.data.imbalance import class_counts
 from common.data.sets import SETS, Images
-from common.digest import ENGINE
-from common.method import Method, Planned, make_run, merged
+from common.methods.digest import ENGINE
+from common.methods.method import Method, run_spec
 from common.metrics import BINS, summary
 from common.models.backbones import backbone
 from common.models.resnet import initialise
 from common.models.sizes import BACKBONES
-from common.packing import form_packs, together
+from common.plan import Run, merged
 from common.spec import Column, Protocol, canonical_json
 from common.train.loop import load_start
 from common.train.pack import Device, Pack
+from common.train.packing import form_packs, together
 from papers.catalog import PAPERS
 
 FILE = Path(__file__).with_name("golden.json")
@@ -55,9 +56,9 @@ def made_images(dataset: str) -> Images:
     return Images(x_train, train, x_test, test, tuple(map(str, range(10))))
 
 
-def kinds() -> list[Planned]:
+def kinds() -> list[Run]:
     """One run for every kind of method: the same functions, head and setting but for numbers are one kind."""
-    found: dict[bytes, Planned] = {}
+    found: dict[bytes, Run] = {}
     for name, column in COLUMNS.items():
         for method, protocol in planned_methods():
             if name == "coloured" and method.name not in COLOURED:
@@ -93,14 +94,14 @@ def _small(protocol: Protocol, rate: float) -> Protocol:
     return replace(protocol, batch_size=BATCH, drop_last=False, rate=min(protocol.rate, rate))
 
 
-def _planned(column: Column, method: Method, protocol: Protocol) -> Planned:
+def _planned(column: Column, method: Method, protocol: Protocol) -> Run:
     def shrunk(one: Method) -> Method:
         first = one.starts_from
         return replace(one, protocol=_small(one.protocol or protocol, protocol.rate), adapter=min(one.adapter, 12),
                        starts_from=shrunk(first) if first else None)
 
     method = shrunk(method)
-    return Planned(make_run(column, method.protocol, method, 0), method, Path("papers/golden/results/quick") / column.name)
+    return Run(run_spec(column, method.protocol, method, 0), method, Path("papers/golden/results/quick") / column.name)
 
 
 def epochs_of(protocol: Protocol) -> list[int]:
@@ -120,13 +121,13 @@ def golden_runs() -> dict[str, dict[str, Any]]:
     return found | golden_backbones() | golden_parts()
 
 
-def most(item: Planned) -> int:
+def most(item: Run) -> int:
     """Runs side by side."""
     return 64
 
 
-def _train(members: list[Planned]) -> dict[str, dict[str, Any]]:
-    pack = Pack(members, made_images(members[0].run.column.dataset), DOUBLE)
+def _train(members: list[Run]) -> dict[str, dict[str, Any]]:
+    pack = Pack(members, made_images(members[0].spec.column.dataset), DOUBLE)
     load_start(pack)
     losses = [pack.train_epoch(epoch).tolist() for epoch in epochs_of(pack.protocol)]
     tallies, found = pack.evaluate(), {}
@@ -137,7 +138,7 @@ def _train(members: list[Planned]) -> dict[str, dict[str, Any]]:
         group = next(i for i, g in enumerate(pack.groups) if g.first <= run < g.stop)
         tally, at = tallies[group], run - pack.groups[group].first
         parts = [project(t) for t in (tally.confusion[at], tally.bins[at], tally.norms[at])]
-        name = f"{member.run.column.name} {member.method.label} {member.run.key[:4]}"
+        name = f"{member.spec.column.name} {member.method.label} {member.spec.key[:4]}"
         assert name not in found
         found[name] = {"loss": [_short(epoch[run]) for epoch in losses], "test": parts, "weights": _weights(state)}
     return found

@@ -3,7 +3,7 @@
 import pytest
 
 from common.data.large_sets import LARGE
-from common.method import Paper
+from common.paper import Paper
 from common.spec import ARCHIVE_ORDER_KNOWN, Column
 from papers.catalog import PAPERS
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from common.method import plan
+from common.plan import plan
 from common.report.claims import evaluate, load_claims
 from common.report.compare import published
 from papers.fbl.replicate import HERE, PAPER, PARAMS
@@ -134,10 +134,10 @@ def test_the_baselines_are_under_the_setting_of_their_reading():
         assert post_hoc.protocol.epochs == 0
         (ce,) = plan(PAPER, "paper", columns=("cifar10-lt-100",), methods=(f"ce@{reading}",), seeds=1)
         (tested,) = plan(PAPER, "paper", columns=("cifar10-lt-100",), methods=(post_hoc.label,), seeds=1)
-        assert tested.start.run.key == ce.run.key
+        assert tested.start.spec.key == ce.spec.key
         assert found[f"bbn@{reading}"].network == "bilateral"
         assert found[f"hybrid-sc@{reading}"].head.project > 0
-    batches = {p.run.method["loss"]["function"]: p.run.protocol.batch_size
+    batches = {p.spec.method["loss"]["function"]: p.spec.protocol.batch_size
                for p in plan(PAPER, "paper", columns=("cifar10-lt-100",), methods=("fbl",), seeds=1)}
     assert batches == {"fbl": 128, "fbl_as_released": 64}
 
@@ -148,7 +148,7 @@ def test_the_plan_has_each_run_once():
     for profile, sizes in (("paper", {"cifar10-lt-100": 22, "cifar10-lt-50": 11, "cifar100-lt-100": 14, "cifar100-lt-50": 8}),
                            ("quick", {"digits-lt-20": 22, "digits-lt-10": 11})):
         for name, size in sizes.items():
-            keys = [p.run.key for p in plan(PAPER, profile, columns=(name,))]
+            keys = [p.spec.key for p in plan(PAPER, profile, columns=(name,))]
             assert len(keys) == len(set(keys)) == size * PAPER.seeds[profile], name
 
 

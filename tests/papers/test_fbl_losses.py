@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from common.losses import cross_entropy
-from common.method import Context, Outputs
+from common.methods.losses import cross_entropy
+from common.methods.method import Context, Outputs
 from papers.fbl import replicate as fbl
 from tests.loss_checks import COUNTS, batch_permutation_gap, check_class_permutation, check_run_axes, context, make
 

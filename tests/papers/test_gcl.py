@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
-from common.data.sampling import class_balanced
-from common.method import plan
+from common.methods.sampling import class_balanced
+from common.plan import plan
 from common.report.claims import evaluate
 from common.report.compare import cells, published
 from papers.gcl.replicate import HERE, PAPER, PARAMS, figure_5_3
@@ -121,9 +121,9 @@ def test_the_row_without_re_training_is_the_first_stage_of_the_others_and_traine
         (item,) = plan(PAPER, "paper", columns=(ABLATION,), methods=(f"{name}@{reading}",), seeds=1)
         return item
 
-    first = only("gcl-no-rt").run.key
+    first = only("gcl-no-rt").spec.key
     for name in ("gcl", "gcl-cben", "gcl-tau", "gcl-class-balance"):
-        assert only(name).start.run.key == first, name
+        assert only(name).start.spec.key == first, name
 
 
 def test_the_samplers_of_the_readings_by_hand():

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from common.data.imbalance import class_counts
-from common.losses import cross_entropy
-from common.method import Outputs
+from common.methods.losses import cross_entropy
+from common.methods.method import Outputs
 from papers.gcl import replicate as gcl
 from tests.loss_checks import COUNTS, make
 

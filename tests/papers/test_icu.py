@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from common.method import plan
+from common.plan import plan
 from common.report.claims import evaluate
 from common.report.compare import cells, published
 from papers.icu.figure_2 import COLUMN, ROWS, figure_2
@@ -221,7 +221,7 @@ def figure_records(change=lambda name, x: x) -> dict:
         head = {"weight": means} | {"ce": {"bias": [[0.0] * 10]}, "center": {"bias": [[0.0] * 10], "centres": means},
                                     "icu": {"log_variances": np.log([[4.0] * 10, [0.25] * 10]).tolist()}}.get(method.name, {})
         features = {split: stored(change(method.name, x), labels) for split in ("train", "test")}
-        records[planned.run.key] = make_record(planned, 98.0) | {"features": features, "head": head}
+        records[planned.spec.key] = make_record(planned, 98.0) | {"features": features, "head": head}
     return records
 
 

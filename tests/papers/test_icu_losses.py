@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from common.losses import cross_entropy
-from common.method import Context, Outputs
+from common.methods.losses import cross_entropy
+from common.methods.method import Context, Outputs
 from common.models.heads import CentreHead, GaussianHead, LinearHead, QuadraticHead
 from papers.icu import equations as icu
 from papers.icu.replicate import PARAMS

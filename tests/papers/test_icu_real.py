@@ -10,7 +10,7 @@ import os
 import pytest
 
 from common.data.sets import load
-from common.method import plan
+from common.plan import plan
 from common.train.pack import Device, Pack
 from papers.icu.replicate import PAPER
 from tests.conftest import real_data

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.data.large_sets import LARGE
-from common.method import plan
+from common.plan import plan
 from common.report.claims import evaluate, load_claims
 from common.report.compare import cells, published
 from common.report.variants import variants_markdown
@@ -111,7 +111,7 @@ def test_post_hoc_adjustment_tests_the_network_of_the_row_ce():
     for reading in READINGS:
         (tested,) = plan(PAPER, "paper", columns=("cifar10-lt-100",), methods=(f"la[mode=posthoc]@{reading}",), seeds=1)
         (ce,) = plan(PAPER, "paper", columns=("cifar10-lt-100",), methods=(f"ce@{reading}",), seeds=1)
-        assert (tested.run.protocol.epochs, tested.start.run.key) == (0, ce.run.key)
+        assert (tested.spec.protocol.epochs, tested.start.spec.key) == (0, ce.spec.key)
 
 
 def test_bbn_on_large_sets_mixes_over_200_epochs_though_180_are_trained():
@@ -159,15 +159,15 @@ def test_mislas_with_kps_shares_the_first_stage_and_the_second_ones_setting(colu
 def test_a_backbone_is_trained_once_for_both_second_stages():
     items = plan(PAPER, "paper", columns=("cifar100-lt-50",), methods=("mislas", "mislas-kps"), seeds=2)
     assert len(items) == 8
-    starts = {item.start.run.key for item in items}
+    starts = {item.start.spec.key for item in items}
     assert len(starts) == 4  # two readings, two seeds
-    assert {item.start.run.seed for item in items} == {0, 1}
+    assert {item.start.spec.seed for item in items} == {0, 1}
 
 
 def test_readings_of_all_rows_differ_in_their_setting():
     """Text and code disagree on the decay, so no run may serve both."""
     for column in CIFAR:
-        keys = {reading: {PAPER.run("paper", COLUMNS[column], m, 0).key for m in rows(column).values() if m.reading == reading}
+        keys = {reading: {PAPER.spec("paper", COLUMNS[column], m, 0).key for m in rows(column).values() if m.reading == reading}
                 for reading in READINGS}
         assert not keys["written"] & keys["released"]
 
@@ -200,7 +200,7 @@ def test_the_columns_of_the_codes_own_draw_have_what_the_code_trains_and_stand_f
         for label, row in found.items():
             assert row.describe() == usual[label].describe(), label
             assert (row.protocol, row.keep_features) == (None, False)
-        keys = [PAPER.run("paper", COLUMNS[at], usual["kps@released"], 0).key for at in (name, name.removesuffix("-seed-666"))]
+        keys = [PAPER.spec("paper", COLUMNS[at], usual["kps@released"], 0).key for at in (name, name.removesuffix("-seed-666"))]
         assert keys[0] != keys[1]
     assert not {cell.column for cell in cells(PAPER, {}, "paper")} & set(OWN_DRAW)
     lines = [line for line in variants_markdown(PAPER, {}).splitlines() if "subset=seed-666" in line]

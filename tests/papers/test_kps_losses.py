@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from common.losses import cross_entropy
+from common.methods.losses import cross_entropy
 from papers.kps import replicate as kps
 from tests.loss_checks import (
     COUNTS,

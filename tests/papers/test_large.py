@@ -10,8 +10,8 @@ import yaml
 
 from common.data.large_sets import LARGE
 from common.large.engine import check_method
-from common.method import plan
 from common.models.sizes import NETWORKS
+from common.plan import plan
 from common.report.compare import published
 from papers.catalog import PAPERS
 
@@ -129,8 +129,8 @@ def test_mixup_has_the_alpha_of_large_sets_wherever_it_is(name, column):
 
 def test_large_columns_are_planned_only_where_they_are_named_and_a_set_names_all_of_its():
     for paper in BY_NAME.values():
-        assert not {item.run.column.name for item in plan(paper, "paper", seeds=1)} & paper.large.keys()
-    kps = {item.run.column.name for item in plan(BY_NAME["kps"], "paper", columns=("imagenet-lt",), seeds=1)}
+        assert not {item.spec.column.name for item in plan(paper, "paper", seeds=1)} & paper.large.keys()
+    kps = {item.spec.column.name for item in plan(BY_NAME["kps"], "paper", columns=("imagenet-lt",), seeds=1)}
     assert kps == {"imagenet-lt-resnet50", "imagenet-lt-resnext50"}
 
 
@@ -148,7 +148,7 @@ def test_the_pipeline_has_a_frozen_stage_for_each_large_column(name):
     assert shlex.split(stage["cmd"])[:5] == ["torchrun", "--standalone", "--nproc-per-node=gpu", "-m", f"papers.{name}.replicate"]
     assert shlex.split(stage["cmd"])[5:] == shlex.split(small["cmd"])[3:]
     assert set(small["deps"]) | {"common/large"} <= set(stage["deps"])
-    assert ("common/decoupled.py" in stage["deps"]) == ("common.decoupled" in (paper.folder / "replicate.py").read_text())
+    assert ("common/methods/two_stage.py" in stage["deps"]) == ("common.methods.two_stage" in (paper.folder / "replicate.py").read_text())
     values = yaml.safe_load((paper.folder / "params.yaml").read_text())
     (keys,) = stage["params"][0].values()
     for column in [c for owner, c in COLUMNS if owner == paper.name]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.method import Context, Method, Outputs
+from common.methods.method import Context, Method, Outputs
 from common.models.heads import PackedHead
 from common.store import canonical_json
 from common.train.groups import Group, make_head, make_outputs

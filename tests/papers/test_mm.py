@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.method import plan
+from common.plan import plan
 from common.report.claims import evaluate
 from common.report.compare import cells, published
 from common.report.readme import front_table, results_block
@@ -62,7 +62,7 @@ def test_table_1s_mm_drw_is_the_grids_best_point_and_is_trained_once():
         grid = PARAMS.grids[name]
         best = method(name, "mm-drw", "written", f"beta={grid.best};delta={grid.delta}")
         assert best.describe() == method(name, "mm-drw", "written").describe()
-    keys = [m.run.key for m in plan(PAPER, "paper", columns=("cifar10-lt-10",))]
+    keys = [m.spec.key for m in plan(PAPER, "paper", columns=("cifar10-lt-10",))]
     assert len(keys) == len(set(keys)) == 3 * 23
 
 
@@ -153,7 +153,7 @@ def test_the_written_weights_are_1_on_average_in_the_mini_batch():
 
 def test_ssp_starts_from_the_rotation_run_of_its_own_seed():
     items = plan(PAPER, "paper", columns=("cifar100-step-10",), methods=("ldam-drw-ssp",))
-    assert [m.start.run.seed for m in items] == [0, 1, 2]
+    assert [m.start.spec.seed for m in items] == [0, 1, 2]
     assert {m.start.method.task for m in items} == {"rotation"}
     assert describe_function(items[0].method.loss) == describe_function(method("cifar100-step-10", "ldam-drw", "released").loss)
 

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from common.losses import cross_entropy
+from common.methods.losses import cross_entropy
 from papers.mm import replicate as mm
 from tests.loss_checks import COUNTS, batch_permutation_gap, check_class_permutation, check_literal, check_run_axes, make
 

@@ -3,7 +3,7 @@
 import torch
 
 from common.data.sets import load
-from common.method import plan
+from common.plan import plan
 from common.train.pack import Device, Pack
 from papers.mm.replicate import PAPER
 

@@ -16,9 +16,9 @@ from common.data.large_sets import LARGE
 from common.data.sets import SETS, load
 from common.data.sources import prepare
 from common.large.network import LargeNetwork, draw_weights
-from common.method import Planned
 from common.models.backbones import backbone
 from common.models.resnet import initialise
+from common.plan import Run
 from common.spec import Column
 from common.train.groups import Group, group_runs, make_head
 from common.train.pack import Device, Pack, take_run
@@ -37,9 +37,9 @@ def _uninitialised_memory_is_nan():
 
 
 @cache
-def wanted() -> list[Planned]:
+def wanted() -> list[Run]:
     """A run of seed 0 of every method of every column, and those that it starts from."""
-    items = [Planned(paper.run(profile, column, method, 0), method, paper.results(profile) / column.name)
+    items = [Run(paper.spec(profile, column, method, 0), method, paper.results(profile) / column.name)
              for paper in PAPERS for profile in ("quick", "paper") for column in paper.columns[profile]
              for method in paper.rows(profile, column)]
     return [link for item in items for link in item.chain]
@@ -61,15 +61,15 @@ def counts_of(column: Column) -> np.ndarray:
 Kind = tuple[str, str, int, int, int]  # name, network, adapter, channels and side of the images
 
 
-def kind_of(item: Planned) -> Kind:
-    method, column = item.method, item.run.column
+def kind_of(item: Run) -> Kind:
+    method, column = item.method, item.spec.column
     facts = SETS.get(column.dataset)
     images = (3, LARGE[column.dataset].side) if facts is None else (facts.channels, facts.side)
     return column.backbone, method.network, method.adapter, *images
 
 
-def is_large(item: Planned) -> bool:
-    return item.run.column.dataset in LARGE
+def is_large(item: Run) -> bool:
+    return item.spec.column.dataset in LARGE
 
 
 @cache
@@ -81,12 +81,12 @@ def shape_of(kind: Kind, large: bool) -> tuple[int, int]:
     return net.width, net.copies
 
 
-def heads() -> Iterator[tuple[Planned, Group, int, int]]:
+def heads() -> Iterator[tuple[Run, Group, int, int]]:
     """Every head once: a run that has it, its group of two runs, width and copies of the features."""
     seen = set()
     for item in wanted():
-        pair = [item, replace(item, run=replace(item.run, seed=1))]
-        group = group_runs(pair, counts_of(item.run.column))[0]
+        pair = [item, replace(item, spec=replace(item.spec, seed=1))]
+        group = group_runs(pair, counts_of(item.spec.column))[0]
         shape = shape_of(kind_of(item), is_large(item))
         if (said := (group.method.head, group.classes, group.parent, *shape)) not in seen:
             seen.add(said)
@@ -152,14 +152,14 @@ def test_a_whole_pack_starts_as_its_runs_do_alone(tmp_path):
     prepare("digits", tmp_path)
     images, seen = load("digits", tmp_path), set()
     for item in wanted():
-        method, column = item.method, item.run.column
-        said = kind_of(item), method.head, method.clusters and method.clustering, method.task, item.run.protocol.optimiser
+        method, column = item.method, item.spec.column
+        said = kind_of(item), method.head, method.clusters and method.clustering, method.task, item.spec.protocol.optimiser
         if column.dataset != "digits" or said in seen:
             continue
         seen.add(said)
 
         def start(seeds, item=item):
-            members = [replace(item, run=replace(item.run, seed=seed)) for seed in seeds]
+            members = [replace(item, spec=replace(item.spec, seed=seed)) for seed in seeds]
             pack = Pack(members, images, Device("cpu", "float32", False))
             return {name: tensor.clone() for name, tensor in pack.state().items()}
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from common.data.sets import SETS
-from common.method import missing_runs, plan
 from common.models.backbones import backbone
 from common.models.sizes import NETWORKS
+from common.plan import missing_runs, plan
 from common.report.claims import load_claims
 from common.report.compare import cells, published
 from common.train.clusters import cluster_counts
@@ -104,19 +104,19 @@ def test_the_sum_of_probabilities_is_read_off_the_same_training(name):
     wanted = (f"{name}@written", f"{name}[mapping=sum]@written")
     items = plan(PAPER, "paper", columns=("cifar10-lt-100",), methods=wanted, seeds=1)
     assert [m.method.variant for m in items] == ["", "mapping=sum"]
-    assert items[1].start.run.key == items[0].run.key
-    assert items[1].run.protocol.epochs == 0
+    assert items[1].start.spec.key == items[0].spec.key
+    assert items[1].spec.protocol.epochs == 0
     assert items[1].method.decide == "sum"
 
 
 def test_clusterings_of_features_start_from_cross_entropy_of_the_same_seed():
     wanted = ("two-head[clustering=kmeans]@written", "two-head[clustering=hierarchical]@written", "ce@written")
     items = plan(PAPER, "paper", columns=("cifar100-lt-100",), methods=wanted, seeds=2)
-    ce = {m.run.seed: m.run.key for m in items if m.method.name == "ce"}
+    ce = {m.spec.seed: m.spec.key for m in items if m.method.name == "ce"}
     divided = [m for m in items if m.method.name == "two-head"]
     assert len(divided) == 4
-    assert all(m.start.run.key == ce[m.run.seed] and m.method.takes == "clusters" for m in divided)
-    assert missing_runs(divided[:1], {})[0].run.key == ce[0]  # the start first
+    assert all(m.start.spec.key == ce[m.spec.seed] and m.method.takes == "clusters" for m in divided)
+    assert missing_runs(divided[:1], {})[0].spec.key == ce[0]  # the start first
 
 
 def test_sweeps_and_switches_change_one_thing():

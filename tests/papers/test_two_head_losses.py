@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.data.imbalance import class_counts
-from common.method import Outputs
+from common.methods.method import Outputs
 from papers.two_head import replicate as paper
 from tests.loss_checks import COUNTS, context
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from common.method import Paper
+from common.paper import Paper
 from common.report import boards, order, same_cell
 from common.report.boards import Behind, Board, Entrant, Standing
 from common.report.compare import Records

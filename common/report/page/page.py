@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from common.method import Paper
+from common.paper import Paper
 from common.report import claims, verdict
 from common.report.boards import entrants
 from common.report.compare import Records, arms, measure

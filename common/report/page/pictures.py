@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from common.method import Figure, Paper
+from common.paper import Figure, Paper
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from common.method import Paper, Planned, plan
+from common.paper import Paper
+from common.plan import Run, plan
 from common.report.compare import Record, Records
 from common.report.large import COMMAND
 from common.spec import Profile, canonical_json
@@ -71,15 +72,15 @@ def commands(papers: Sequence[Paper], records: Records) -> dict[str, str]:
             if names := tuple(column.name for column in paper.columns[profile]):
                 for item in plan(paper, profile, columns=names, seeds=seeds):
                     line = _command(paper, profile, item)
-                    found.setdefault(item.run.key, line)
+                    found.setdefault(item.spec.key, line)
                     for start in item.chain[:-1]:
-                        starts.setdefault(start.run.key, line)
+                        starts.setdefault(start.spec.key, line)
     return starts | found
 
 
-def _command(paper: Paper, profile: Profile, item: Planned) -> str:
+def _command(paper: Paper, profile: Profile, item: Run) -> str:
     """Up to its number of seeds. A column of a large set is trained under torchrun, and in the paper's profile only."""
-    column = item.run.column.name
+    column = item.spec.column.name
     begin = COMMAND.format(paper=paper.name) if column in paper.large else (
         f".venv/bin/python -m papers.{paper.name}.replicate train --profile {profile}")
     return f"{begin} --column {shlex.quote(column)} --method {shlex.quote(item.method.label)} --seeds "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from common.method import Paper, Table
+from common.paper import Paper, Table
 from common.report.claims import Claim, Outcome, evaluate
 from common.report.compare import Cell, Records, arms, cells, minutes
 from common.report.intervals import prediction_interval, within_percent

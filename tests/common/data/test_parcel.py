@@ -16,7 +16,7 @@ from common.data.parcel import Need, instead_of_parcel, is_parcel, pack_data, pa
 from common.data.sets import load
 from common.data.sources import prepare
 from common.errors import UserError
-from common.selection import with_data
+from common.plan import with_data
 from common.spec import Column
 from tests.common.train.toys import METHODS, planned
 

@@ -19,10 +19,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from common.cli.doctor import examine
 from common.data import sets, sources
 from common.data.sets import SETS, canonical_order, content_digest, load, order_digest
 from common.data.sources import ARCHIVES, IDX, VARIABLE, Raw, prepare
-from common.doctor import examine
 from common.errors import UserError
 
 NAMES = ("cat", "dog", "eel")

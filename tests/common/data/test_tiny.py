@@ -22,8 +22,8 @@ from common.data.imbalance import class_counts, select
 from common.data.sets import SETS, Images, content_digest, load
 from common.data.sources import VARIABLE, prepare
 from common.errors import UserError
-from common.losses import softmax_cross_entropy
-from common.method import Method
+from common.methods.losses import softmax_cross_entropy
+from common.methods.method import Method
 from common.spec import Column, Protocol
 from common.store import load_records
 from common.train.loop import Workspace, train_pack
@@ -377,7 +377,7 @@ def test_resnet18_trains_on_it(real_size: Images, tmp_path: Path):
     run = planned(Method("ce", "written", softmax_cross_entropy), tmp_path, protocol=protocol,
                   column=Column(tiny.NAME, "lt", 4, "resnet18", "hash"))
     assert train_pack([run], real_size, Device("cpu", "float32", False), Workspace(tmp_path / "work", 30.0))
-    record = load_records(tmp_path)[run.run.key]
+    record = load_records(tmp_path)[run.spec.key]
     assert record["status"] == "done"
     assert record["counts"] == [4, 2, 1]
     assert np.array(record["confusion"]).sum(1).tolist() == [2, 2, 2]

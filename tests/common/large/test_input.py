@@ -15,7 +15,6 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from common.data.large_sets import LARGE
-from common.data.sampling import again
 from common.errors import UserError
 from common.large.input import (
     TestInput,
@@ -29,6 +28,7 @@ from common.large.input import (
 )
 from common.large.prepare import read_source
 from common.large.sampling import draw_order, spans
+from common.methods.sampling import again
 from tests.common.large.test_sampling import BATCH, make_method
 from tests.large_miniature import facts, written
 

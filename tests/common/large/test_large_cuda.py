@@ -40,7 +40,7 @@ def test_a_run_in_bfloat16_learns(compile_it, miniature, tmp_path):
     planned = [member(CE, tmp_path, dataclasses.replace(LONGER, epochs=3))]
     options = LargeOptions("cuda:0", "bfloat16", compile_it, None, 2)
     assert train_large(planned, miniature, Workspace(tmp_path / "work", 1e9), options, quiet)
-    record = load_records(tmp_path)[planned[0].run.key]
+    record = load_records(tmp_path)[planned[0].spec.key]
     losses = record["curves"]["train_loss"]
     assert losses[-1] < losses[0]
     assert record["made"]["device_type"] == "cuda"

@@ -8,12 +8,12 @@ import scipy.stats
 import torch
 
 from common.data.feed import INDEX, PARTNER, TURN, Draw, draw_blend, draw_epoch, draw_stream
-from common.data.sampling import again, class_balanced, deferred, effective_number_sampler, reversed_frequency, shuffled
 from common.errors import UserError
 from common.large.input import TrainInput
 from common.large.prepare import read_source
 from common.large.sampling import draw_order, draw_share_noise, evaluation_share, spans
-from common.method import LINEAR, Method
+from common.methods.method import LINEAR, Method
+from common.methods.sampling import again, class_balanced, deferred, effective_number_sampler, reversed_frequency, shuffled
 from tests.large_miniature import facts, written
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from common.data.sampling import class_balanced
 from common.errors import UserError
 from common.large import processes, train
 from common.large.engine import LargeRun, check_method
@@ -19,9 +18,11 @@ from common.large.network import LargeNetwork
 from common.large.processes import Processes
 from common.large.record import LargeTally, class_summary
 from common.large.train import LargeOptions, train_large
-from common.losses import softmax_cross_entropy
-from common.method import Head, Method, Planned
+from common.methods.losses import softmax_cross_entropy
+from common.methods.method import Head, Method
+from common.methods.sampling import class_balanced
 from common.metrics import summary
+from common.plan import Run
 from common.store import FIELDS, load_records
 from common.train.loop import Workspace
 from common.train.tally import Tally
@@ -39,7 +40,7 @@ def run_of(method: Method, data, folder, protocol=PROTOCOL, **more) -> LargeRun:
     return LargeRun(member(method, folder, protocol), images, DEVICE, Processes(), data, workers=0, **more)
 
 
-def chain(folder) -> list[Planned]:
+def chain(folder) -> list[Run]:
     """A first stage, a second that learns factors on its head's logits, and one of no epochs."""
     first = dataclasses.replace(CE, protocol=SHORT)
     scaled = Method("lws", "written", softmax_cross_entropy, Head("linear", keep=True, rate=0.0, rescale="class"),
@@ -58,7 +59,7 @@ def test_second_stages_go_on_from_the_first(miniature, tmp_path):
     assert not torch.equal(scaled["head.scale"], torch.ones_like(scaled["head.scale"]))
     assert all(tested[name].equal(first[name]) for name in first)
     records = load_records(tmp_path)
-    assert records[planned[1].run.key]["accuracy"]["last"] == records[planned[0].start.run.key]["accuracy"]["last"]
+    assert records[planned[1].spec.key]["accuracy"]["last"] == records[planned[0].start.spec.key]["accuracy"]["last"]
 
 
 def watched(told: list, pack):
@@ -68,7 +69,7 @@ def watched(told: list, pack):
 def test_a_record_says_what_any_table_needs(both, miniature):
     """The record of two processes, against the weights that they left."""
     planned = member(CE, both / "whole", LONGER)
-    record = load_records(both / "whole")[planned.run.key]
+    record = load_records(both / "whole")[planned.spec.key]
     assert set(record) == {*FIELDS, "top5"}
     images = load_large(COLUMN.dataset, miniature)
     run = LargeRun(planned, images, dataclasses.replace(DEVICE, precision="float32"), Processes(), miniature, workers=0)
@@ -111,7 +112,7 @@ def test_counts_per_class_say_what_a_confusion_matrix_says():
 def test_a_run_that_leaves_the_finite_range_ends_with_a_record(miniature, tmp_path):
     planned = member(Method("broken", "written", broken), tmp_path, LONGER)
     assert train_large([planned], miniature, Workspace(tmp_path / "work", 1e9), OPTIONS, quiet)
-    record = load_records(tmp_path)[planned.run.key]
+    record = load_records(tmp_path)[planned.spec.key]
     assert (record["status"], record["made"]["diverged_in_epoch"], record["curves"]["train_loss"][1]) == ("diverged", 1, None)
     assert not planned.checkpoint.exists()
 

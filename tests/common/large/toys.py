@@ -13,8 +13,9 @@ from torch import Tensor
 from common.large.engine import LargeRun
 from common.large.lists import load_large
 from common.large.processes import Processes
-from common.losses import softmax_cross_entropy
-from common.method import Method, Planned, make_run
+from common.methods.losses import softmax_cross_entropy
+from common.methods.method import Method, run_spec
+from common.plan import Run
 from common.spec import Column, LargeProtocol
 from common.train.pack import Device
 from papers.catalog import PAPERS
@@ -34,14 +35,14 @@ CE = Method("ce", "written", softmax_cross_entropy)
 LONGER = replace(PROTOCOL, batch_size=124, batch_norm="device", decay_epochs=(1,), optimiser="adam", rate=0.01)
 
 
-def quiet(pack: Sequence[Planned]) -> AbstractContextManager:
+def quiet(pack: Sequence[Run]) -> AbstractContextManager:
     """An observer that shows nothing."""
     return nullcontext(lambda progress: None)
 
 
-def member(method: Method, folder: Path, protocol: LargeProtocol = PROTOCOL, seed: int = 0) -> Planned:
+def member(method: Method, folder: Path, protocol: LargeProtocol = PROTOCOL, seed: int = 0) -> Run:
     """A run whose record goes where a paper's would, under `folder` in the place of `papers/`."""
-    return Planned(make_run(COLUMN, protocol, method, seed), method, folder / "toy" / "results" / "quick" / COLUMN.name)
+    return Run(run_spec(COLUMN, protocol, method, seed), method, folder / "toy" / "results" / "quick" / COLUMN.name)
 
 
 def row(paper: str, label: str, column: str = "cifar100-lt-100") -> Method:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, t
 
-from common.method import Method, Paper, plan
+from common.methods.method import Method
+from common.paper import Paper
+from common.plan import plan
 from common.report.boards import Board, Standing, boards, main_rows, protocol_words, ranks_of
 from common.report.paired import paired_test
 from common.spec import Column, LargeProtocol, Protocol
@@ -38,8 +40,8 @@ def records_of(paper: Paper, accuracies: dict[str, tuple], **changes) -> dict:
     for item in plan(paper, "paper", seeds=max(map(len, accuracies.values()))):
         for one in (item, item.start):
             values = accuracies.get(one.method.label, ()) if one else ()
-            if one and one.run.seed < len(values):
-                record = make_record(one, values[one.run.seed], **changes)
+            if one and one.spec.seed < len(values):
+                record = make_record(one, values[one.spec.seed], **changes)
                 found[record["key"]] = record
     return found
 
@@ -65,7 +67,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     assert first.interval == pytest.approx((71 - half, 71 + half))
     assert (first.many, first.medium, first.few, first.ece, first.seconds) == (30.0, None, 60.0, 3.0, 30.0)
     assert first.devices == "test device"
-    assert first.keys == tuple(paper.run("paper", ONE, a, seed).key for seed in range(3))
+    assert first.keys == tuple(paper.spec("paper", ONE, a, seed).key for seed in range(3))
     assert (first.rank, first.ranks) == (1, (1, 1))
     second = board.rows[1]
     assert (second.rank, second.ranks, second.interval, second.sd) == (2, None, None, None)
@@ -146,7 +148,7 @@ def test_cost_counts_the_stages_before(tmp_path: Path) -> None:
     paper = paper_of(tmp_path, (base, split))
     records = records_of(paper, {"base@written": (70.0, 71.0), "split@written": (75.0, 76.0)}, made={"seconds": 30.0})
     assert row(boards([paper], records, "paper")[0], "split@written").seconds == 60.0
-    del records[paper.run("paper", ONE, base, 1).key]
+    del records[paper.spec("paper", ONE, base, 1).key]
     [board] = boards([paper], records, "paper")
     assert row(board, "split@written").seconds is None
     assert (row(board, "base@written").seconds, row(board, "base@written").n) == (30.0, 1)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from common.method import Method, Paper, plan
+from common.methods.method import Method
+from common.paper import Paper
+from common.plan import plan
 from common.report.claims import Outcome, evaluate, follows_from
 from common.report.page.views import Places, paper_view
 from common.report.readme import claims_tally, results_block
@@ -167,7 +169,7 @@ def test_runs_on_unlike_machines_are_noted(tmp_path: Path) -> None:
     records = toy_records(paper, ERRORS)
     for item in plan(paper, "paper", columns=(LT,), methods=("ce",), seeds=3):
         made = {"device": "H200", "precision": "bfloat16", "official": False}
-        records[item.run.key] = make_record(item, 100 - ERRORS["ce"][item.run.seed], made=made)
+        records[item.spec.key] = make_record(item, 100 - ERRORS["ce"][item.spec.seed], made=made)
     notes = evaluate(paper, records, "paper")[0].notes
     assert notes == ("mixed precision: bfloat16, float32", "mixed devices: H200, test device",
                      "not the official split: 3 of 6 runs")
@@ -180,9 +182,9 @@ def test_only_runs_that_are_compared_with_each_other_must_be_alike(tmp_path: Pat
     paper = toy_paper(tmp_path / "toy", claim("both", "own", "ce", columns=f"{LT}, {STEP}"))
     records = toy_records(paper, ERRORS)
     there = plan(paper, "paper", columns=(STEP,), seeds=3)
-    other = {p.run.key: make_record(p, 70.0, made={"device": "H200"}) for p in there if p.run.key in records}
+    other = {p.spec.key: make_record(p, 70.0, made={"device": "H200"}) for p in there if p.spec.key in records}
     assert evaluate(paper, records | other, "paper")[0].notes == ()
-    one = next(p.run.key for p in there if p.method.label == "own@written")
+    one = next(p.spec.key for p in there if p.method.label == "own@written")
     notes = evaluate(paper, {**records, **other, one: records[one]}, "paper")[0].notes
     assert notes == (f"mixed devices: H200, test device ({STEP})",)
 
@@ -202,10 +204,10 @@ def test_first_stages_on_unlike_machines_are_noted(tmp_path: Path) -> None:
     paper = replace(toy, methods=methods)
     items = plan(paper, "paper", columns=(LT,), seeds=2)
     starts = [item.start for item in items if item.start]
-    records = {item.run.key: make_record(item, 70.0 + item.run.seed) for item in items}
+    records = {item.spec.key: make_record(item, 70.0 + item.spec.seed) for item in items}
     assert len(starts) == 2
     assert evaluate(paper, records, "paper")[0].notes == ()
-    records |= {item.run.key: make_record(item, 60.0, made={"device": "H200"}) for item in starts}
+    records |= {item.spec.key: make_record(item, 60.0, made={"device": "H200"}) for item in starts}
     assert evaluate(paper, records, "paper")[0].notes == ("mixed devices: H200, test device",)
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_1samp, ttest_ind, ttest_rel
 
 from common.errors import UserError
-from common.method import Method, Paper
+from common.methods.method import Method
+from common.paper import Paper
 from common.report.claims import Claim, Outcome, evaluate, load_claims
 from common.report.duels import Duel, Side, decide, holm, p_claim, p_less, p_less_paired, p_opposite
 from common.report.paired import Hits, paired_test

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.method import Method, Paper, plan
+from common.methods.method import Method
+from common.paper import Paper
+from common.plan import plan
 from common.report.compare import Cell, cells, minutes, published, standing_columns
 from common.report.groups import majority
 from common.spec import Column
@@ -87,16 +89,16 @@ def test_quick_numbers_stand_beside_and_never_get_a_verdict(paper: Paper) -> Non
 
 def test_records_of_unlike_machines_are_flagged(paper: Paper) -> None:
     records = toy_records(paper, {"ce": (30.0, 29.8)}, columns=("cifar10-lt-100",))
-    planned = next(p for p in plan(paper, "paper") if p.run.key in records and p.run.seed == 1)
-    records[planned.run.key] = make_record(planned, 70.0, made={"precision": "bfloat16", "seconds": 90.0})
+    planned = next(p for p in plan(paper, "paper") if p.spec.key in records and p.spec.seed == 1)
+    records[planned.spec.key] = make_record(planned, 70.0, made={"precision": "bfloat16", "seconds": 90.0})
     assert find(cells(paper, records, "paper"), "ce", "cifar10-lt-100").flags == ("mixed precision: bfloat16, float32",)
     assert minutes(records.values()) == 2.0
 
 
 def test_runs_on_a_list_that_was_drawn_here_are_not_comparable(paper: Paper) -> None:
     records = toy_records(paper, {"ce": (30.0, 29.8)}, columns=("cifar10-lt-100",))
-    planned = next(p for p in plan(paper, "paper") if p.run.key in records and p.run.seed == 1)
-    records[planned.run.key] = make_record(planned, 70.0, made={"official": False, "lists": "abc"})
+    planned = next(p for p in plan(paper, "paper") if p.spec.key in records and p.spec.seed == 1)
+    records[planned.spec.key] = make_record(planned, 70.0, made={"official": False, "lists": "abc"})
     cell = find(cells(paper, records, "paper"), "ce", "cifar10-lt-100")
     assert cell.flags == ("mixed lists: abc, not recorded", "not the official split: 1 of 2 runs")
     assert (cell.verdict, cell.delta) == ("not comparable", pytest.approx(0.4))
@@ -139,7 +141,7 @@ def test_first_stages_on_another_device_are_flagged(paper: Paper) -> None:
     items = plan(two, "paper", columns=("cifar10-lt-100",), seeds=2)
     assert [item.method.name for item in items] == ["ce", "ce", "rival", "rival"]
     made = {"ce": {"device": "H200"}, "rival": {}}
-    records = {item.run.key: make_record(item, 70.0, made=made[item.method.name]) for item in items}
+    records = {item.spec.key: make_record(item, 70.0, made=made[item.method.name]) for item in items}
     found = cells(two, records, "paper")
     assert find(found, "rival", "cifar10-lt-100").flags == ("mixed devices: H200, test device",)
     assert find(found, "ce", "cifar10-lt-100").flags == ()

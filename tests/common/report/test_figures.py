@@ -11,7 +11,7 @@ import pandas
 import pytest
 
 from common.errors import UserError
-from common.method import Figure, Paper
+from common.paper import Figure, Paper
 from common.report import embedding as embedding_module
 from common.report.figures import (
     PALETTE,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from common.method import plan
+from common.plan import plan
 from common.report.index import NAME, SCHEMA, index, write_index
 from common.spec import LargeProtocol, Protocol
 from common.store import load_records, save_record

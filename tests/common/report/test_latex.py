@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from common.method import Table
+from common.paper import Table
 from common.report.latex import table_latex, tex
 from common.report.tables import table_cells
 from tests.records import PUBLISHED, toy_paper, toy_records

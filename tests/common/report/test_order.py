@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from common.method import Paper
+from common.paper import Paper
 from common.report.intervals import Interval
 from common.report.order import Order, orders, tau_b
 from tests.records import PUBLISHED, toy_paper, toy_records

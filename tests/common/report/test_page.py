@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from common.method import Figure, Paper, plan
+from common.paper import Figure, Paper
+from common.plan import plan
 from common.report import claims, verdict
 from common.report.page import page as page_module
 from common.report.page.page import LEVELS, LIMIT, build_page, differences, fit, markdown
@@ -224,17 +225,17 @@ def test_every_run_of_the_papers_has_a_command() -> None:
     for paper in PAPERS:
         names = tuple(column.name for column in paper.columns["paper"])
         for item in plan(paper, "paper", columns=names, seeds=1):
-            line, start = found[item.run.key], item.start
-            assert line.startswith("torchrun" if item.run.column.name in paper.large else ".venv/bin/python")
+            line, start = found[item.spec.key], item.start
+            assert line.startswith("torchrun" if item.spec.column.name in paper.large else ".venv/bin/python")
             assert line.endswith(" --seeds ")
             while start:
                 starts += start.method.task != "classes"
-                assert start.run.key in found
+                assert start.spec.key in found
                 start = start.start
     assert starts
     gcl = next(paper for paper in PAPERS if paper.name == "gcl")
     [item] = plan(gcl, "paper", columns=("imagenet-lt-resnet50",), methods=("gcl@written",), seeds=1)
-    assert found[item.run.key] == (
+    assert found[item.spec.key] == (
         "torchrun --standalone --nproc-per-node=gpu --max-restarts=3 -m papers.gcl.replicate train "
         "--column imagenet-lt-resnet50 --method gcl@written --seeds ")
 

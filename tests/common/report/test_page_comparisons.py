@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.method import Paper
+from common.paper import Paper
 from common.report import boards
 from common.report.intervals import Interval
 from common.report.order import Order, Place

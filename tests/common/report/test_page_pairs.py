@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtr, stdtrit
 
-from common.method import Paper
+from common.paper import Paper
 from common.report.boards import entrants
 from common.report.page import page as pages
 from common.report.page.pairs import pair_data

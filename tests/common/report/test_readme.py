@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.method import Paper
+from common.paper import Paper
 from common.report.readme import fill, front_table, results_block, tally
 from tests.common.report.test_claims import BETTER
 from tests.common.report.test_tables import ERRORS, table_rows

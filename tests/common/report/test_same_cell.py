@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from common.data.sets import SETS
-from common.method import Method, Paper
+from common.methods.method import Method
+from common.paper import Paper
 from common.report.boards import protocol_words
 from common.report.intervals import prediction_interval
 from common.report.same_cell import SameCell, agree, same_cells

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from common.errors import UserError
-from common.method import Paper, Table
+from common.paper import Paper, Table
 from common.report.compare import published
 from common.report.readme import results_block
 from common.report.tables import print_table, write_tables

@@ -5,9 +5,9 @@ from functools import partial
 
 import torch
 
-from common.data.sampling import again, class_balanced, effective_number_weights, held_out, reversed_frequency
-from common.losses import cross_entropy, lade, meta_embedding, softmax_cross_entropy
-from common.method import COSINE, Head, Method
+from common.methods.losses import cross_entropy, lade, meta_embedding, softmax_cross_entropy
+from common.methods.method import COSINE, Head, Method
+from common.methods.sampling import again, class_balanced, effective_number_weights, held_out, reversed_frequency
 from tests.common.train.toys import METHODS, PROTOCOL
 
 SECOND_PROTOCOL = replace(PROTOCOL, epochs=2, warmup_epochs=0, decay_epochs=(), schedule="cosine", trains="head")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.losses import softmax_cross_entropy
-from common.method import Method
+from common.methods.losses import softmax_cross_entropy
+from common.methods.method import Method
 from common.train.checks import check_first_batch
 from common.train.loop import Workspace, train_pack
 from common.train.pack import Device, Pack

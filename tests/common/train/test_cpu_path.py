@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common.data.sampling import class_balanced
 from common.data.sets import Images, load
 from common.errors import UserError
-from common.losses import softmax_cross_entropy
-from common.method import Method
+from common.methods.losses import softmax_cross_entropy
+from common.methods.method import Method
+from common.methods.sampling import class_balanced
 from common.models import cpu_step
 from common.spec import Column, Protocol
 from common.store import load_records

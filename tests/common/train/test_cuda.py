@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common.method import Method
+from common.methods.method import Method
 from common.store import load_records
 from common.train import pack as pack_module
 from common.train.loop import Workspace, train_pack

@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from common.errors import UserError
-from common.losses import ldam, softmax_cross_entropy
-from common.method import Method, missing_runs
+from common.methods.losses import ldam, softmax_cross_entropy
+from common.methods.method import Method
+from common.plan import missing_runs
 from common.store import load_records, record_files, save_record
 from common.train.loop import Workspace
 from common.train.pack import Device

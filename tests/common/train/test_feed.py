@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.data import sampling
 from common.data.augment import as_network_input, crop, normalise, pad_images, source_pixels
 from common.data.feed import DX, DY, FLIP, INDEX, TURN, Draw, Feed, draw_epoch
+from common.methods import sampling
 from common.spec import Column
 from tests.common.train.toys import COLUMN
 

@@ -17,17 +17,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from common.data.augment import as_network_input, crop, normalise
 from common.data.feed import INDEX, PARTNER, Draw, Feed, draw_blend, draw_noise
 from common.errors import UserError
-from common.method import Outputs, missing_runs
+from common.methods.method import Outputs
 from common.models.heads import CausalHead, CentreHead, CosineHead, GaussianHead, LinearHead, QuadraticHead, channel_groups
 from common.models.resnet import PackedBilateral
 from common.models.sizes import Residual
 from common.models.tail import SHIFTS
-from common.packing import form_packs
+from common.plan import missing_runs
 from common.spec import Column
 from common.store import load_records
 from common.train.loop import Workspace, load_start, train_pack
 from common.train.meta import Whole, learn_weights
 from common.train.pack import Device, Pack
+from common.train.packing import form_packs
 from tests.common.train.kinds import (
     ADAM,
     AGAIN,
@@ -122,7 +123,7 @@ def test_a_run_that_pauses_after_every_epoch_ends_with_the_same_bits(methods, di
         calls = 1
         while not train_pack(members, digits, SINGLE, Workspace(folder / "work", 0.0, deadline)):
             calls += 1
-        assert calls == (members[0].run.protocol.epochs if way == "paused" else 1)
+        assert calls == (members[0].spec.protocol.epochs if way == "paused" else 1)
         trained[way] = [load_file(m.checkpoint) for m in members]
         assert all(r["accuracy"]["last"] > 20 for r in load_records(folder).values())
     for mine, theirs in zip(*trained.values(), strict=True):
@@ -543,9 +544,9 @@ def test_the_first_stages_setting_is_part_of_the_second_ones_identity(tmp_path):
     other = dataclasses.replace(AGAIN, starts_from=dataclasses.replace(AGAIN.starts_from,
                                                                        protocol=dataclasses.replace(PROTOCOL, epochs=4)))
     mine, its = (members_of([m], tmp_path, seeds=(0,))[0] for m in (AGAIN, other))
-    assert mine.run.key != its.run.key
-    assert mine.start.run.protocol == PROTOCOL
-    assert its.start.run.protocol.epochs == 4
+    assert mine.spec.key != its.spec.key
+    assert mine.start.spec.protocol == PROTOCOL
+    assert its.start.spec.protocol.epochs == 4
 
 
 # ---------------------------------------------------------------- features for figures
@@ -556,7 +557,7 @@ def test_the_record_of_seed_0_keeps_features_of_plain_images_where_the_method_as
     assert method.describe() == METHODS[0].describe()
     members = [planned(method, tmp_path, seed) for seed in (0, 1)]
     assert train_pack(members, digits, SINGLE, Workspace(tmp_path / "work", 30.0))
-    records = [load_records(tmp_path)[m.run.key] for m in members]
+    records = [load_records(tmp_path)[m.spec.key] for m in members]
     assert "features" not in records[1]
     kept = {split: np.frombuffer(base64.b64decode(part["values"]), "<f2").reshape(len(part["labels"]), -1)
             for split, part in records[0]["features"].items()}
@@ -588,7 +589,7 @@ def test_plain_noisy_and_mixed_runs_share_a_pack_and_others_do_not(tmp_path):
     members = members_of([NOISY, METHODS[0], CAUSAL, MIXUP, CLOUDED, BILATERAL, META], tmp_path, seeds=(0,))
     found = sorted(sorted(m.method.name for m in pack) for pack in form_packs(members, lambda m: 64))
     assert found == [["bilateral"], ["causal", "ce", "clouded", "mixup", "noisy"], ["meta"]]
-    assert COLUMN.name == members[0].run.column.name
+    assert COLUMN.name == members[0].spec.column.name
 
 
 # ---------------------------------------------------------------- balanced heads and clusters
@@ -701,7 +702,7 @@ def test_a_run_of_no_epochs_tests_what_it_starts_from(digits, tmp_path):
               replace(TESTED, starts_from=replace(DIVIDED, protocol=PROTOCOL), decide="largest"))]
     assert train_pack(tested, digits, SINGLE, Workspace(tmp_path / "work", 30.0))
     records = load_records(tmp_path)
-    before, summed, largest = (records[m.run.key] for m in (*first, *tested))
+    before, summed, largest = (records[m.spec.key] for m in (*first, *tested))
     assert largest["confusion"] == before["confusion"]
     assert summed["confusion"] != before["confusion"]
     assert summed["curves"]["train_loss"] == [None]
@@ -713,7 +714,7 @@ def test_a_run_of_no_epochs_tests_what_it_starts_from(digits, tmp_path):
 def test_the_record_of_clusters_has_a_norm_for_each_class(digits, tmp_path):
     member, = members_of([DIVIDED], tmp_path, seeds=(0,))
     assert train_pack([member], digits, SINGLE, Workspace(tmp_path / "work", 30.0))
-    record, weights = load_records(tmp_path)[member.run.key], load_file(member.checkpoint)
+    record, weights = load_records(tmp_path)[member.spec.key], load_file(member.checkpoint)
     each = per_class(np.array(record["counts"]))
     assert record["clusters"]["counts"] == each.tolist()
     norms = weights["head.weight"][0].norm(dim=0)

@@ -17,13 +17,14 @@ import torch
 from safetensors.torch import load_file
 
 from common.errors import UserError
-from common.losses import softmax_cross_entropy
-from common.method import Method, missing_runs
+from common.methods.losses import softmax_cross_entropy
+from common.methods.method import Method
 from common.metrics import summary
-from common.packing import form_packs, together
+from common.plan import missing_runs
 from common.store import files_by_key, load_records, record_files, save_record
 from common.train.loop import Workspace, train_pack
 from common.train.pack import Device
+from common.train.packing import form_packs, together
 from common.train.record import best_epoch
 from common.train.work import train
 from tests.common.train.toys import METHODS, PROTOCOL, ROTATION, planned
@@ -88,7 +89,7 @@ def test_a_record_holds_what_the_run_did(digits, tmp_path):
     members = [planned(METHODS[1], tmp_path), planned(METHODS[4], tmp_path)]
     seen = []
     assert train_pack(members, digits, CPU, Workspace(tmp_path / "work", 30.0), seen.append)
-    record, rotation = (load_records(tmp_path)[m.run.key] for m in members)
+    record, rotation = (load_records(tmp_path)[m.spec.key] for m in members)
     assert [p.epoch for p in seen] == [1, 2, 3]
     assert record["status"] == "done"
     assert record["label"] == "digits-lt-20 ldam-drw@written"
@@ -117,7 +118,7 @@ def test_a_diverged_run_leaves_a_record_that_says_when(digits, tmp_path):
     bad = Method("bad", "written", partial(infinite_from, last=2))
     members = [planned(METHODS[0], tmp_path), planned(bad, tmp_path)]
     assert train_pack(members, digits, CPU, Workspace(tmp_path / "work", 30.0))
-    sound, bad = (load_records(tmp_path)[m.run.key] for m in members)
+    sound, bad = (load_records(tmp_path)[m.spec.key] for m in members)
     assert sound["status"] == "done"
     assert bad["status"] == "diverged"
     assert bad["made"]["diverged_in_epoch"] == 2
@@ -216,7 +217,7 @@ def test_a_kill_between_two_records_of_a_pack_costs_no_epoch(digits_folder, tmp_
 
 def test_a_smaller_selection_goes_on_from_the_larger_packs_state_and_leaves_it_to_the_others(digits, digits_folder, tmp_path):
     wanted = [planned(m, tmp_path, seed) for m in METHODS[:2] for seed in range(2)]
-    members = sorted(wanted, key=lambda m: (m.method.name, m.run.seed))
+    members = sorted(wanted, key=lambda m: (m.method.name, m.spec.seed))
     paused = Workspace(tmp_path / "work", 0.0, deadline=0.0)
     assert not train_pack(members, digits, CPU, paused)
     assert go_on([members[3]], tmp_path, digits_folder) == [[1, 2], [1, 3]]
@@ -233,9 +234,9 @@ def test_a_start_that_is_trained_again_for_its_weights_resumes_and_keeps_its_rec
     second = planned(Method("second", "written", softmax_cross_entropy, starts_from=ROTATION), tmp_path)
     first = second.start
     go_on([second], tmp_path, digits_folder)
-    record = files_by_key(tmp_path)[first.run.key].read_bytes()
+    record = files_by_key(tmp_path)[first.spec.key].read_bytes()
     first.checkpoint.unlink()
-    files_by_key(tmp_path)[second.run.key].unlink()
+    files_by_key(tmp_path)[second.spec.key].unlink()
     late = Workspace(tmp_path / "work", 0.0, deadline=time.monotonic() + 0.01)
     arguments = {"root": tmp_path, "data": digits_folder, "device": CPU, "limit": lambda m: 8,
                  "observer": lambda pack: nullcontext(print)}
@@ -243,7 +244,7 @@ def test_a_start_that_is_trained_again_for_its_weights_resumes_and_keeps_its_rec
         assert not train([second], work=late, **arguments)
         late = Workspace(tmp_path / "work", 0.0, deadline=time.monotonic() + 0.2)
     assert go_on([second], tmp_path, digits_folder)[0][1] > 1
-    assert files_by_key(tmp_path)[first.run.key].read_bytes() == record
+    assert files_by_key(tmp_path)[first.spec.key].read_bytes() == record
     assert second.identity in record_files(tmp_path)
 
 
@@ -253,8 +254,8 @@ def test_a_diverged_start_ends_the_run_that_needs_it_and_nothing_else(digits_fol
               planned(Method("after-good", "written", softmax_cross_entropy, starts_from=ROTATION), tmp_path)]
     go_on(wanted, tmp_path, digits_folder)
     records = load_records(tmp_path)
-    assert [records[m.run.key]["status"] for m in wanted] == ["diverged", "done"]
-    assert records[wanted[0].run.key]["made"]["diverged_in_epoch"] == 0
+    assert [records[m.spec.key]["status"] for m in wanted] == ["diverged", "done"]
+    assert records[wanted[0].spec.key]["made"]["diverged_in_epoch"] == 0
     assert go_on(wanted, tmp_path, digits_folder) == []
 
 
@@ -280,8 +281,8 @@ def test_weights_spoiled_by_the_very_last_step_make_a_diverged_record_and_cost_n
     finally:
         loop.evaluation_stride = evaluate
     records = load_records(tmp_path)
-    assert [records[m.run.key]["status"] for m in members] == ["done", "diverged"]
-    assert records[members[1].run.key]["made"]["diverged_in_epoch"] == 2
+    assert [records[m.spec.key]["status"] for m in members] == ["done", "diverged"]
+    assert records[members[1].spec.key]["made"]["diverged_in_epoch"] == 2
 
 
 def test_a_smaller_pack_gives_the_same_results(digits, tmp_path):
@@ -300,7 +301,7 @@ def test_packs_hold_one_column_and_protocol_and_put_equal_methods_together(tmp_p
     packs = [together(pack) for pack in form_packs(runs, lambda m: 8)]
     assert sorted(len(p) for p in packs) == [7, 7, 8, 8]
     for pack in packs:
-        assert len({m.run.protocol for m in pack}) == 1
+        assert len({m.spec.protocol for m in pack}) == 1
         names = [m.method.name for m in pack]
         assert sum(a != b for a, b in pairwise(names)) == len(set(names)) - 1
 
@@ -355,6 +356,6 @@ def test_lookup_is_by_key_under_all_papers(digits, tmp_path):
     train_pack([member], digits, CPU, Workspace(tmp_path / "work", 30.0))
     elsewhere = tmp_path / "another-paper" / "results" / "paper" / "digits-lt-20"
     elsewhere.mkdir(parents=True)
-    file = files_by_key(tmp_path)[member.run.key]
+    file = files_by_key(tmp_path)[member.spec.key]
     file.rename(elsewhere / file.name)
     assert missing_runs([member], record_files(tmp_path)) == []

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common.method import Outputs
+from common.methods.method import Outputs
 from common.models.memory import MemoryHead, class_means
 from common.store import save_record
 from common.train.loop import Workspace, load_start, train_pack

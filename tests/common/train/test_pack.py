@@ -9,7 +9,7 @@ from torch import nn
 
 from common.data.feed import stream
 from common.errors import UserError
-from common.method import Outputs
+from common.methods.method import Outputs
 from common.train.pack import Device, Pack
 from common.train.work import choose_device
 from tests.common.train.toys import BROKEN, METHODS, PROTOCOL, planned, train_between

@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from common.data.feed import INDEX
-from common.losses import softmax_cross_entropy
-from common.method import Method, Planned
-from common.packing import form_packs, together
+from common.methods.losses import softmax_cross_entropy
+from common.methods.method import Method
+from common.plan import Run
 from common.store import load_records
 from common.train import pack as pack_module
 from common.train.loop import Workspace, train_pack
 from common.train.pack import Device, Pack, use_device
+from common.train.packing import form_packs, together
 from papers.catalog import PAPERS
 from tests.common.train.fake_cuda import follow
 from tests.common.train.kinds import DECOUPLED, FIRST_STAGES, META, SECOND_STAGES
@@ -86,7 +87,7 @@ def test_every_method_of_every_paper_stays_on_the_device(digits, tmp_path):
     for paper in PAPERS:
         for column in (c for c in paper.columns["quick"] if c.dataset == "digits"):
             for method in paper.rows("quick", column):
-                item = Planned(paper.run("quick", column, method, 0), method, folder / column.name)
+                item = Run(paper.spec("quick", column, method, 0), method, folder / column.name)
                 found |= {(str(m.method.describe()), m.method.shape): m for m in item.chain}
     assert len(found) > 100
     for members in form_packs(list(found.values()), lambda item: 64):

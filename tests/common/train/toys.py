@@ -3,9 +3,10 @@
 from functools import partial
 from pathlib import Path
 
-from common.data.sampling import class_balanced, deferred, effective_number_weights, shuffled, uniform_weights
-from common.losses import focal, ldam, sigmoid_focal, softmax_cross_entropy
-from common.method import COSINE, Head, Method, Planned, make_run
+from common.methods.losses import focal, ldam, sigmoid_focal, softmax_cross_entropy
+from common.methods.method import COSINE, Head, Method, run_spec
+from common.methods.sampling import class_balanced, deferred, effective_number_weights, shuffled, uniform_weights
+from common.plan import Run
 from common.spec import Column, Protocol
 from common.train.loop import run_epoch
 from common.train.pack import Device, Pack
@@ -27,9 +28,9 @@ METHODS = (
 )
 
 
-def planned(method: Method, folder: Path, seed: int = 0, protocol: Protocol = PROTOCOL, column: Column = COLUMN) -> Planned:
+def planned(method: Method, folder: Path, seed: int = 0, protocol: Protocol = PROTOCOL, column: Column = COLUMN) -> Run:
     """A run whose record goes where a paper's would, under `folder` in the place of `papers/`."""
-    return Planned(make_run(column, protocol, method, seed), method, folder / "toy" / "results" / "quick" / column.name)
+    return Run(run_spec(column, protocol, method, seed), method, folder / "toy" / "results" / "quick" / column.name)
 
 
 def broken(outputs, labels, context):

@@ -1,0 +1,163 @@
+"""Which missing runs are worth the device time at hand, in which packs, and what the rest still needs. No torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from common.cost import Costs, whole_work
+from common.paper import Paper
+from common.plan import Run, merged, plan
+from common.report.compare import published, standing_columns
+from common.spec import Profile
+
+SEEDS_FIRST = 3  # of every cell, before any cell gets more
+TIERS = ("own methods, CE and LDAM-DRW", "other rows of the main tables", "ablations")
+BASELINES = ("ce", "ldam-drw")
+LAST = 6  # the tier of methods that a campaign takes after everything else
+
+Form = Callable[[Sequence[Run]], list[list[Run]]]  # packs of runs, in their order
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Why a run is wanted. tier: 0 to 2 as in TIERS, 3 to 5 the same for seeds beyond the first three, 6 what a method says
+    comes last; lower comes first.
+
+    numbers: how many printed numbers, of all papers, it stands beside.
+    """
+
+    tier: int
+    numbers: int
+
+    @property
+    def reason(self) -> str:
+        if self.tier == LAST:
+            return "long trainings, last"
+        return TIERS[self.tier % 3] + ("" if self.tier < 3 else ", further seeds")
+
+
+def wanted(papers: Sequence[Paper], profile: Profile, columns: Sequence[str] = (), seeds: int | None = None
+           ) -> tuple[list[Run], dict[str, Worth]]:
+    """Every run of the papers (those of the named columns only), each key once, and what it is worth by its key.
+
+    A run is worth its best place in any paper, and the printed numbers of all; one that others start from, what they are.
+    """
+    runs: list[Run] = []
+    worth: dict[str, Worth] = {}
+    for paper in papers:
+        printed = _printed(paper, profile)
+        mine = tuple(c.name for c in paper.columns[profile] if c.name in columns)
+        if columns and not mine:
+            continue
+        for item in plan(paper, profile, columns=mine, seeds=seeds):
+            found = _worth(paper, item, printed)
+            runs.append(item)
+            for link in item.chain:
+                before = worth.get(link.spec.key, Worth(found.tier, 0))
+                worth[link.spec.key] = Worth(min(before.tier, found.tier), before.numbers + found.numbers)
+    return list(merged(runs).values()), worth
+
+
+def _printed(paper: Paper, profile: Profile) -> dict[tuple[str, str, str], list[str]]:
+    """(column, method, variant) -> the table of each number that the paper prints; quick columns by what they stand for."""
+    standing, found = standing_columns(paper, profile), {}
+    for row in published(paper).itertuples():
+        for column in standing.get(row.column, ()):
+            found.setdefault((column.name, row.method, row.variant), []).append(row.table)
+    return found
+
+
+def _worth(paper: Paper, item: Run, printed: Mapping[tuple[str, str, str], list[str]]) -> Worth:
+    method = item.method
+    tables = printed.get((item.spec.column.name, method.name, method.variant), [])
+    first = 0 if method.name in (*BASELINES, *paper.own) else 1
+    tier = first if any(table in paper.main for table in tables) else 2
+    return Worth(LAST if method.last else tier + (3 if item.spec.seed >= SEEDS_FIRST else 0), len(tables))
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A pack that could be trained next, the most worthy runs of it first. worth: the best tier in it, and the numbers of all.
+
+    seconds: expected, None where nothing is known.
+    """
+
+    pack: tuple[Run, ...]
+    worth: Worth
+    seconds: float | None
+
+
+def by_worth(runs: Sequence[Run], worth: Mapping[str, Worth]) -> list[Run]:
+    """The best tier first, in a tier the first seed of everything before the second of anything."""
+    return sorted(runs, key=lambda m: (worth[m.spec.key].tier, m.spec.seed))
+
+
+def offers(ready: Sequence[Run], worth: Mapping[str, Worth], form: Form, costs: Costs) -> list[Offer]:
+    """What could be begun now, the most worthy first: by tier, then by printed numbers for the work, then as planned.
+
+    A pack holds the best runs of its column and setting, and is filled up with those of lower tiers.
+    """
+    found = []
+    for pack in form(by_worth(ready, worth)):
+        each = [worth[m.spec.key] for m in pack]
+        found.append(Offer(tuple(pack), Worth(each[0].tier, sum(w.numbers for w in each)), costs.of(pack)))
+    return sorted(found, key=lambda o: (o.worth.tier, -o.worth.numbers / _work(o.pack)))
+
+
+def _work(pack: Sequence[Run]) -> float:
+    return len(pack) * whole_work(pack[0].spec.column, pack[0].spec.protocol, 1 + len(pack[0].method.companions))
+
+
+def fit(offered: Sequence[Offer], left: float, costs: Costs) -> Offer | None:
+    """The first offer that ends within `left` seconds; one that does not is made smaller, the most worthy of it kept.
+
+    If not even one run of anything fits, the first offer of which at least an epoch does: it goes on next time. Where
+    nothing is known of an offer, it is taken.
+    """
+    for offer in offered:
+        if smaller := _shrink(offer, left, costs):
+            return smaller
+    return next((o for o in offered if o.seconds is None or o.seconds / max(1, o.pack[0].spec.protocol.epochs) <= left), None)
+
+
+def _shrink(offer: Offer, left: float, costs: Costs) -> Offer | None:
+    if offer.seconds is None:
+        return None
+    for runs in range(len(offer.pack), 0, -1):
+        pack = offer.pack[:runs]
+        if (seconds := costs.of(pack)) <= left:
+            return Offer(pack, offer.worth, seconds)
+    return None
+
+
+def schedule(missing: Sequence[Run], offer: Callable[[Sequence[Run], Costs], list[Offer]], costs: Costs, seconds: float,
+             places: int = 1, most: int | None = None) -> list[Offer]:
+    """What a campaign of so many seconds on so many places would train, as far as the costs foretell it; of at most so many
+    packs (one more says that there are others)."""
+    left, waiting, chosen = [seconds] * places, {m.spec.key: m for m in missing}, []
+    while waiting and (most is None or len(chosen) <= most) and (
+            found := fit(offer(begun_after(waiting), costs), max(left), costs)):
+        place = left.index(max(left))
+        left[place] -= found.seconds or 0.0
+        costs = costs.after(found.pack)
+        chosen.append(found)
+        for member in found.pack:
+            waiting.pop(member.spec.key)
+        if left[place] < 0:
+            break
+    return chosen
+
+
+def begun_after(waiting: Mapping[str, Run]) -> list[Run]:
+    """Those of the waiting runs, by key, that do not start from another waiting one."""
+    return [m for m in waiting.values() if not (m.start and m.start.spec.key in waiting)]
+
+
+def needs(missing: Sequence[Run], form: Form, costs: Costs) -> tuple[float, int]:
+    """Seconds that the missing runs need in full packs, and how many runs are on backbones whose time nobody knows."""
+    seconds, unknown = 0.0, 0
+    for pack in form(missing):
+        expected = costs.of(pack)
+        costs = costs.after(pack)
+        unknown += len(pack) if expected is None else 0
+        seconds += expected or 0.0
+    return seconds, unknown

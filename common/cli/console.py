@@ -1,0 +1,118 @@
+"""What a person sees in the terminal while and after runs train. No torch."""
+
+import csv
+import io
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from common.cost import clock
+from common.plan import Run
+from common.store import write_atomically
+
+if TYPE_CHECKING:
+    from common.train.loop import Progress as Epoch
+
+MINUTE = 60.0  # seconds between two lines about a pack where there is no terminal
+BLOCK = 3  # columns side by side in a terminal of 80 characters
+
+
+def pack_observer() -> Callable[[Sequence[Run]], AbstractContextManager[Callable[["Epoch"], None]]]:
+    """What tells a person about packs in training: a bar each with epoch, loss, worst and best accuracy and time left, and
+    a line when it ends; where there is no terminal, also a line a minute."""
+    bars = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"),
+                    TimeRemainingColumn(compact=True), transient=True, disable=not sys.stdout.isatty())
+    return partial(_observe, bars)
+
+
+@contextmanager
+def _observe(bars: Progress, pack: Sequence[Run]) -> Iterator[Callable[["Epoch"], None]]:
+    title = f"{pack[0].spec.column.name}, {len(pack)} run{'s' * (len(pack) > 1)}"
+    last: list[Epoch] = []
+    task = bars.add_task(title, total=pack[0].spec.protocol.epochs, numbers="")
+    say = partial(bars.console.print, highlight=False, soft_wrap=True)
+
+    def observe(epoch: "Epoch") -> None:
+        last[:] = [epoch]
+        bars.update(task, completed=epoch.epoch, total=epoch.epochs, numbers=_numbers(epoch))
+
+    bars.start()
+    try:
+        with _every_minute(lambda t: say(f"{title} {t}: {_numbers(last[0]) if last else 'getting ready'}"), bars.disable):
+            yield observe
+    finally:
+        bars.remove_task(task)
+        if not bars.task_ids:
+            bars.stop()
+        if last:
+            say(f"{title}: {_numbers(last[-1])}")
+
+
+@contextmanager
+def _every_minute(say: Callable[[str], None], wanted: bool) -> Iterator[None]:
+    """Call `say` every minute from a thread of its own, so that a compilation is not silent either."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        begun = time.monotonic()
+        while not over.wait(MINUTE):
+            say(f"after {clock(time.monotonic() - begun)}")
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    if wanted:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if wanted:
+            thread.join()
+
+
+def _numbers(epoch: "Epoch") -> str:
+    return f"epoch {epoch.epoch}/{epoch.epochs}, loss {epoch.loss:.3f}, accuracy {epoch.worst:.1f} to {epoch.best:.1f} %"
+
+
+def print_status(console: Console, title: str, planned: Sequence[Run], have: set[str], variants: bool) -> None:
+    """Seeds with a record, per method and column; `.` where the paper has no such cell. Variants are summed up or a row each."""
+    columns = list(dict.fromkeys(m.spec.column.name for m in planned))
+    seeds = len({m.spec.seed for m in planned})
+    found: dict[str, dict[str, list[bool]]] = {}
+    for item in planned:
+        if variants or not item.method.variant:
+            cell = found.setdefault(item.method.label, {}).setdefault(item.spec.column.name, [])
+            cell.append(item.identity in have)
+    console.print(f"[bold]{title}[/]: seeds with a record, of {seeds}")
+    for shown in (columns[i:i + BLOCK] for i in range(0, len(columns), BLOCK)):
+        table = Table("method", *shown)
+        for label, cells in found.items():
+            if any(c in cells for c in shown):
+                table.add_row(escape(label), *(str(sum(cells[c])) if c in cells else "." for c in shown))
+        console.print(table)
+    rest = [m for m in planned if m.method.variant]
+    if rest and not variants:
+        done = sum(m.identity in have for m in rest)
+        console.print(f"And {done} of {len(rest)} runs of grids and switches (--variants shows them).")
+
+
+def write_summary(path: Path, planned: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> None:
+    """One line a run: what DVC watches in place of the records, which live in git and must outlast a stage."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["run", "seed", "key", "status", "last", "best", "digest"])
+    for item in planned:
+        record = records[item.spec.key]
+        accuracy = record["accuracy"]
+        rows.writerow([item.label, item.spec.seed, item.spec.key, record["status"], accuracy["last"], accuracy["best"],
+                       record["digest"]])
+    write_atomically(path, text.getvalue().encode())

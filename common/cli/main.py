@@ -1,0 +1,449 @@
+"""The command line over one paper (`python -m papers.<paper>.replicate`) or all of them (`python -m papers`).
+
+Only `train`, `reproduce` and `doctor` import torch; `plan`, `status`, `table` and `figures` work on records alone.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from common.campaign.campaign import Campaign, Ground, print_rest, run_campaign, select, show_plan
+from common.campaign.merging import Place, merge, pack_records
+from common.campaign.priority import needs
+from common.campaign.travel import Home, bring_in
+from common.checkout import commit, source_digest
+from common.cli.console import pack_observer, print_status, write_summary
+from common.cli.doctor import examine
+from common.cli.options import parser
+from common.cli.stale import check_reportable, print_stale, retire, stale_runs
+from common.cost import SPEEDS, Costs, clock, speeds, step_work
+from common.data.large_sets import LARGE
+from common.data.parcel import Need, instead_of_parcel, is_parcel, pack_data, unpack_data
+from common.data.sets import find_set
+from common.data.sources import prepare
+from common.errors import UserError, complain
+from common.large.prepare import prepare_large
+from common.paper import Paper
+from common.plan import Run, all_planned, has_data, missing_runs, plan, plan_all, prepare_all, resolve_profile, with_data
+from common.spec import Column, Profile, build
+from common.store import accept, files_by_key, load_records, record_files, thin_records
+from common.train.packing import LARGEST, Limit, form_packs, memory_limit
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA, WORK = ROOT / "data", ROOT / ".work"
+RESULTS = ROOT / "benchmarks" / "results"
+MOST_ON_CPU = 64  # runs side by side
+MOST_SEEDS = 100  # of a run that can be merged
+LARGE_SAVE = 600.0  # seconds between resume states of a large run, whose files are large
+CPU_STEP = 2e10  # multiplications of a step beyond which a CPU gains nothing from more runs side by side
+
+RANK, WORLD = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))  # torchrun's
+
+console = Console(highlight=False, soft_wrap=True, quiet=RANK > 0)
+
+
+def main(*papers: Paper, broken: Sequence[UserError] = ()) -> None:
+    """Run one command; a UserError is one sentence on standard error and exit code 2, Ctrl-C is exit code 130.
+
+    broken: what is wrong with papers that could not be loaded. It is said first; the command goes on with the others, unless it
+    writes about all of them, and ends with exit code 2.
+    """
+    for error in broken:
+        complain(error)
+    if broken and not papers:
+        sys.exit(2)
+    options = parser(papers, COMMANDS).parse_args()
+    try:
+        if broken and options.command in OF_ALL:
+            raise UserError("This command needs every paper: mend what is named above first; nothing was changed.")
+        sys.exit(options.command(papers, options) or (2 if broken else 0))
+    except UserError as error:
+        complain(error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("\nInterrupted; the same command goes on from the last saved epoch.")
+        sys.exit(130)
+
+
+def profile_of(papers: Sequence[Paper], options: argparse.Namespace) -> Profile:
+    return resolve_profile(papers, options.profile, getattr(options, "column", []), DATA, console)
+
+
+def planned_runs(papers: Sequence[Paper], options: argparse.Namespace) -> tuple[Profile, list[Run]]:
+    """The runs of all papers that the options select, each key once."""
+    profile = profile_of(papers, options)
+    return profile, plan_all(papers, profile, options.column, options.method, options.seeds)
+
+
+def papers_root(papers: Sequence[Paper]) -> Path:
+    """The folder of all papers: records are looked up under it by key."""
+    return papers[0].folder.parent
+
+
+def command_plan(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    profile, planned = planned_runs(papers, options)
+    have = record_files(papers_root(papers))
+    missing = missing_runs(planned, have)
+    table = Table("column", "runs", "have a record", "to train", "settings")
+    for name in dict.fromkeys(m.spec.column.name for m in planned):
+        of = [m for m in planned if m.spec.column.name == name]
+        settings = dict.fromkeys(f"{p.epochs} epochs, batch {p.batch_size}" for p in (m.spec.protocol for m in of))
+        table.add_row(name, str(len(of)), str(sum(m.identity in have for m in of)),
+                      str(sum(m.spec.column.name == name for m in missing)), "; ".join(settings))
+    console.print(table)
+    extra = len(missing) - sum(m.identity not in have for m in planned)
+    first = f" ({extra} of them pre-training that others start from)" if extra else ""
+    console.print(f"{len(missing)} runs of profile {profile} are to be trained{first}. {_expected(papers, missing)}")
+
+
+def _expected(papers: Sequence[Paper], missing: Sequence[Run]) -> str:
+    """How long, on every device that has trained or been measured with such networks."""
+    if not missing:
+        return ""
+    said, folders = [], (RESULTS, RESULTS / SPEEDS, WORK / "probes")
+    for place, speed in sorted(speeds(thin_records(papers_root(papers), WORK / "records.json"), *folders).items()):
+        limit = (lambda item: LARGEST) if speed.compiled else cpu_limit
+        seconds, unknown = needs(missing, lambda runs, limit=limit: form_packs(runs, limit), Costs(speed))
+        if not unknown:
+            said.append(f"{clock(seconds)} on {place}")
+    return f"Expected: {'; '.join(said)}." if said else "No device has trained such networks here yet, so the time is unknown."
+
+
+def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
+    _, planned = planned_runs(papers, options)
+    code = train_runs(papers, planned, options)
+    if options.summary and code == 0 and RANK == 0:
+        for item in planned:  # outputs of DVC, which merged records and those of other papers come without
+            item.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            item.folder.mkdir(parents=True, exist_ok=True)
+        write_summary(options.summary, planned, load_records(papers_root(papers), [m.spec.key for m in planned]))
+    return code
+
+
+def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argparse.Namespace) -> int:
+    """Train what is missing. Returns 0, or 3 when the minutes ran out first."""
+    from common.train.loop import Workspace
+    from common.train.work import choose_device, place_of, train
+
+    if large := [m for m in planned if m.spec.column.dataset in LARGE]:
+        if len(large) < len(planned):
+            raise UserError(f"{large[0].spec.column.dataset} is trained by itself, under torchrun; name its columns alone.")
+        return train_large_runs(large, options)
+    if WORLD > 1:
+        raise UserError("torchrun is for ImageNet, ImageNet-LT, iNaturalist 2018 and Places-LT; several GPUs train the "
+                        "small sets by `make campaign`.")
+    root = papers_root(papers)
+    check_reportable(papers)
+    if getattr(options, "retrain", False):
+        console.print(f"{retire(planned, root, WORK)} records are set aside in .work/retired; their runs are trained again.")
+    if missing_runs(planned, record_files(root)):
+        planned = planned if options.column else with_data(planned, DATA, console)
+    missing = missing_runs(planned, record_files(root))
+    if not missing:
+        console.print(f"All {len(planned)} runs have their records: nothing to train.")
+        return 0
+    device = choose_device(options.device, options.precision, options.compile, options.graph)
+    limit = most_side_by_side(options, place_of(device))
+    most = max(map(limit, missing))
+    console.print(f"Training {len(missing)} runs on {device.name} in {device.precision}, at most {most} side by side.")
+    deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+    work = Workspace(WORK, options.save_every, deadline)
+    done = train(planned, root=root, data=DATA, work=work, device=device, limit=limit, observer=pack_observer())
+    if not done:
+        console.print("The minutes are over; the same command goes on from here.")
+    return 0 if done else 3
+
+
+def train_large_runs(planned: Sequence[Run], options: argparse.Namespace) -> int:
+    """The columns of large sets, one run after another, on all processes of torchrun; the first of them alone speaks."""
+    from common.large.train import LargeOptions, train_large
+    from common.train.loop import Workspace
+
+    if not missing_runs(planned, record_files(planned[0].root)):
+        console.print(f"All {len(planned)} runs have their records: nothing to train.")
+    share = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    workers = options.workers or max(1, min(8, share))
+    chosen = LargeOptions(options.device, options.precision, options.compile, options.per_device, workers)
+    deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+    done = train_large(planned, DATA, Workspace(WORK, options.save_every or LARGE_SAVE, deadline), chosen, pack_observer())
+    if not done:
+        console.print("The minutes are over; the same command goes on from here.")
+        options.summary = None
+    return 0 if done or WORLD > 1 else 3  # to torchrun, 3 would be a process to start again
+
+
+def most_side_by_side(options: argparse.Namespace, place: Mapping[str, Any]) -> Limit:
+    """How many runs of a kind a pack may have: as --pack says, else what the device's memory holds."""
+    def limit(item: Run) -> int:
+        return options.pack or (memory_limit(item, place["precision"], place["memory"]) if place["memory"] else cpu_limit(item))
+
+    return limit
+
+
+def cpu_limit(item: Run) -> int:
+    """Runs side by side on a CPU: many where a step is mostly overhead, few where it is mostly arithmetic."""
+    return max(1, min(MOST_ON_CPU, int(CPU_STEP / step_work(item.spec.column, item.spec.protocol))))
+
+
+def command_status(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    profile, planned = planned_runs(papers, options)  # refuses a column or method that no paper has
+    if options.stale:
+        return print_stale(console, planned, papers_root(papers))
+    have = set(record_files(papers_root(papers)))
+    for paper in papers:
+        try:
+            mine = plan(paper, profile, columns=tuple(options.column), methods=tuple(options.method), seeds=options.seeds)
+        except UserError:
+            continue  # the selection is another paper's
+        print_status(console, f"{paper.name}, profile {profile}", mine, have, options.variants)
+        if stale := stale_runs(mine, paper.folder.parent):
+            console.print(f"{len(stale)} more have records of other code, which count nowhere: `status --stale` shows them.")
+
+
+def command_accept(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    path = accept(papers_root(papers), options.old, options.new, options.because)
+    console.print(_relative(f"Records of {options.old} count for {options.new} too: {path}"))
+
+
+def command_table(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    from common.report.paired import hits_of
+
+    records = load_records(papers_root(papers))
+    show_tables(papers, profile_of(papers, options), records, hits_of(papers_root(papers), records))
+
+
+def show_tables(papers: Sequence[Paper], profile: Profile, records: Mapping[str, Any], hits: Mapping[str, Any]) -> None:
+    """Write the tables of every paper, and print them. hits: which test images the records' runs answer right."""
+    from common.report.tables import print_table, write_tables
+
+    for paper in papers:
+        files = write_tables(paper, records, profile, paper.folder / "tables", hits)
+        print_table(paper, records, profile, console)
+        console.print(_relative(f"Tables with every cell: {files[0].parent}"))
+
+
+def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    from common.report.figures import save_figures
+
+    profile, records = profile_of(papers, options), load_records(papers_root(papers))
+    for paper in papers:
+        (paper.folder / "figures").mkdir(exist_ok=True)  # an output of DVC, even where nothing can be drawn yet
+        for line in save_figures(paper, profile, records, paper.folder / "figures"):
+            console.print(_relative(line))
+
+
+def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    """READMEs and figures/ hold the published protocol only: what is committed must not depend on who ran the quick profile."""
+    from common.report.figures import save_figures
+    from common.report.index import write_index
+    from common.report.page.page import build_page
+    from common.report.paired import hits_of
+    from common.report.readme import fill, front_table, results_block
+
+    records, said = load_records(papers_root(papers)), {}
+    hits = hits_of(papers_root(papers), records)
+    show_tables(papers, profile_of(papers, options), records, hits)
+    for paper in papers:
+        said[paper.name] = save_figures(paper, "paper", records, ROOT / "figures" / paper.name)
+        for line in said[paper.name]:
+            console.print(_relative(line))
+        fill(paper.folder / "README.md", "results", results_block(paper, records))
+    if len(papers) > 1:  # what is about all papers
+        fill(ROOT / "README.md", "front", front_table(papers, records))
+        index = write_index(papers_root(papers), records, ROOT / "results")
+        console.print(_relative(f"Every run, machine-readable: {index}"))
+        console.print(_relative(build_page(papers, records, ROOT / "figures", said, ROOT / "report" / "index.html", hits)))
+    console.print("README.md and the papers' README.md are up to date with the records.")
+
+
+def command_reproduce(papers: Sequence[Paper], options: argparse.Namespace) -> int:
+    begun = time.monotonic()
+    options.profile, planned = planned_runs(papers, options)
+    prepare_all(sorted({m.spec.column.dataset for m in planned}), DATA, console)
+    if code := train_runs(papers, planned, options):
+        return code
+    command_figures(papers, options)
+    command_table(papers, options)
+    console.print(f"\nDone in {clock(time.monotonic() - begun)}.")
+    if options.profile == "quick":
+        name = papers[0].name if len(papers) == 1 else "PAPER"
+        console.print(
+            "These runs are on scikit-learn's digits: they show that every method trains, not what the paper claims.\n"
+            f"The real thing: make data-cifar10 data-cifar100 FROM=FOLDER && make reproduce-{name} PROFILE=paper\n"
+            f"What that would train: .venv/bin/python -m papers.{name}.replicate plan --profile paper")
+    return 0
+
+
+def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    begun, seconds = time.monotonic(), 60 * options.minutes if options.minutes else float("inf")
+    profile = profile_of(papers, options)
+    check_reportable(papers)
+    if profile == "quick" and not has_data("digits", DATA):
+        prepare("digits", DATA, None)
+    chosen = select(papers, profile, options.only, options.columns, options.seeds, DATA, console)
+    engine, places, where = find_places(papers, options)
+    ground = Ground(papers_root(papers), WORK, RESULTS, most_side_by_side(options, where))
+    try:
+        campaign = Campaign(ground, chosen, where, console, begun + seconds)
+        time_left = "no limit of time" if seconds == float("inf") else clock(seconds)
+        console.print(f"Campaign, profile {profile}: {campaign.lacking(chosen.runs)} of {len(chosen.runs)} runs are missing; "
+                      f"{time_left} on {places} × {where['device']} in {where['precision']}.")
+        show_plan(campaign, places)
+        if options.dry_run:
+            print_rest(campaign)
+        else:
+            run_campaign(campaign, engine, options.save_every, partial(bring_home, home_of(campaign, options)))
+    finally:
+        if hasattr(engine, "close"):
+            engine.close()
+
+
+def home_of(campaign: Campaign, options: argparse.Namespace) -> Home | None:
+    """Where --out wants finished things, or None."""
+    if not options.out:
+        return None
+    before = frozenset(path.name for path in files_by_key(campaign.ground.root).values())
+    return Home(options.out, campaign.chosen.runs, campaign.ground.root, WORK, before, options.out_limit, options.weights_of)
+
+
+def bring_home(home: Home | None) -> None:
+    """Write what is finished; what does not fit is said."""
+    if home and (left_out := home.write()):
+        console.print(f"[yellow]Not in {home.target}[/]: {len(left_out)} files, first {left_out[0]}: --out-limit is too small.")
+
+
+def find_places(papers: Sequence[Paper], options: argparse.Namespace):
+    """The engine for --ray and --device, its places, and what `place_of` says of the first."""
+    import torch
+
+    from common.train.processes import Processes
+    from common.train.work import Here, choose_device, place_of
+
+    choice = options.precision, options.compile, options.graph
+    if options.ray:
+        from common.train.cluster import Cluster
+
+        cluster = Cluster(options.ray, papers_root(papers), DATA, (options.device, *choice))
+        return cluster, cluster.places, cluster.describe()
+    names = options.device.split(",") if options.device else [f"cuda:{i}" for i in range(torch.cuda.device_count())] or [None]
+    devices = [choose_device(name, *choice) for name in names]
+    engine = Here(devices[0], DATA) if len(devices) == 1 else Processes(devices, DATA)
+    return engine, len(devices), place_of(devices[0])
+
+
+def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> int:
+    root = papers_root(papers)
+
+    def places(seeds: int) -> dict[str, Place]:
+        """Of a run that papers share, the first one's place."""
+        found: dict[str, Place] = {}
+        for item in all_planned(papers, min(seeds, MOST_SEEDS)):
+            found.setdefault(item.spec.key, Place(item.folder, item.digest))
+        return found
+
+    def folders() -> dict[str, Path]:
+        return {key: place.folder for key, place in places(MOST_SEEDS).items()}
+
+    merged, counts = merge(options.sources, places, root), Counter()
+    for source in options.sources:
+        counts.update(bring_in(source, folders, root, WORK / "resume", RESULTS / SPEEDS))
+    more = [f"{counts[kind]} new files of {kind}" for kind in ("weights", "states") if counts[kind]]
+    console.print(f"Merged {merged.new} new records; {merged.known} were here already"
+                  + (f", {merged.replaced} took the place of stale ones" if merged.replaced else "")
+                  + ". `table --profile paper` shows them." + (f" And {', '.join(more)}." if more else ""))
+    for sentence in merged.refused:
+        console.print(f"[red]Left out[/]: {escape(sentence)}")
+    thin_records(root, WORK / "records.json")  # so that the next estimate need not read them
+    return 1 if merged.refused else 0
+
+
+def command_pack_records(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    if options.profile or options.column or options.method or options.seeds:
+        _, chosen = planned_runs(papers, options)
+        planned = [link for item in chosen for link in item.chain]
+    else:
+        more = not {m.spec.key for m in all_planned(papers)}.issuperset(files_by_key(papers_root(papers)))  # of further seeds
+        planned = list(all_planned(papers, MOST_SEEDS if more else None))
+    packed, left_out = pack_records(planned, papers_root(papers), options.target)
+    console.print(f"{packed} records in {options.target}.")
+    for sentence in left_out:
+        console.print(f"[yellow]Left out[/]: {escape(sentence)}")
+
+
+def command_export(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    from common.cli.export import export_runs
+
+    _, planned = planned_runs(papers, options)
+    written = export_runs(planned, options.to, lambda line: console.print(line, markup=False))
+    console.print(f"{len(written)} runs exported to {options.to}.", markup=False)
+
+
+def command_prepare(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    source = options.source.expanduser() if options.source else None
+    for name in options.names:
+        if name in LARGE:
+            prepare_large(name, DATA, source, options.check_images)
+        elif source and is_parcel(source):
+            served = unpack_data(name, source, DATA)["serves"]
+            columns = sorted({replace(build(need["column"], Column, "column"), backbone="resnet32").name for need in served})
+            console.print(f"{name}: a parcel of {len(columns)} columns in {DATA.name}/{name}.npz: {', '.join(columns)}.")
+        else:
+            with instead_of_parcel(name, DATA):
+                prepare(name, DATA, source)
+
+
+def command_pack_data(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    """Every column of the set that any paper's runs use, of the kinds and names that the options leave."""
+    name, needs = find_set(options.name).name, {}
+    for item in (m for paper in papers for m in plan(paper, "quick" if name == "digits" else "paper")):
+        column = item.spec.column
+        if column.dataset == name and (not options.imbalance or column.imbalance in options.imbalance) and (
+                not options.columns or column.name in options.columns):
+            need = Need(column, item.method.held_out)
+            needs.setdefault(need._replace(column=replace(column, backbone="")), need)
+    if not needs:
+        raise UserError(f"No paper trains on such a column of {name}.")
+    about = {"commit": commit(), "source": source_digest()}
+    packed = pack_data(name, list(needs.values()), DATA, options.to, about)
+    size = options.to.stat().st_size / 2**20
+    console.print(f"{packed['train_images']:,} training images and the test set of {name}, for {len(needs)} columns, are in "
+                  f"{options.to} ({size:.1f} MiB).")
+
+
+def command_doctor(papers: Sequence[Paper], options: argparse.Namespace) -> int:
+    return examine(console, DATA, sorted({c.dataset for p in papers for columns in p.columns.values() for c in columns}))
+
+
+def _relative(text: str) -> str:
+    return text.replace(f"{ROOT}/", "")
+
+
+COMMANDS = {
+    "plan": command_plan,
+    "train": command_train,
+    "status": command_status,
+    "accept": command_accept,
+    "table": command_table,
+    "figures": command_figures,
+    "report": command_report,
+    "reproduce": command_reproduce,
+    "campaign": command_campaign,
+    "merge": command_merge,
+    "pack-records": command_pack_records,
+    "export": command_export,
+    "prepare": command_prepare,
+    "pack-data": command_pack_data,
+    "doctor": command_doctor,
+}
+OF_ALL = (command_report, command_merge)  # without a paper they would drop its rows, and refuse its records

@@ -1,0 +1,259 @@
+"""A method (a table's row) and a paper (a folder of methods, columns, tables, figures and claims) as plain data.
+
+A method is made of plain functions, or `functools.partial`s of them with keywords: their names and keywords are its
+identity, so a loss that two papers use under one protocol is trained once.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from common.data.large_sets import LARGE
+from common.data.sets import SETS
+from common.errors import UserError
+from common.methods.digest import definition_digest, file_of, method_digest
+from common.methods.sampling import shuffled, uniform_weights
+from common.models.sizes import BACKBONES, NETWORKS, describe_backbone
+from common.spec import Column, Protocol, Reading, RunSpec, describe_function, unwrap
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Outputs(NamedTuple):
+    """What a loss sees of the network, float32 with leading run axes.
+
+    logits: [..., batch, classes]; the raw cosines where the head is the cosine head.
+    features: [..., batch, width], the input of the head.
+    projected: [..., batch, project] where the head has a projection, else None.
+    head: the head's own tensors by name, for losses that need them: weight [..., width, classes] (of a Gaussian head the
+    means), bias, log_variances, inverse_deviations, centres, centroids.
+    balanced: [..., batch, classes] where the head has groups of channels, one a class; else None.
+    Of a method with companions and no `combine`, all but `head` have a stream axis before the batch: [..., streams, batch, .].
+    Of a method with clusters, `logits` has an entry for each cluster.
+    """
+
+    logits: "Tensor"
+    features: "Tensor"
+    projected: "Tensor | None" = None
+    head: "Mapping[str, Tensor]" = MappingProxyType({})
+    balanced: "Tensor | None" = None
+
+
+class Context(NamedTuple):
+    """What else a loss may need: class counts [classes] in any order of size, and the epoch from 0 as a 0-d tensor
+    (a tensor, so that a captured CUDA graph reads today's value).
+
+    noise: [..., batch, classes], drawn by the run's own generator, where the method asks for it; each of the two label
+    terms of mixup gets a fresh one.
+    parent: int64 [clusters], the class of each cluster, where the method divides classes; its labels are then clusters.
+    """
+
+    counts: "Tensor"
+    epoch: "Tensor"
+    noise: "Tensor | None" = None
+    parent: "Tensor | None" = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """A classifier on the features. kind "cosine" yields unscaled cosines and has no bias (the scale lives in the loss);
+    "causal" is the normalised multi-head classifier of De-confound-TDE; "gaussian" yields minus half the Mahalanobis
+    distances and log-determinants of diagonal Gaussians, "centres" minus half the squared distances to means, and
+    "quadratic" a Gaussian head whose square of the features is summed over all classes; "memory" is OLTR's classifier on
+    features that a memory of class centroids enriches (`common.models.memory`; a second stage after a linear head).
+
+    bias: initial value of a linear head's bias; None is PyTorch's uniform(+-1 / sqrt(width)).
+    decay_bias: whether weight decay reaches that bias.
+    keep: whether weight and bias start as the run that this one starts from has left them (a second stage).
+    rate: factor on the learning rate of weight and bias (of a memory head on that of all but its centroids); 0 leaves them
+    as they are.
+    rescale: "class" learns a factor on each class's logit (1 at first); "tau" learns the exponent in w / |w|^tau of a
+    head without its bias (0 at first, 1 for a cosine head); "align" learns a factor and an addend on each class's logit,
+    shared out by a learned confidence of the sample (DisAlign).
+    project: width of a projection of the features for a contrastive loss; 0 for none.
+    alpha: of the causal head at test time: how much of the mean feature's direction is taken away.
+    means: how the means of the three kinds that have some start: standard normal, or by width as Caffe's fillers have it:
+    "msra", normal with variance 2 / width, or "xavier", uniform(+-sqrt(3 / width)).
+    biased: whether a linear head has a bias. centres: rate at which each class's centre, beside the head, moves towards
+    the mean of its features in the batch; 0 for none.
+    groups: an auxiliary output for each class beside a linear head, from a group of channels that is the class's own:
+    "uneven" gives all channels to groups whose sizes differ by one at most, "drop" leaves the remainder of channels over
+    classes out, "cyclic" lets classes share where there are fewer channels than classes. The kernel of a group is 1x1, and
+    3x3 in a "shifted" network.
+    """
+
+    kind: Literal["linear", "cosine", "causal", "gaussian", "centres", "quadratic", "memory"]
+    bias: float | None = None
+    decay_bias: bool = True
+    keep: bool = False
+    rate: float = 1.0
+    rescale: Literal["", "class", "tau", "align"] = ""
+    project: int = 0
+    alpha: float = 0.0
+    biased: bool = True
+    centres: float = 0.0
+    groups: Literal["", "uneven", "drop", "cyclic"] = ""
+    means: Literal["normal", "msra", "xavier"] = "normal"
+
+
+LINEAR, COSINE = Head("linear"), Head("cosine")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of a table in one reading.
+
+    loss(outputs, labels, context) -> per-sample values [..., batch]
+    weights(counts, epoch) -> class weights [classes]; sampler(counts, epoch) -> class probabilities, or None for a shuffle
+    (of all three, a keyword `start` is an epoch, and one that the run never reaches is refused)
+    reduction: "weighted" divides a batch's weighted sum by the sum of its weights (PyTorch's weighted mean), "batch" by its size
+    task: "classes", or "rotation" for the self-supervised pretext (four labels, the image turned by 0, 90, 180, 270 degrees)
+    starts_from: the method whose trained backbone this one starts with (same column and seed; its own protocol if it names one)
+    variant: tells rows of one name apart, spelled as in published.csv's notes ("beta=1.4;delta=0.6")
+    protocol: the setting, where it is not the paper's for this reading
+    mixup: alpha of the Beta(alpha, alpha) with which a batch is mixed with a permutation of itself; 0 for none
+    noise: what is drawn per sample and class for the loss: "normal" (standard) or "uniform" (on [0, 1))
+    companions: samplers of further images that a step sees beside its own (`again`: the same images under another crop;
+    `held_out`: of the held-out images); the loss then gets labels [..., 1 + companions, batch]
+    combine(features [..., streams, batch, width], context) -> [..., batch, .]: what the head sees of the streams, or None
+    network: "plain", "bilateral" with a last block for each of two streams (BBN), "two-branch" with these two blocks side by
+    side for one stream, or "shifted", whose features are nine means of each channel (`common.models.tail`); adapter: channels
+    of a 1x1 convolution with batch normalisation and ReLU at the end of the backbone, 0 for none
+    held_out: images of each class that are taken from the training set first, for meta-learning
+    meta_rate: step size of the sample weights that are learned on held-out images; 0 for none
+    adjust(counts) -> [classes], added to the logits at test time
+    clusters(counts) -> int [classes]: into how many clusters each class is divided once, before training; the head then has
+    an output for each cluster. clustering: "random" with sizes as equal as can be, or "kmeans" or "hierarchical" (Ward) on
+    the features of the run that it starts from. decide: at test time a class has the "largest" logit of its clusters, or
+    the "sum" of their probabilities
+    takes: what of the run in `starts_from` it starts with: its backbone (and what `head.keep` says), or features for "clusters"
+    keep_features: whether the record of seed 0 holds features for a figure; no part of the identity
+    last: whether a campaign takes it after everything else, as it costs more than it tells; no part of the identity
+    """
+
+    name: str
+    reading: Reading
+    loss: Callable[..., "Tensor"]
+    head: Head = LINEAR
+    weights: Callable = uniform_weights
+    sampler: Callable = shuffled
+    reduction: Literal["weighted", "batch"] = "weighted"
+    task: Literal["classes", "rotation"] = "classes"
+    starts_from: "Method | None" = None
+    variant: str = ""
+    protocol: Protocol | None = None
+    mixup: float = 0.0
+    noise: Literal["", "normal", "uniform"] = ""
+    companions: tuple[Callable, ...] = ()
+    combine: Callable | None = None
+    network: Literal["plain", "bilateral", "two-branch", "shifted"] = "plain"
+    held_out: int = 0
+    meta_rate: float = 0.0
+    adjust: Callable | None = None
+    adapter: int = 0
+    clusters: Callable | None = None
+    clustering: Literal["random", "kmeans", "hierarchical"] = "random"
+    decide: Literal["largest", "sum"] = "largest"
+    takes: Literal["backbone", "clusters"] = "backbone"
+    keep_features: bool = False
+    last: bool = False
+
+    @property
+    def label(self) -> str:
+        """`name`, or `name[variant]`, then `@reading`: how the command line and the logs call it."""
+        return self.name + (f"[{self.variant}]" if self.variant else "") + f"@{self.reading}"
+
+    @property
+    def scale(self) -> float:
+        """The factor s by which the loss multiplies the logits (1 where it has none): what a softmax at test time uses."""
+        return float(describe_function(self.loss).get("s", 1.0))
+
+    @property
+    def shape(self) -> tuple:
+        """What the runs of a pack have in common, beside column and protocol."""
+        return self.network, self.adapter, len(self.companions), self.held_out, self.meta_rate > 0
+
+    def describe(self) -> dict[str, Any]:
+        """All of a method that decides the numbers, as JSON; name, reading and variant do not.
+
+        What came after the first records is named only where a method has it, so that their keys hold.
+        """
+        head = {name: value for name, value in vars(self.head).items() if name != "groups" or value}
+        if self.head.kind != "linear":
+            head = {name: value for name, value in head.items() if name not in ("bias", "decay_bias")}
+        if self.head.kind not in ("gaussian", "centres", "quadratic"):
+            head.pop("means")
+        first = self.starts_from
+        return {
+            "loss": describe_function(self.loss),
+            "head": head,
+            "weights": describe_function(self.weights),
+            "sampler": describe_function(self.sampler),
+            "reduction": self.reduction,
+            "task": self.task,
+            "starts_from": first.describe() | {"protocol": vars(first.protocol) if first.protocol else None} if first else None,
+            "mixup": self.mixup,
+            "noise": self.noise,
+            "companions": [describe_function(f) for f in self.companions],
+            "combine": describe_function(self.combine) if self.combine else None,
+            "network": self.network,
+            "held_out": self.held_out,
+            "meta_rate": self.meta_rate,
+            "adjust": describe_function(self.adjust) if self.adjust else None,
+            **({"adapter": self.adapter} if self.adapter else {}),
+            **({"takes": self.takes} if self.takes != "backbone" else {}),
+            **({"clusters": describe_function(self.clusters), "clustering": self.clustering, "decide": self.decide}
+               if self.clusters else {}),
+        }
+
+
+def check_column(column: Column) -> None:
+    """A dataset or a backbone that is not known is a UserError."""
+    sets, backbones = (LARGE, NETWORKS) if column.dataset in LARGE else (SETS, BACKBONES)
+    if column.dataset not in sets:
+        raise UserError(f"Unknown dataset {column.dataset!r}; known: {', '.join((*SETS, *LARGE))}.")
+    if column.backbone not in backbones:
+        raise UserError(f"Unknown backbone {column.backbone!r} for {column.dataset}; known: {', '.join(backbones)}.")
+
+
+def run_spec(column: Column, protocol: Protocol, method: Method, seed: int) -> RunSpec:
+    check_column(column)
+    described = method.describe() | {"backbone": describe_backbone(column.backbone)}  # its shape and weights, beside its name
+    for part in (described["loss"], described["weights"], described["sampler"]):
+        start = part.get("start", 0)
+        if protocol.epochs and not 0 <= start < protocol.epochs:  # what has no epochs is only tested
+            raise UserError(f"{method.label}: {part['function']} starts at epoch {start}, which a run of {protocol.epochs} never "
+                            "reaches (epochs are counted from 0); give it an earlier start.")
+    return RunSpec(column, protocol, described, (LARGE if column.dataset in LARGE else SETS)[column.dataset].digest, seed)
+
+
+@cache
+def digest_of(method: Method, column: Column) -> str:
+    """`common.methods.digest.method_digest`, asked for once a method and column: the seeds share it."""
+    return method_digest(method, column)
+
+
+def named_parts(method: Method) -> Iterator[tuple[str, Path, str]]:
+    """Name, file and digest of every function that a method is made of, and of those that are bound to them."""
+    waiting = [method.loss, method.weights, method.sampler, *method.companions, method.combine, method.adjust, method.clusters]
+    while waiting:
+        if (part := waiting.pop()) is None:
+            continue
+        function, values = unwrap(part)
+        waiting += [value for value in values.values() if callable(value)]
+        path = file_of(function)
+        yield function.__name__, path, definition_digest(path, function.__name__)
+
+
+def check_names(methods: Iterable[Method]) -> None:
+    """Refuse two different functions of one name: the identity of a run holds names, so their records would be one."""
+    seen: dict[str, tuple[Path, str]] = {}
+    for name, path, digest in (part for method in methods for part in named_parts(method)):
+        other, same = seen.setdefault(name, (path, digest))
+        if same != digest:
+            raise UserError(f"{name} is one function in {other} and another in {path}: the identity of a run is made of names, "
+                            "so rename one of them.")

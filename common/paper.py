@@ -1,0 +1,80 @@
+"""A paper: a folder of methods, columns, tables, figures and claims, as plain data."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.errors import UserError
+from common.methods.method import Method, check_column, run_spec
+from common.spec import Column, Entries, Profile, Protocol, RunSpec
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper; its cells are the rows of published.csv with this number."""
+
+    number: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the paper. draw(paper, profile, records) -> common.report.figures.Drawing, or a sentence on what is missing."""
+
+    number: str
+    caption: str
+    draw: Callable
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One paper. methods(column, protocols) lists everything that is trained on a column, rows and grids alike.
+
+    protocols: of each profile, by reading ("written", "released"), and by other names that `methods` may want; a method
+    without a protocol of its own takes that of its reading.
+    own, main: the names of the paper's own methods, and the numbers of the tables that its claim rests on: with
+    cross-entropy, they are trained first.
+    stand_ins: for a column of the quick profile, the published column in whose place it is shown.
+    notes: of a column, what every number of ours there must be read with.
+    not_comparable: why numbers of ours have another setting than the printed ones' source, so that their difference is shown
+    without a verdict: of a whole column by its name, of a method there by "column/name" (all its rows) or "column/label".
+    large: of each column that is trained under torchrun, its own `protocols`; such a column is planned only where it is named.
+    """
+
+    name: str
+    title: str
+    folder: Path
+    columns: Mapping[Profile, tuple[Column, ...]]
+    protocols: Mapping[Profile, Mapping[str, Protocol]]
+    seeds: Mapping[Profile, int]
+    methods: Callable[[Column, Mapping[str, Protocol]], tuple[Method, ...]]
+    own: tuple[str, ...] = ()
+    main: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    stand_ins: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    not_comparable: Mapping[str, str] = field(default_factory=dict)
+    large: Mapping[str, Mapping[str, Protocol]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for column in (c for columns in self.columns.values() for c in columns):
+            try:
+                check_column(column)
+            except UserError as error:
+                raise UserError(f"{self.folder / 'params.yaml'}: column {column.name}: {error}") from None
+
+    def results(self, profile: Profile) -> Path:
+        return self.folder / "results" / profile
+
+    def settings(self, profile: Profile, column: Column) -> Mapping[str, Protocol]:
+        """The settings of a column by reading, and by the other names that `methods` wants."""
+        found = self.large.get(column.name, self.protocols[profile])
+        return Entries(found, f"{self.folder / 'params.yaml'}: protocols of {column.name}")
+
+    def rows(self, profile: Profile, column: Column) -> tuple[Method, ...]:
+        """Everything that is trained on a column."""
+        return self.methods(column, self.settings(profile, column))
+
+    def spec(self, profile: Profile, column: Column, method: Method, seed: int) -> RunSpec:
+        return run_spec(column, method.protocol or self.settings(profile, column)[method.reading], method, seed)
