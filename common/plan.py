@@ -6,14 +6,11 @@ from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from common.data.large_sets import LARGE
 from common.data.parcel import served_columns
 from common.data.sets import SETS
-from common.data.sources import prepare
 from common.errors import UserError
-from common.large.prepare import prepare_large
 from common.methods.digest import ENGINE
 from common.methods.method import Method, check_names, digest_of, run_spec
 from common.paper import Paper
@@ -217,16 +214,3 @@ def all_planned(papers: Sequence[Paper], seeds: int | None = None) -> Iterator[R
             names = tuple(column.name for column in columns)  # the large ones are planned where they are named
             for item in plan(paper, profile, columns=names, seeds=seeds):
                 yield from item.chain
-
-
-def prepare_all(names: Sequence[str], data: Path, console: Console) -> None:
-    """Prepare what can be prepared; a dataset that cannot be had keeps only its own columns from being trained."""
-    refusals = []
-    for name in names:
-        try:
-            prepare_large(name, data) if name in LARGE else prepare(name, data, None)
-        except UserError as refusal:
-            refusals.append(refusal)
-            console.print(f"[yellow]{escape(str(refusal))}[/]")
-    if refusals and len(refusals) == len(names):
-        raise refusals[0]

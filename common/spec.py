@@ -171,8 +171,8 @@ class LargeColumns:
 class RunSpec:
     """One training: its spec decides every number that it yields.
 
-    method: the resolved method as `common.methods.method.Method.describe` gives it, so without its name; and the column's backbone, as
-    `common.models.sizes.describe_backbone` gives it.
+    method: the resolved method as `common.methods.method.Method.describe` gives it, so without its name; and the
+    column's backbone, as `common.models.sizes.describe_backbone` gives it.
     data: content digest of the dataset.
     """
 

@@ -1,9 +1,9 @@
 """Where records, checkpoints and resume states live, and how records travel between machines. No torch.
 
 A record is `<paper>/results/<profile>/<column>/<method>-s<seed>-<identity>.json`. The identity is `<key>-<digest>e<engine>`:
-which run it is, the digest of what its method computed, and the version of the engine (`common.methods.digest`). A run is looked up by
-its identity under all papers, so a run that several tables need is trained once, and one whose code has changed since is not
-found: its record is stale. Nothing is ever half-written: a temporary file is renamed.
+which run it is, the digest of what its method computed, and the version of the engine (`common.methods.digest`). A run is
+looked up by its identity under all papers, so a run that several tables need is trained once, and one whose code has changed
+since is not found: its record is stale. Nothing is ever half-written: a temporary file is renamed.
 """
 
 import errno

@@ -20,7 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
-    "digest": [ROOT / "common" / name for name in ("methods/losses.py", "methods/sampling.py", "models/heads.py", "models/memory.py")]
+    "digest": [ROOT / "common" / name for name in (
+        "methods/losses.py", "methods/sampling.py", "models/heads.py", "models/memory.py")]
     + [ROOT / "papers" / "icu" / "equations.py"],
     "engine": [ROOT / "common" / name for name in (
         "data/feed.py", "data/augment.py", "data/imbalance.py", "models/resnet.py", "models/tail.py", "models/backbones.py",

@@ -16,7 +16,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.campaign.priority import Offer, Worth, fit, needs, offers, schedule, wanted
-from common.cli.console import pack_observer
 from common.cost import PROTOTYPES, SPEEDS, Costs, clock, epoch_work, place_name, speed_of, speeds, watched_epochs
 from common.errors import UserError
 from common.paper import Paper
@@ -27,7 +26,7 @@ from common.train.packing import Limit, form_packs, together, unlimited
 
 if TYPE_CHECKING:
     from common.train.loop import Progress
-    from common.train.work import Engine, Trained
+    from common.train.work import Engine, Observer, Trained
 
 SHOWN = 12  # packs of a plan
 TIMED = 3  # epochs after the first, which compiles, that tell how fast a pack is
@@ -215,11 +214,11 @@ def print_rest(campaign: Campaign) -> None:
                            f"{seconds / 3600:.3g} device-hours of {where}{said}.")
 
 
-def run_campaign(campaign: Campaign, engine: "Engine", save_seconds: float | None, home: Callable[[], None] = lambda: None
-                 ) -> None:
+def run_campaign(campaign: Campaign, engine: "Engine", observer: "Observer", save_seconds: float | None,
+                 home: Callable[[], None] = lambda: None) -> None:
     """Train until the time is over or nothing is missing, and say what was done and what comes next.
 
-    home: brings home what is finished; called after every pack.
+    observer: tells a person about packs in training. home: brings home what is finished; called after every pack.
     """
     from common.train.loop import Workspace
     from common.train.work import conduct, unfinished_packs
@@ -230,7 +229,7 @@ def run_campaign(campaign: Campaign, engine: "Engine", save_seconds: float | Non
     ended: list[Trained] = []
     try:
         conduct(campaign.chosen.runs, campaign.chooser(partial(unfinished_packs, work)), root=campaign.ground.root, work=work,
-                engine=engine, observer=partial(campaign.watch, pack_observer()), ended=ended, after=home)
+                engine=engine, observer=partial(campaign.watch, observer), ended=ended, after=home)
     finally:
         print_done(campaign.console, ended)
     following = schedule(campaign.missing(), campaign.offer, campaign.costs, float("inf"), most=SHOWN)

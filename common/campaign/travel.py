@@ -1,7 +1,8 @@
 """What a campaign brings home from a machine that will not be kept: records with their predictions, weights, states. No torch.
 
 `Home` writes all of it anew after every pack, in files small enough to travel: `out.tar`, `out-2.tar` and so on, each a whole
-tar with the SHA-256 of its members. `bring_in` puts what is no record where it belongs; `common.campaign.merging` does the records.
+tar with the SHA-256 of its members. `bring_in` puts what is no record where it belongs; `common.campaign.merging` does the
+records.
 """
 
 import hashlib

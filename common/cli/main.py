@@ -9,7 +9,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,25 +21,22 @@ from common.campaign.campaign import Campaign, Ground, print_rest, run_campaign,
 from common.campaign.merging import Place, merge, pack_records
 from common.campaign.priority import needs
 from common.campaign.travel import Home, bring_in
-from common.checkout import commit, source_digest
+from common.checkout import ROOT
 from common.cli.console import pack_observer, print_status, write_summary
 from common.cli.doctor import examine
 from common.cli.options import parser
+from common.cli.prepare import pack_columns, prepare_all, prepare_named
 from common.cli.stale import check_reportable, print_stale, retire, stale_runs
 from common.cost import SPEEDS, Costs, clock, speeds, step_work
 from common.data.large_sets import LARGE
-from common.data.parcel import Need, instead_of_parcel, is_parcel, pack_data, unpack_data
-from common.data.sets import find_set
 from common.data.sources import prepare
 from common.errors import UserError, complain
-from common.large.prepare import prepare_large
 from common.paper import Paper
-from common.plan import Run, all_planned, has_data, missing_runs, plan, plan_all, prepare_all, resolve_profile, with_data
-from common.spec import Column, Profile, build
+from common.plan import Run, all_planned, has_data, missing_runs, plan, plan_all, resolve_profile, with_data
+from common.spec import Profile
 from common.store import accept, files_by_key, load_records, record_files, thin_records
 from common.train.packing import LARGEST, Limit, form_packs, memory_limit
 
-ROOT = Path(__file__).resolve().parents[2]
 DATA, WORK = ROOT / "data", ROOT / ".work"
 RESULTS = ROOT / "benchmarks" / "results"
 MOST_ON_CPU = 64  # runs side by side
@@ -303,7 +299,7 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
         if options.dry_run:
             print_rest(campaign)
         else:
-            run_campaign(campaign, engine, options.save_every, partial(bring_home, home_of(campaign, options)))
+            run_campaign(campaign, engine, pack_observer(), options.save_every, partial(bring_home, home_of(campaign, options)))
     finally:
         if hasattr(engine, "close"):
             engine.close()
@@ -390,35 +386,11 @@ def command_export(papers: Sequence[Paper], options: argparse.Namespace) -> None
 
 
 def command_prepare(papers: Sequence[Paper], options: argparse.Namespace) -> None:
-    source = options.source.expanduser() if options.source else None
-    for name in options.names:
-        if name in LARGE:
-            prepare_large(name, DATA, source, options.check_images)
-        elif source and is_parcel(source):
-            served = unpack_data(name, source, DATA)["serves"]
-            columns = sorted({replace(build(need["column"], Column, "column"), backbone="resnet32").name for need in served})
-            console.print(f"{name}: a parcel of {len(columns)} columns in {DATA.name}/{name}.npz: {', '.join(columns)}.")
-        else:
-            with instead_of_parcel(name, DATA):
-                prepare(name, DATA, source)
+    prepare_named(options, DATA, console)
 
 
 def command_pack_data(papers: Sequence[Paper], options: argparse.Namespace) -> None:
-    """Every column of the set that any paper's runs use, of the kinds and names that the options leave."""
-    name, needs = find_set(options.name).name, {}
-    for item in (m for paper in papers for m in plan(paper, "quick" if name == "digits" else "paper")):
-        column = item.spec.column
-        if column.dataset == name and (not options.imbalance or column.imbalance in options.imbalance) and (
-                not options.columns or column.name in options.columns):
-            need = Need(column, item.method.held_out)
-            needs.setdefault(need._replace(column=replace(column, backbone="")), need)
-    if not needs:
-        raise UserError(f"No paper trains on such a column of {name}.")
-    about = {"commit": commit(), "source": source_digest()}
-    packed = pack_data(name, list(needs.values()), DATA, options.to, about)
-    size = options.to.stat().st_size / 2**20
-    console.print(f"{packed['train_images']:,} training images and the test set of {name}, for {len(needs)} columns, are in "
-                  f"{options.to} ({size:.1f} MiB).")
+    pack_columns(papers, options, DATA, console)
 
 
 def command_doctor(papers: Sequence[Paper], options: argparse.Namespace) -> int:

@@ -9,7 +9,8 @@ from tests.golden.golden import FILE, golden_runs
 
 REMEDY = (
     "The engine computes other numbers than those in tests/golden/golden.json. If that is a fault, mend it. If it is meant, "
-    "raise ENGINE in common/methods/digest.py, so that older records count as stale, and renew the file: python -m tests.golden.golden"
+    "raise ENGINE in common/methods/digest.py, so that older records count as stale, and renew the file: "
+    "python -m tests.golden.golden"
 )
 
 

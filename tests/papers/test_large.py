@@ -148,7 +148,8 @@ def test_the_pipeline_has_a_frozen_stage_for_each_large_column(name):
     assert shlex.split(stage["cmd"])[:5] == ["torchrun", "--standalone", "--nproc-per-node=gpu", "-m", f"papers.{name}.replicate"]
     assert shlex.split(stage["cmd"])[5:] == shlex.split(small["cmd"])[3:]
     assert set(small["deps"]) | {"common/large"} <= set(stage["deps"])
-    assert ("common/methods/two_stage.py" in stage["deps"]) == ("common.methods.two_stage" in (paper.folder / "replicate.py").read_text())
+    assert ("common/methods/two_stage.py" in stage["deps"]) == (
+        "common.methods.two_stage" in (paper.folder / "replicate.py").read_text())
     values = yaml.safe_load((paper.folder / "params.yaml").read_text())
     (keys,) = stage["params"][0].values()
     for column in [c for owner, c in COLUMNS if owner == paper.name]:

@@ -169,10 +169,10 @@ def test_a_campaign_plans_trains_and_learns_what_the_device_needs(small, tmp_pat
 
 def test_a_campaign_plans_runs_of_no_epochs_whose_first_stages_are_done(small):
     """Their records alone are made here, with weights that nobody reads."""
-    make = ("from papers.catalog import PAPERS; from common.methods.method import plan; from common.store import save_record; "
+    make = ("from papers.catalog import PAPERS; from common.plan import plan; from common.store import save_record; "
             "from tests.records import make_record; "
-            "starts = {m.start.run.key: m.start for p in PAPERS for m in plan(p, 'quick') "
-            "if m.start and not m.run.protocol.epochs}; "
+            "starts = {m.start.spec.key: m.start for p in PAPERS for m in plan(p, 'quick') "
+            "if m.start and not m.spec.protocol.epochs}; "
             "[(save_record(m.folder, make_record(m, 50.0)), m.checkpoint.parent.mkdir(parents=True, exist_ok=True), "
             "m.checkpoint.write_bytes(b'')) for m in starts.values()]; print(len(starts))")
     made = subprocess.run([sys.executable, "-c", make], cwd=small, capture_output=True, text=True)
