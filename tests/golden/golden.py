@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from common.data.feed import Draw, draw_epoch
+from common.data.feed import Draw, Feed, draw_epoch
 from common.data.imbalance import class_counts
 from common.data.sets import SETS, Images
 from common.methods.digest import ENGINE
@@ -168,14 +168,19 @@ def golden_backbones() -> dict[str, dict[str, Any]]:
 
 
 def golden_parts() -> dict[str, dict[str, Any]]:
-    """What the trained kinds do not reach: the sizes of classes, and what is made of hits and confidences."""
+    """What the trained kinds do not reach: the sizes of classes, the images of figures, and what is made of hits and
+    confidences."""
     sizes = {f"class sizes {kind} {ratio:g}": {"counts": class_counts(kind, ratio, 500, 10).tolist()}
              for kind, ratio in (("lt", 1.5), ("lt", 100), ("step", 1.5), ("step", 10))}
+    sizes["class sizes of two"] = {"counts": class_counts("lt", 7, 500, 2).tolist()}
+    feed = Feed(made_images("digits"), COLUMNS["plain"], turns=False, device=torch.device("cpu"), dtype=torch.float64)
+    images, labels = feed.first_of_each("train", 2, 1)
+    pictured = {"pictured": {"images": project(images), "labels": labels.tolist()}}
     confusion = (torch.arange(16).view(4, 4).square() % 7 + 8 * torch.eye(4)).long().numpy()
     bins = torch.arange(1, 3 * BINS + 1, dtype=torch.float64).view(BINS, 3).sqrt().numpy()
     found = summary(confusion, bins, np.array([101, 100, 20, 19]))
     drawn = draw_epoch(Draw(0, None, True, mixup=1.0), 1, torch.arange(7) % 3, pad=4, flip=True, batch=3)
-    return sizes | {"draws": {"rows": drawn.tolist()}, "summary": {**found["calibration"], **{name: found[name] for name in (
+    return sizes | pictured | {"draws": {"rows": drawn.tolist()}, "summary": {**found["calibration"], **{name: found[name] for name in (
         "accuracy", "per_class_accuracy", "groups", "confusion")}}}
 
 
