@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -36,6 +36,10 @@ from common.plan import Run, all_planned, has_data, missing_runs, plan, plan_all
 from common.spec import Profile
 from common.store import accept, files_by_key, load_records, record_files, thin_records
 from common.train.packing import LARGEST, Limit, form_packs, memory_limit
+
+if TYPE_CHECKING:
+    from common.train.pack import Device
+    from common.train.work import Engine
 
 DATA, WORK = ROOT / "data", ROOT / ".work"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -130,7 +134,7 @@ def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
 def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argparse.Namespace) -> int:
     """Train what is missing. Returns 0, or 3 when the minutes ran out first."""
     from common.train.loop import Workspace
-    from common.train.work import choose_device, place_of, train
+    from common.train.work import train
 
     if large := [m for m in planned if m.spec.column.dataset in LARGE]:
         if len(large) < len(planned):
@@ -149,13 +153,19 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argpars
     if not missing:
         console.print(f"All {len(planned)} runs have their records: nothing to train.")
         return 0
-    device = choose_device(options.device, options.precision, options.compile, options.graph)
-    limit = most_side_by_side(options, place_of(device))
+    devices = choose_devices(options)
+    engine, place = local_engine(devices[:1] if devices[0].cuda else devices)
+    limit = most_side_by_side(options, place)
     most = max(map(limit, missing))
-    console.print(f"Training {len(missing)} runs on {device.name} in {device.precision}, at most {most} side by side.")
+    at_a_time = f" in each of {engine.places} processes" if engine.places > 1 else ""
+    console.print(f"Training {len(missing)} runs on {devices[0].name} in {place['precision']}, at most {most} side by side"
+                  f"{at_a_time}.")
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     work = Workspace(WORK, options.save_every, deadline)
-    done = train(planned, root=root, data=DATA, work=work, device=device, limit=limit, observer=pack_observer())
+    try:
+        done = train(planned, root=root, work=work, engine=engine, limit=limit, observer=pack_observer())
+    finally:
+        engine.close()
     if not done:
         console.print("The minutes are over; the same command goes on from here.")
     return 0 if done else 3
@@ -288,21 +298,20 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
     if profile == "quick" and not has_data("digits", DATA):
         prepare("digits", DATA, None)
     chosen = select(papers, profile, options.only, options.columns, options.seeds, DATA, console)
-    engine, places, where = find_places(papers, options)
+    engine, where = find_engine(papers, options)
     ground = Ground(papers_root(papers), WORK, RESULTS, most_side_by_side(options, where))
     try:
         campaign = Campaign(ground, chosen, where, console, begun + seconds)
         time_left = "no limit of time" if seconds == float("inf") else clock(seconds)
         console.print(f"Campaign, profile {profile}: {campaign.lacking(chosen.runs)} of {len(chosen.runs)} runs are missing; "
-                      f"{time_left} on {places} × {where['device']} in {where['precision']}.")
-        show_plan(campaign, places)
+                      f"{time_left} on {engine.places} × {where['device']} in {where['precision']}.")
+        show_plan(campaign, engine.places)
         if options.dry_run:
             print_rest(campaign)
         else:
             run_campaign(campaign, engine, pack_observer(), options.save_every, partial(bring_home, home_of(campaign, options)))
     finally:
-        if hasattr(engine, "close"):
-            engine.close()
+        engine.close()
 
 
 def home_of(campaign: Campaign, options: argparse.Namespace) -> Home | None:
@@ -319,23 +328,35 @@ def bring_home(home: Home | None) -> None:
         console.print(f"[yellow]Not in {home.target}[/]: {len(left_out)} files, first {left_out[0]}: --out-limit is too small.")
 
 
-def find_places(papers: Sequence[Paper], options: argparse.Namespace):
-    """The engine for --ray and --device, its places, and what `place_of` says of the first."""
+def find_engine(papers: Sequence[Paper], options: argparse.Namespace) -> tuple["Engine", dict[str, Any]]:
+    """The engine for --ray, --device and --processes, and what `place_of` says of its first place."""
+    if not options.ray:
+        return local_engine(choose_devices(options))
+    from common.train.cluster import Cluster
+
+    cluster = Cluster(options.ray, papers_root(papers), DATA, (options.device, options.precision, options.compile, options.graph))
+    return cluster, cluster.describe()
+
+
+def choose_devices(options: argparse.Namespace) -> list["Device"]:
+    """Those of --device, else all GPUs, else the CPU: that one as many times as it trains runs at a time."""
     import torch
 
+    from common.train.work import choose_device, use_threads
+
+    names = options.device.split(",") if options.device else [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+    devices = [choose_device(name, options.precision, options.compile, options.graph) for name in names]
+    if len(devices) > 1 or devices[0].cuda:
+        return devices
+    return devices * use_threads(options.processes)
+
+
+def local_engine(devices: Sequence["Device"]) -> tuple["Engine", dict[str, Any]]:
+    """The engine over devices of this machine, and what `place_of` says of the first."""
     from common.train.processes import Processes
-    from common.train.work import Here, choose_device, place_of
+    from common.train.work import Here, place_of
 
-    choice = options.precision, options.compile, options.graph
-    if options.ray:
-        from common.train.cluster import Cluster
-
-        cluster = Cluster(options.ray, papers_root(papers), DATA, (options.device, *choice))
-        return cluster, cluster.places, cluster.describe()
-    names = options.device.split(",") if options.device else [f"cuda:{i}" for i in range(torch.cuda.device_count())] or [None]
-    devices = [choose_device(name, *choice) for name in names]
-    engine = Here(devices[0], DATA) if len(devices) == 1 else Processes(devices, DATA)
-    return engine, len(devices), place_of(devices[0])
+    return Here(devices[0], DATA) if len(devices) == 1 else Processes(devices, DATA), place_of(devices[0])
 
 
 def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> int:

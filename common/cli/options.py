@@ -76,6 +76,8 @@ def _selection() -> argparse.ArgumentParser:
 def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where it is); campaign also takes several, as in "
                          "cuda:0,cuda:1, and by default all GPUs")
+    command.add_argument("--processes", type=_positive, metavar="N", help="trainings at a time on a CPU, each on a thread of its "
+                         "own (default: as many as there are cores; small sets only)")
     command.add_argument("--precision", choices=("bfloat16", "float32", "float64"),
                          help="default: bfloat16 on CUDA, float32 on CPU")
     command.add_argument("--no-compile", dest="compile", action="store_false", default=None, help="do not compile on CUDA")

@@ -1,12 +1,16 @@
-"""Several devices of one machine: a process for each, which trains one pack at a time."""
+"""Several devices of one machine: a process for each, which trains one pack at a time. A CPU is as many devices as it has cores:
+threads of one process wait for each other, and where another program takes one core, all of them wait for that."""
 
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from common.errors import UserError
 from common.plan import Run
@@ -16,7 +20,10 @@ from common.train.work import Here, Observe, Outcome, way
 
 
 class Processes:
-    """An `Engine` of one place a device. A process that dies gives its pack back, and another one takes its place."""
+    """An `Engine` of one place a device. A process that dies gives its pack back, and another one takes its place.
+
+    Each process has as many threads as this one (`torch.set_num_threads`): its bits on a CPU depend on their number.
+    """
 
     def __init__(self, devices: Sequence[Device], data: Path):
         self.devices, self.data = list(devices), data
@@ -37,7 +44,8 @@ class Processes:
         if place not in self._workers:
             context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
             mine, its = context.Pipe()
-            process = context.Process(target=_serve, args=(its, self.devices[place], self.data), daemon=True)
+            process = context.Process(target=_serve, args=(its, self.devices[place], self.data, torch.get_num_threads()),
+                                      daemon=True)
             process.start()
             its.close()
             self._workers[place] = process, mine
@@ -68,11 +76,14 @@ class Processes:
         self._workers.clear()
 
 
-def _serve(connection: Connection, device: Device, data: Path) -> None:
-    """The life of a worker: packs come in, progress and results go out."""
+def _serve(connection: Connection, device: Device, data: Path, threads: int) -> None:
+    """The life of a worker: packs come in, progress and results go out. It ends with its parent, however that ends: the next
+    command goes on with the same packs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    here, parent = Here(device, data), os.getppid()
-    while os.getppid() == parent:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    here = Here(device, data)
+    while True:
         try:
             pack, work, plainer = connection.recv()
         except EOFError:
@@ -83,3 +94,8 @@ def _serve(connection: Connection, device: Device, data: Path) -> None:
         except UserError as error:
             outcome = Outcome("refused", str(error))
         connection.send(("result", outcome))
+
+
+def _end_with_parent() -> None:
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

@@ -1,6 +1,7 @@
 """From missing runs to finished records: which packs to begin, in which order, and what to go on with where one fails."""
 
 import gc
+import os
 import time
 import traceback
 from collections.abc import Callable, Container, Sequence
@@ -75,6 +76,9 @@ class Engine(Protocol):
     def wait(self) -> tuple[int, Outcome]:
         """Sleep until a pack ends, telling the observers meanwhile; returns its place and how it ended."""
 
+    def close(self) -> None:
+        """Let go of the places; what their packs have not saved is lost."""
+
 
 class Here:
     """One device in this process."""
@@ -93,6 +97,9 @@ class Here:
 
     def wait(self) -> tuple[int, Outcome]:
         return 0, self._outcome
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
 
 def in_order(work: Workspace, limit: Limit) -> Choose:
@@ -236,11 +243,10 @@ def _ready(missing: Sequence[Run], busy: Container[str]) -> list[Run]:
     return [m for m in missing if m.spec.key not in busy and not (m.start and m.start.spec.key in wanted)]
 
 
-def train(planned: Sequence[Run], *, root: Path, data: Path, work: Workspace, device: Device, limit: Limit,
-          observer: Observer) -> bool:
-    """Train every planned run that has no record, on one device. Returns False if the deadline came first; runs that failed
+def train(planned: Sequence[Run], *, root: Path, work: Workspace, engine: Engine, limit: Limit, observer: Observer) -> bool:
+    """Train every planned run that has no record. Returns False if the deadline came first; runs that failed
     are a UserError when the others have ended."""
-    ended = conduct(planned, in_order(work, limit), root=root, work=work, engine=Here(device, data), observer=observer)
+    ended = conduct(planned, in_order(work, limit), root=root, work=work, engine=engine, observer=observer)
     if aside := [t for t in ended if t.result == "set aside"]:
         why = last_line(aside[0].why)
         runs = sum(len(t.pack) for t in aside)
@@ -311,6 +317,15 @@ def choose_device(name: str | None, precision: str | None, compiled: bool | None
         raise UserError(f"{name} was asked for, but {found} CUDA devices are here; use --device cpu, or see `doctor`.")
     default = "bfloat16" if cuda else "float32"
     return Device(name, precision or default, cuda if compiled is None else compiled, graph)
+
+
+def use_threads(processes: int | None) -> int:
+    """How many trainings a CPU does at a time, each on its own threads: as many as the user says, else one a core. A training
+    has one thread, or as many as OMP_NUM_THREADS says; from here on this process has that many, too."""
+    threads = int(os.environ.get("OMP_NUM_THREADS") or 1)
+    torch.set_num_threads(threads)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return processes or max(1, cores // threads)
 
 
 def place_of(device: Device) -> dict[str, Any]:

@@ -180,8 +180,8 @@ def golden_parts() -> dict[str, dict[str, Any]]:
     bins = torch.arange(1, 3 * BINS + 1, dtype=torch.float64).view(BINS, 3).sqrt().numpy()
     found = summary(confusion, bins, np.array([101, 100, 20, 19]))
     drawn = draw_epoch(Draw(0, None, True, mixup=1.0), 1, torch.arange(7) % 3, pad=4, flip=True, batch=3)
-    return sizes | pictured | {"draws": {"rows": drawn.tolist()}, "summary": {**found["calibration"], **{name: found[name] for name in (
-        "accuracy", "per_class_accuracy", "groups", "confusion")}}}
+    summed = {name: found[name] for name in ("accuracy", "per_class_accuracy", "groups", "confusion")}
+    return sizes | pictured | {"draws": {"rows": drawn.tolist()}, "summary": {**found["calibration"], **summed}}
 
 
 def project(tensor: Tensor) -> float:

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from common.train.work import Here, Outcome, conduct, in_order, train, way
 from tests.common.train.toys import METHODS, PROTOCOL, ROTATION, planned
 from tests.records import make_record
 
+ROOT = Path(__file__).resolve().parents[3]
 CPU = Device("cpu", "float32", False)
 LONGER = dataclasses.replace(PROTOCOL, epochs=8, decay_epochs=(6,))
 SECOND = Method("second", "written", softmax_cross_entropy, starts_from=ROTATION)
@@ -90,6 +92,38 @@ def test_a_killed_process_gives_its_pack_back_and_the_weights_are_those_of_an_un
     assert again[-1] == LONGER.epochs
     assert same_weights(wanted, whole)
     assert not list((tmp_path / "work" / "resume").glob("*.pt"))
+
+
+LONG = """
+import dataclasses, sys
+from contextlib import nullcontext
+from pathlib import Path
+from common.train.loop import Workspace
+from common.train.pack import Device
+from common.train.processes import Processes
+from tests.common.train.toys import METHODS, PROTOCOL, planned
+if __name__ == "__main__":
+    folder, data = Path(sys.argv[1]), Path(sys.argv[2])
+    engine = Processes([Device("cpu", "float32", False)], data)
+    run = planned(METHODS[0], folder, 0, dataclasses.replace(PROTOCOL, epochs=100_000, decay_epochs=()))
+    engine.begin(0, [run], Workspace(folder / "work", 0.0), lambda p: print(engine._workers[0][0].pid, flush=True))
+    engine.wait()
+"""
+
+
+def test_a_process_ends_with_its_parent_so_that_nobody_trains_a_pack_beside_the_next_command(digits_folder, tmp_path):
+    script = tmp_path / "long.py"
+    script.write_text(LONG)
+    parent = subprocess.Popen([sys.executable, script, tmp_path, digits_folder], stdout=subprocess.PIPE, text=True,
+                              env={**os.environ, "PYTHONPATH": str(ROOT)})
+    worker = Path(f"/proc/{int(parent.stdout.readline())}")
+    parent.kill()
+    parent.wait()
+    for _ in range(200):
+        if not worker.exists() or "(zombie)" in (worker / "status").read_text():
+            return
+        time.sleep(0.05)
+    raise AssertionError("the worker still trains")
 
 
 def test_a_run_waits_for_the_one_it_starts_from(two, tmp_path):
@@ -169,7 +203,7 @@ def test_train_says_what_it_set_aside_when_the_others_have_ended(digits_folder, 
     planned_runs = [planned(m, tmp_path, 0, LONGER) for m in (METHODS[0], BREAKS)]
     work = Workspace(tmp_path / "work", 30.0)
     with pytest.raises(UserError, match=r"1 runs failed and were set aside, the first digits-lt-20 breaks@written seed 0: Run"):
-        train(planned_runs, root=tmp_path, data=digits_folder, work=work, device=CPU, limit=lambda m: 4, observer=Watch())
+        train(planned_runs, root=tmp_path, work=work, engine=Here(CPU, digits_folder), limit=lambda m: 4, observer=Watch())
     assert [m.label for m in missing_runs(planned_runs, record_files(tmp_path))] == [planned_runs[1].label]
 
 

@@ -26,7 +26,7 @@ from common.train.loop import Workspace, train_pack
 from common.train.pack import Device
 from common.train.packing import form_packs, together
 from common.train.record import best_epoch
-from common.train.work import train
+from common.train.work import Here, train
 from tests.common.train.toys import METHODS, PROTOCOL, ROTATION, planned
 from tests.records import make_record
 
@@ -138,7 +138,7 @@ def test_the_second_stage_starts_from_the_first_ones_backbone(digits, digits_fol
         begun.append([m.method.name for m in pack])
         return nullcontext(lambda progress: None)
 
-    assert train(wanted, root=tmp_path, data=digits_folder, work=Workspace(tmp_path / "work", 30.0), device=CPU,
+    assert train(wanted, root=tmp_path, work=Workspace(tmp_path / "work", 30.0), engine=Here(CPU, digits_folder),
                  limit=lambda m: 8, observer=observer)
     assert begun == [["rotation"], ["second"]]
     assert missing_runs(wanted, record_files(tmp_path)) == []
@@ -157,7 +157,7 @@ def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_f
     wanted = [planned(METHODS[0], tmp_path, seed) for seed in range(3)]
 
     def go(**changes):
-        arguments = {"root": tmp_path, "data": digits_folder, "device": CPU, "limit": lambda m: 8,
+        arguments = {"root": tmp_path, "engine": Here(CPU, digits_folder), "limit": lambda m: 8,
                      "work": Workspace(tmp_path / "work", 0.0), "observer": lambda pack: nullcontext(epochs.append)}
         return train(wanted, **{**arguments, **changes})
 
@@ -167,7 +167,7 @@ def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_f
     states = list((tmp_path / "work" / "resume").glob("*.pt"))
     assert len(states) == 1
     with pytest.raises(UserError, match="begun in float32"):
-        go(device=Device("cpu", "float64", False))
+        go(engine=Here(Device("cpu", "float64", False), digits_folder))
     content = states[0].read_bytes()
     states[0].write_bytes(content[:1000])
     with pytest.raises(UserError, match="damaged"):
@@ -187,7 +187,7 @@ def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_f
 def go_on(wanted, folder, data, limit=8) -> list:
     """Train what is missing; returns [runs of the pack, epoch] of every epoch."""
     seen = []
-    train(wanted, root=folder, data=data, device=CPU, limit=lambda m: limit, work=Workspace(folder / "work", 0.0),
+    train(wanted, root=folder, engine=Here(CPU, data), limit=lambda m: limit, work=Workspace(folder / "work", 0.0),
           observer=lambda pack: nullcontext(lambda p: seen.append([len(pack), p.epoch])))
     return seen
 
@@ -238,7 +238,7 @@ def test_a_start_that_is_trained_again_for_its_weights_resumes_and_keeps_its_rec
     first.checkpoint.unlink()
     files_by_key(tmp_path)[second.spec.key].unlink()
     late = Workspace(tmp_path / "work", 0.0, deadline=time.monotonic() + 0.01)
-    arguments = {"root": tmp_path, "data": digits_folder, "device": CPU, "limit": lambda m: 8,
+    arguments = {"root": tmp_path, "engine": Here(CPU, digits_folder), "limit": lambda m: 8,
                  "observer": lambda pack: nullcontext(print)}
     while not (tmp_path / "work" / "resume").exists() or not list((tmp_path / "work" / "resume").glob("*.pt")):
         assert not train([second], work=late, **arguments)
@@ -322,7 +322,8 @@ def test_a_pack_that_does_not_fit_is_split_and_one_that_cannot_be_is_said(digits
         return True
 
     def go():
-        return train([planned(METHODS[0], tmp_path, seed) for seed in range(5)], root=tmp_path, data=digits_folder, device=CPU,
+        return train([planned(METHODS[0], tmp_path, seed) for seed in range(5)], root=tmp_path,
+                     engine=Here(CPU, digits_folder),
                      limit=lambda m: 8, work=Workspace(tmp_path / "work", 30.0), observer=lambda pack: nullcontext(print))
 
     monkeypatch.setattr("common.train.work.train_pack", small_memory)
