@@ -24,31 +24,39 @@ if TYPE_CHECKING:
     from common.train.loop import Progress as Epoch
 
 MINUTE = 60.0  # seconds between two lines about a pack where there is no terminal
+HOUR = 3600.0  # the same for a campaign on a CPU, which goes on for days
 BLOCK = 3  # columns side by side in a terminal of 80 characters
 
 
-def pack_observer() -> Callable[[Sequence[Run]], AbstractContextManager[Callable[["Epoch"], None]]]:
+def pack_observer(every: float = MINUTE, so_far: Callable[[], str] = lambda: ""
+                  ) -> Callable[[Sequence[Run]], AbstractContextManager[Callable[["Epoch"], None]]]:
     """What tells a person about packs in training: a bar each with epoch, loss, worst and best accuracy and time left, and
-    a line when it ends; where there is no terminal, also a line a minute."""
+    a line when it ends; where there is no terminal, also a line every so many seconds, with what is done `so_far`."""
     bars = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"),
                     TimeRemainingColumn(compact=True), transient=True, disable=not sys.stdout.isatty())
-    return partial(_observe, bars)
+    return partial(_observe, bars, every, so_far)
 
 
 @contextmanager
-def _observe(bars: Progress, pack: Sequence[Run]) -> Iterator[Callable[["Epoch"], None]]:
+def _observe(bars: Progress, every: float, so_far: Callable[[], str], pack: Sequence[Run]
+             ) -> Iterator[Callable[["Epoch"], None]]:
     title = f"{pack[0].spec.column.name}, {len(pack)} run{'s' * (len(pack) > 1)}"
     last: list[Epoch] = []
+    seen: list[tuple[int, float]] = []  # epochs and time of the first and the last progress
     task = bars.add_task(title, total=pack[0].spec.protocol.epochs, numbers="")
     say = partial(bars.console.print, highlight=False, soft_wrap=True)
 
     def observe(epoch: "Epoch") -> None:
         last[:] = [epoch]
+        seen[1:] = [(epoch.epoch, time.monotonic())]
         bars.update(task, completed=epoch.epoch, total=epoch.epochs, numbers=_numbers(epoch))
 
     bars.start()
     try:
-        with _every_minute(lambda t: say(f"{title} {t}: {_numbers(last[0]) if last else 'getting ready'}"), bars.disable):
+        def tell(after: str) -> None:
+            say(f"{title} {after}: {_numbers(last[0]) + _left(seen, last[0].epochs) if last else 'getting ready'}{so_far()}")
+
+        with _repeating(tell, every, bars.disable):
             yield observe
     finally:
         bars.remove_task(task)
@@ -59,13 +67,13 @@ def _observe(bars: Progress, pack: Sequence[Run]) -> Iterator[Callable[["Epoch"]
 
 
 @contextmanager
-def _every_minute(say: Callable[[str], None], wanted: bool) -> Iterator[None]:
-    """Call `say` every minute from a thread of its own, so that a compilation is not silent either."""
+def _repeating(say: Callable[[str], None], every: float, wanted: bool) -> Iterator[None]:
+    """Call `say` every so many seconds from a thread of its own, so that a compilation is not silent either."""
     over = threading.Event()
 
     def repeat() -> None:
         begun = time.monotonic()
-        while not over.wait(MINUTE):
+        while not over.wait(every):
             say(f"after {clock(time.monotonic() - begun)}")
 
     thread = threading.Thread(target=repeat, daemon=True)
@@ -77,6 +85,12 @@ def _every_minute(say: Callable[[str], None], wanted: bool) -> Iterator[None]:
         over.set()
         if wanted:
             thread.join()
+
+
+def _left(seen: Sequence[tuple[int, float]], epochs: int) -> str:
+    """How long the pack will still take, by the epochs between the first and the last progress."""
+    (first, begun), (last, now) = seen[0], seen[-1]
+    return f", about {clock((now - begun) / (last - first) * (epochs - last))} left" if last > first else ""
 
 
 def _numbers(epoch: "Epoch") -> str:

@@ -1,8 +1,11 @@
 """`doctor`: what is wrong with this machine for this project, and how to mend it."""
 
+import ctypes.util
 import importlib.metadata
+import os
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +23,8 @@ FREE_GIB = 5  # for the environment, the datasets and resume states
 
 def examine(console: Console, data: Path, datasets: list[str]) -> int:
     """Print one line a finding. Returns 2 if something that every run needs is wrong, else 0."""
-    findings = [_python(), *map(_package, NEEDED), _dvc(), _device(), *(_dataset(n, data) for n in datasets), _disk(data)]
+    findings = [_python(), *map(_package, NEEDED), _dvc(), _device(), *_processor(), *(_dataset(n, data) for n in datasets),
+                _disk(data)]
     for good, text in findings:
         mark = {True: "[green]ok  [/]", None: "[yellow]note[/]", False: "[red]bad [/]"}[good]
         console.print(f"{mark} {text}")
@@ -54,9 +58,40 @@ def _device() -> tuple[bool | None, str]:
     except (ImportError, RuntimeError) as error:
         return False, f"torch and torchvision do not load together ({error}): rm -r .venv && make setup"
     if not torch.cuda.is_available():
-        return None, f"no CUDA device: runs use {torch.get_num_threads()} CPU threads; the quick profile is meant for that"
+        return None, "no CUDA device: runs use the CPU, one training a core; the quick profile is meant for that"
     names = ", ".join(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count()))
     return True, f"{names}, CUDA {torch.version.cuda}"
+
+
+def _processor() -> list[tuple[bool | None, str]]:
+    """What would make trainings on the CPU faster, where there is no GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return []
+    from common.models.cpu_step import library_file
+
+    tools = {"a C++ compiler": shutil.which(os.environ.get("CXX", "c++")), "ninja": _has_ninja(),
+             "Python's headers": (Path(sysconfig.get_path("include")) / "Python.h").exists()}
+    if library_file().exists() or all(tools.values()):
+        found = [(True, "residual networks train in C++ on this processor")]
+    else:
+        found = [(None, f"with {' and '.join(name for name, there in tools.items() if not there)} residual networks would train "
+                  "faster on this processor, in C++")]
+    maps = Path("/proc/self/maps")
+    if maps.exists() and "tcmalloc" not in maps.read_text():
+        name = ctypes.util.find_library("tcmalloc_minimal") or ctypes.util.find_library("tcmalloc")
+        found.append((None, f"LD_PRELOAD={name} would make trainings on the CPU somewhat faster" if name else
+                      "tcmalloc (libtcmalloc-minimal4 on Debian), preloaded, would make trainings on the CPU somewhat faster"))
+    cores, busy = os.cpu_count() or 1, os.getloadavg()[0]
+    if busy >= 0.5:
+        found.append((None, f"other programs keep {min(busy, cores):.1f} of {cores} cores busy: trainings take longer; "
+                      f"--processes {max(1, round(cores - busy))} leaves them their share"))
+    return found
+
+
+def _has_ninja() -> bool:
+    return bool(shutil.which("ninja") or (Path(sys.executable).parent / "ninja").exists())
 
 
 def _dataset(name: str, data: Path) -> tuple[bool | None, str]:

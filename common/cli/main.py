@@ -22,7 +22,7 @@ from common.campaign.merging import Place, merge, pack_records
 from common.campaign.priority import needs
 from common.campaign.travel import Home, bring_in
 from common.checkout import ROOT
-from common.cli.console import pack_observer, print_status, write_summary
+from common.cli.console import HOUR, MINUTE, pack_observer, print_status, write_summary
 from common.cli.doctor import examine
 from common.cli.options import parser
 from common.cli.prepare import pack_columns, prepare_all, prepare_named
@@ -309,9 +309,19 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
         if options.dry_run:
             print_rest(campaign)
         else:
-            run_campaign(campaign, engine, pack_observer(), options.save_every, partial(bring_home, home_of(campaign, options)))
+            behind = profile == "paper" and not where["memory"]
+            every, save_seconds = stay_behind(options) if behind else (MINUTE, options.save_every)
+            observer = pack_observer(every, lambda: f"; {campaign.lacking(chosen.runs)} of {len(chosen.runs)} runs are missing")
+            run_campaign(campaign, engine, observer, save_seconds, partial(bring_home, home_of(campaign, options)))
     finally:
         engine.close()
+
+
+def stay_behind(options: argparse.Namespace) -> tuple[float, float]:
+    """The published protocol takes a CPU days, beside other work: from here on at the lowest priority, with a line an hour, and
+    every epoch is saved. Returns the seconds between lines and between saved states."""
+    os.nice(19)
+    return HOUR, options.save_every or 0.0
 
 
 def home_of(campaign: Campaign, options: argparse.Namespace) -> Home | None:

@@ -240,6 +240,25 @@ def test_an_earlier_versions_file_gets_the_order_when_loaded(mini: Raw, monkeypa
     assert_ordered("cifar10", tmp_path / "out", mini)
 
 
+@pytest.mark.parametrize(("absent", "said"), [
+    ((), "residual networks train in C++"),
+    (("c++",), "with a C++ compiler residual networks would train faster"),
+    (("c++", "ninja"), "with a C++ compiler and ninja residual networks would train faster")])
+def test_doctor_says_what_would_make_trainings_faster(absent, said, monkeypatch, tmp_path):
+    monkeypatch.setattr("common.models.cpu_step.FOLDER", tmp_path)  # nothing is built yet
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None if name in absent else f"/usr/bin/{name}")
+    monkeypatch.setattr("common.cli.doctor._has_ninja", lambda: "ninja" not in absent)
+    monkeypatch.setattr("common.cli.doctor.sysconfig.get_path", lambda name: str(tmp_path))
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr("os.getloadavg", lambda: (1.2, 0.0, 0.0))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    console = Console(file=io.StringIO(), width=500)
+    examine(console, tmp_path, [])
+    assert said in console.file.getvalue()
+    assert "other programs keep" in console.file.getvalue()
+
+
 def test_doctor_says_where_the_order_is_known(mini: Raw, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     prepare("cifar10", tmp_path / "out", write_npz(tmp_path / "a.npz", mini))
 
