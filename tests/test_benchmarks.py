@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import first_run, kernels, packs
+from benchmarks import cores, first_run, kernels, packs
 from benchmarks.textbook import PlainResNet, step_bytes
 from common.campaign.priority import fit, offers
 from common.cost import Costs, speed_of
@@ -193,3 +193,16 @@ def test_the_readme_shows_the_stored_kernels():
     for file in kernels.RESULTS.glob("*.json"):
         page = kernels.page(json.loads(file.read_text())).strip()
         assert page in text, f"{file.name}: run python benchmarks/kernels.py --readme"
+
+
+def test_the_table_of_cores_compares_ways_under_the_same_load(monkeypatch):
+    """Median, lowest and highest of the rounds, and the ratio to the first way where as many cores are taken."""
+    rates = {("one process, torch's operations", 0): [100, 300, 200], ("one process, torch's operations", 1): [10, 30, 20],
+             ("one process, C++ step", 0): [400, 500, 600], ("one process, C++ step", 1): [50, 60, 40],
+             ("a process a core, C++ step", 0): [500, 600, 400], ("a process a core, C++ step", 1): [300, 100, 200]}
+    monkeypatch.setattr(cores, "images_a_second", lambda way, busy, seconds: float(rates[way.name, busy].pop()))
+    rows = {(row["name"], row["busy"]): row for row in cores.measure(2, 1.0, 3)}
+    assert [(row["images"], row["ratio"]) for row in rows.values()] == [
+        (200, 1), (500, 2.5), (500, 2.5), (20, 1), (50, 2.5), (200, 10)]
+    last = rows["a process a core, C++ step", 1]
+    assert (last["processes"], last["threads"], last["low"], last["high"]) == (2, 1, 100, 300)
