@@ -23,6 +23,7 @@ from common.paper import Paper
 from common.plan import Run, missing_runs, with_data
 from common.spec import Profile
 from common.store import file_stem, record_files, thin_records, write_atomically
+from common.tensorboard import Watch
 from common.train.packing import Limit, form_packs, together, unlimited
 
 if TYPE_CHECKING:
@@ -215,11 +216,12 @@ def print_rest(campaign: Campaign) -> None:
                            f"{seconds / 3600:.3g} device-hours of {where}{said}.")
 
 
-def run_campaign(campaign: Campaign, engine: "Engine", save_seconds: float | None, home: Callable[[], None] = lambda: None
-                 ) -> None:
+def run_campaign(campaign: Campaign, engine: "Engine", save_seconds: float | None, home: Callable[[], None] = lambda: None,
+                 observer: Watch | None = None) -> None:
     """Train until the time is over or nothing is missing, and say what was done and what comes next.
 
-    home: brings home what is finished; called after every pack.
+    home: brings home what is finished; called after every pack. observer: who is told of the packs; a bar each, if
+    nobody else.
     """
     from common.train.loop import Workspace
     from common.train.work import conduct, unfinished_packs
@@ -230,7 +232,7 @@ def run_campaign(campaign: Campaign, engine: "Engine", save_seconds: float | Non
     ended: list[Trained] = []
     try:
         conduct(campaign.chosen.runs, campaign.chooser(partial(unfinished_packs, work)), root=campaign.ground.root, work=work,
-                engine=engine, observer=partial(campaign.watch, pack_observer()), ended=ended, after=home)
+                engine=engine, observer=partial(campaign.watch, observer or pack_observer()), ended=ended, after=home)
     finally:
         print_done(campaign.console, ended)
     following = schedule(campaign.missing(), campaign.offer, campaign.costs, float("inf"), most=SHOWN)

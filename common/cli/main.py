@@ -22,9 +22,10 @@ from common.campaign.campaign import Campaign, Ground, print_rest, run_campaign,
 from common.campaign.merging import Place, merge, pack_records
 from common.campaign.priority import needs
 from common.campaign.travel import Home, bring_in
-from common.checkout import commit, source_digest
-from common.cli.console import pack_observer, print_status, write_summary
+from common.checkout import check_is_checkout, commit, source_digest
+from common.cli.console import print_status, write_summary
 from common.cli.doctor import examine
+from common.cli.export import export
 from common.cli.options import parser
 from common.cli.stale import check_reportable, print_stale, retire, stale_runs
 from common.cost import SPEEDS, Costs, clock, speeds, step_work
@@ -38,6 +39,7 @@ from common.paper import Paper
 from common.plan import Run, all_planned, has_data, missing_runs, plan, plan_all, prepare_all, resolve_profile, with_data
 from common.spec import Column, Profile, build
 from common.store import accept, files_by_key, load_records, record_files, thin_records
+from common.tensorboard import Watch, observer_of
 from common.train.packing import LARGEST, Limit, form_packs, memory_limit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +67,7 @@ def main(*papers: Paper, broken: Sequence[UserError] = ()) -> None:
         sys.exit(2)
     options = parser(papers, COMMANDS).parse_args()
     try:
+        check_is_checkout()
         if broken and options.command in OF_ALL:
             raise UserError("This command needs every paper: mend what is named above first; nothing was changed.")
         sys.exit(options.command(papers, options) or (2 if broken else 0))
@@ -136,10 +139,11 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argpars
     from common.train.loop import Workspace
     from common.train.work import choose_device, place_of, train
 
+    observer = observer_of(options.tensorboard if RANK == 0 else None, WORK / "log.jsonl", planned)
     if large := [m for m in planned if m.spec.column.dataset in LARGE]:
         if len(large) < len(planned):
             raise UserError(f"{large[0].spec.column.dataset} is trained by itself, under torchrun; name its columns alone.")
-        return train_large_runs(large, options)
+        return train_large_runs(large, options, observer)
     if WORLD > 1:
         raise UserError("torchrun is for ImageNet, ImageNet-LT, iNaturalist 2018 and Places-LT; several GPUs train the "
                         "small sets by `make campaign`.")
@@ -154,18 +158,17 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argpars
         console.print(f"All {len(planned)} runs have their records: nothing to train.")
         return 0
     device = choose_device(options.device, options.precision, options.compile, options.graph)
-    limit = most_side_by_side(options, place_of(device))
-    most = max(map(limit, missing))
+    most = max(map(limit := most_side_by_side(options, place_of(device)), missing))
     console.print(f"Training {len(missing)} runs on {device.name} in {device.precision}, at most {most} side by side.")
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     work = Workspace(WORK, options.save_every, deadline)
-    done = train(planned, root=root, data=DATA, work=work, device=device, limit=limit, observer=pack_observer())
+    done = train(planned, root=root, data=DATA, work=work, device=device, limit=limit, observer=observer)
     if not done:
         console.print("The minutes are over; the same command goes on from here.")
     return 0 if done else 3
 
 
-def train_large_runs(planned: Sequence[Run], options: argparse.Namespace) -> int:
+def train_large_runs(planned: Sequence[Run], options: argparse.Namespace, observer: Watch) -> int:
     """The columns of large sets, one run after another, on all processes of torchrun; the first of them alone speaks."""
     from common.large.train import LargeOptions, train_large
     from common.train.loop import Workspace
@@ -176,7 +179,7 @@ def train_large_runs(planned: Sequence[Run], options: argparse.Namespace) -> int
     workers = options.workers or max(1, min(8, share))
     chosen = LargeOptions(options.device, options.precision, options.compile, options.per_device, workers)
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
-    done = train_large(planned, DATA, Workspace(WORK, options.save_every or LARGE_SAVE, deadline), chosen, pack_observer())
+    done = train_large(planned, DATA, Workspace(WORK, options.save_every or LARGE_SAVE, deadline), chosen, observer)
     if not done:
         console.print("The minutes are over; the same command goes on from here.")
         options.summary = None
@@ -303,7 +306,8 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
         if options.dry_run:
             print_rest(campaign)
         else:
-            run_campaign(campaign, engine, options.save_every, partial(bring_home, home_of(campaign, options)))
+            run_campaign(campaign, engine, options.save_every, partial(bring_home, home_of(campaign, options)),
+                         observer_of(options.tensorboard, WORK / "log.jsonl", chosen.runs))
     finally:
         if hasattr(engine, "close"):
             engine.close()
@@ -382,11 +386,8 @@ def command_pack_records(papers: Sequence[Paper], options: argparse.Namespace) -
 
 
 def command_export(papers: Sequence[Paper], options: argparse.Namespace) -> None:
-    from common.cli.export import export_runs
-
     _, planned = planned_runs(papers, options)
-    written = export_runs(planned, options.to, lambda line: console.print(line, markup=False))
-    console.print(f"{len(written)} runs exported to {options.to}.", markup=False)
+    export(planned, options.to, DATA, options.parts or ("models", "lists", "crate"), partial(console.print, markup=False))
 
 
 def command_prepare(papers: Sequence[Paper], options: argparse.Namespace) -> None:
