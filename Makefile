@@ -9,7 +9,7 @@ PAPERS := $(patsubst papers/%/replicate.py,%,$(wildcard papers/*/replicate.py))
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint asan tables report status campaign doctor repro clean
+.PHONY: help setup test lint validate asan tables report status campaign doctor repro clean
 
 help: ## this list
 	@echo "make reproduce-<paper> [PROFILE=quick|paper]   train, tables, figures (papers: $(PAPERS))"
@@ -46,6 +46,16 @@ rehearse-%: $(STAMP)
 
 lint: $(STAMP) ## ruff
 	@$(RUN) -m ruff check .
+
+validate: $(STAMP) $(VENV)-validate/.installed ## what `export` writes, by the validators of those who read it (an environment of its own)
+	@rm -rf .work/validate
+	@$(RUN) -m tests.validators.sample .work/validate
+	@$(VENV)-validate/bin/python tests/validators/check.py .work/validate
+
+$(VENV)-validate/.installed: tests/validators/requirements.lock
+	@$(PYTHON) -m venv $(VENV)-validate
+	@$(VENV)-validate/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 asan: ## the C++ step under the address sanitizer: it never reads or writes beside its arrays (a minute)
 	@mkdir -p .work && $(or $(CXX),g++) -std=c++20 -g -O1 -march=native -fopenmp -fsanitize=address,undefined -fno-sanitize-recover=all \

@@ -6,8 +6,17 @@ import os
 import subprocess
 from pathlib import Path
 
+from common.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[1]
 PARCELS = "*.parcel.json"  # in data/: what a parcel of images says of itself, see `common.data.parcel`
+
+
+def check_is_checkout(root: Path = ROOT) -> None:
+    """A UserError where this code was installed as a package."""
+    if root.name in ("site-packages", "dist-packages"):
+        raise UserError("Records, data and tables are kept in a checkout: clone the repository and run this in its folder. What "
+                        "is installed here is for `from common.zoo import load`.")
 
 
 def commit(root: Path = ROOT) -> str:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import yaml
 
@@ -48,6 +48,22 @@ def read_weights_metadata(metadata: Mapping[str, str] | None) -> dict[str, Any]:
         return dict(json.loads((metadata or {})["run"]))
     except (KeyError, TypeError, ValueError):
         return {}
+
+
+def read_weights(path: Path, key: str, framework: Literal["numpy", "pt"] = "numpy") -> dict[str, Any]:
+    """The tensors by name in the file of weights of the run `key`, as NumPy's or as torch's. A file that is missing, damaged or
+    of another run is a UserError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework=framework) as file:
+            about, tensors = read_weights_metadata(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}); delete it and its record, and train the run "
+                        "again.") from None
+    if about.get("key") != key:
+        raise UserError(f"{path} holds the weights of run {about.get('key')}; delete it and its record, and train the run again.")
+    return tensors
 
 
 def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:

@@ -18,7 +18,7 @@ LEVELS = [
     {"plan", "cost", "estimate"},
     {"train", "report"},
     {"large"},
-    {"campaign"},
+    {"campaign", "publish", "zoo"},
     {"cli"},
 ]
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}
@@ -95,8 +95,14 @@ def test_a_dry_run_imports_no_torch(module):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def names_packages(name: str) -> bool:
+    """Whether a tracked file says what is installed."""
+    return name.endswith((".lock", "pyproject.toml", "Dockerfile")) or "requirements" in name
+
+
 def test_nothing_tracked_names_an_index_or_a_machine():
-    forbidden = re.compile(r"--(extra-)?index-url|pypi\.org|/work/|/root/|/home/|download\.pytorch\.org")
+    """Of an index neither the option nor, where packages are named, any address at all: each machine has its own."""
+    forbidden, address = re.compile(r"(?i)(--|pip_)(extra.)?index.url|find.links|/work/|/root/|/home/"), re.compile(r"[a-z]+://")
     for name in TRACKED:
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".lock", ".yaml", ".yml", ".txt", ".json", ""} and path.is_file():
@@ -104,6 +110,8 @@ def test_nothing_tracked_names_an_index_or_a_machine():
                 continue
             found = forbidden.search(path.read_text(errors="ignore"))
             assert not found, f"{name}: {found[0]}"
+        if path.is_file() and names_packages(name):
+            assert not address.search(path.read_text()), f"{name} has an address"
 
 
 def test_no_module_hard_codes_cuda():

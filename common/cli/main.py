@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,25 +21,24 @@ from common.campaign.campaign import Campaign, Ground, print_rest, run_campaign,
 from common.campaign.merging import Place, merge, pack_records
 from common.campaign.priority import needs
 from common.campaign.travel import Home, bring_in
-from common.checkout import ROOT
+from common.checkout import ROOT, check_is_checkout
 from common.cli.console import HOUR, MINUTE, pack_observer, print_status, write_summary
+from common.cli.devices import choose_devices, find_engine, local_engine
 from common.cli.doctor import examine
 from common.cli.options import parser
 from common.cli.prepare import pack_columns, prepare_all, prepare_named
 from common.cli.stale import check_reportable, print_stale, retire, stale_runs
+from common.cli.tensorboard import Watch, observer_of
 from common.cost import SPEEDS, Costs, clock, speeds, step_work
 from common.data.large_sets import LARGE
 from common.data.sources import prepare
 from common.errors import UserError, complain
 from common.paper import Paper
 from common.plan import Run, all_planned, has_data, missing_runs, plan, plan_all, resolve_profile, with_data
+from common.publish.export import export
 from common.spec import Profile
 from common.store import accept, files_by_key, load_records, record_files, thin_records
 from common.train.packing import LARGEST, Limit, form_packs, memory_limit
-
-if TYPE_CHECKING:
-    from common.train.pack import Device
-    from common.train.work import Engine
 
 DATA, WORK = ROOT / "data", ROOT / ".work"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -65,6 +64,7 @@ def main(*papers: Paper, broken: Sequence[UserError] = ()) -> None:
         sys.exit(2)
     options = parser(papers, COMMANDS).parse_args()
     try:
+        check_is_checkout()
         if broken and options.command in OF_ALL:
             raise UserError("This command needs every paper: mend what is named above first; nothing was changed.")
         sys.exit(options.command(papers, options) or (2 if broken else 0))
@@ -136,10 +136,11 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argpars
     from common.train.loop import Workspace
     from common.train.work import train
 
+    observer = observer_of(options.tensorboard if RANK == 0 else None, WORK / "log.jsonl", planned, pack_observer())
     if large := [m for m in planned if m.spec.column.dataset in LARGE]:
         if len(large) < len(planned):
             raise UserError(f"{large[0].spec.column.dataset} is trained by itself, under torchrun; name its columns alone.")
-        return train_large_runs(large, options)
+        return train_large_runs(large, options, observer)
     if WORLD > 1:
         raise UserError("torchrun is for ImageNet, ImageNet-LT, iNaturalist 2018 and Places-LT; several GPUs train the "
                         "small sets by `make campaign`.")
@@ -154,16 +155,15 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argpars
         console.print(f"All {len(planned)} runs have their records: nothing to train.")
         return 0
     devices = choose_devices(options)
-    engine, place = local_engine(devices[:1] if devices[0].cuda else devices)
-    limit = most_side_by_side(options, place)
-    most = max(map(limit, missing))
+    engine, place = local_engine(devices[:1] if devices[0].cuda else devices, DATA)
+    most = max(map(limit := most_side_by_side(options, place), missing))
     at_a_time = f" in each of {engine.places} processes" if engine.places > 1 else ""
     console.print(f"Training {len(missing)} runs on {devices[0].name} in {place['precision']}, at most {most} side by side"
                   f"{at_a_time}.")
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     work = Workspace(WORK, options.save_every, deadline)
     try:
-        done = train(planned, root=root, work=work, engine=engine, limit=limit, observer=pack_observer())
+        done = train(planned, root=root, work=work, engine=engine, limit=limit, observer=observer)
     finally:
         engine.close()
     if not done:
@@ -171,7 +171,7 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argpars
     return 0 if done else 3
 
 
-def train_large_runs(planned: Sequence[Run], options: argparse.Namespace) -> int:
+def train_large_runs(planned: Sequence[Run], options: argparse.Namespace, observer: Watch) -> int:
     """The columns of large sets, one run after another, on all processes of torchrun; the first of them alone speaks."""
     from common.large.train import LargeOptions, train_large
     from common.train.loop import Workspace
@@ -182,7 +182,7 @@ def train_large_runs(planned: Sequence[Run], options: argparse.Namespace) -> int
     workers = options.workers or max(1, min(8, share))
     chosen = LargeOptions(options.device, options.precision, options.compile, options.per_device, workers)
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
-    done = train_large(planned, DATA, Workspace(WORK, options.save_every or LARGE_SAVE, deadline), chosen, pack_observer())
+    done = train_large(planned, DATA, Workspace(WORK, options.save_every or LARGE_SAVE, deadline), chosen, observer)
     if not done:
         console.print("The minutes are over; the same command goes on from here.")
         options.summary = None
@@ -298,7 +298,7 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
     if profile == "quick" and not has_data("digits", DATA):
         prepare("digits", DATA, None)
     chosen = select(papers, profile, options.only, options.columns, options.seeds, DATA, console)
-    engine, where = find_engine(papers, options)
+    engine, where = find_engine(options, papers_root(papers), DATA)
     ground = Ground(papers_root(papers), WORK, RESULTS, most_side_by_side(options, where))
     try:
         campaign = Campaign(ground, chosen, where, console, begun + seconds)
@@ -311,8 +311,9 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
         else:
             behind = profile == "paper" and not where["memory"]
             every, save_seconds = stay_behind(options) if behind else (MINUTE, options.save_every)
-            observer = pack_observer(every, lambda: f"; {campaign.lacking(chosen.runs)} of {len(chosen.runs)} runs are missing")
-            run_campaign(campaign, engine, observer, save_seconds, partial(bring_home, home_of(campaign, options)))
+            watch = observer_of(options.tensorboard, WORK / "log.jsonl", chosen.runs, pack_observer(
+                every, lambda: f"; {campaign.lacking(chosen.runs)} of {len(chosen.runs)} runs are missing"))
+            run_campaign(campaign, engine, watch, save_seconds, partial(bring_home, home_of(campaign, options)))
     finally:
         engine.close()
 
@@ -336,37 +337,6 @@ def bring_home(home: Home | None) -> None:
     """Write what is finished; what does not fit is said."""
     if home and (left_out := home.write()):
         console.print(f"[yellow]Not in {home.target}[/]: {len(left_out)} files, first {left_out[0]}: --out-limit is too small.")
-
-
-def find_engine(papers: Sequence[Paper], options: argparse.Namespace) -> tuple["Engine", dict[str, Any]]:
-    """The engine for --ray, --device and --processes, and what `place_of` says of its first place."""
-    if not options.ray:
-        return local_engine(choose_devices(options))
-    from common.train.cluster import Cluster
-
-    cluster = Cluster(options.ray, papers_root(papers), DATA, (options.device, options.precision, options.compile, options.graph))
-    return cluster, cluster.describe()
-
-
-def choose_devices(options: argparse.Namespace) -> list["Device"]:
-    """Those of --device, else all GPUs, else the CPU: that one as many times as it trains runs at a time."""
-    import torch
-
-    from common.train.work import choose_device, use_threads
-
-    names = options.device.split(",") if options.device else [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
-    devices = [choose_device(name, options.precision, options.compile, options.graph) for name in names]
-    if len(devices) > 1 or devices[0].cuda:
-        return devices
-    return devices * use_threads(options.processes)
-
-
-def local_engine(devices: Sequence["Device"]) -> tuple["Engine", dict[str, Any]]:
-    """The engine over devices of this machine, and what `place_of` says of the first."""
-    from common.train.processes import Processes
-    from common.train.work import Here, place_of
-
-    return Here(devices[0], DATA) if len(devices) == 1 else Processes(devices, DATA), place_of(devices[0])
 
 
 def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> int:
@@ -409,11 +379,8 @@ def command_pack_records(papers: Sequence[Paper], options: argparse.Namespace) -
 
 
 def command_export(papers: Sequence[Paper], options: argparse.Namespace) -> None:
-    from common.cli.export import export_runs
-
     _, planned = planned_runs(papers, options)
-    written = export_runs(planned, options.to, lambda line: console.print(line, markup=False))
-    console.print(f"{len(written)} runs exported to {options.to}.", markup=False)
+    export(planned, options.to, DATA, options.parts or ("models", "lists", "crate"), partial(console.print, markup=False))
 
 
 def command_prepare(papers: Sequence[Paper], options: argparse.Namespace) -> None:

@@ -38,8 +38,11 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
                           "folders, or single records")
     outgoing = _add(commands, "pack-records", actions, "put all records, or the selected, into one tar", chosen)
     outgoing.add_argument("target", type=Path, help="the tar to write, for example records.tar")
-    exporting = _add(commands, "export", actions, "copy finished weights as safetensors, each with a model card", chosen)
-    exporting.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder for each run goes in here")
+    exporting = _add(commands, "export", actions, "weights with model cards, index lists as Croissant, a crate of all", chosen)
+    exporting.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder for each run goes in here, croissant/ "
+                           "with the index lists, and ro-crate-metadata.json")
+    exporting.add_argument("--part", dest="parts", action="append", choices=("models", "lists", "crate"), help="only this part "
+                           "(repeatable)")
     sets = _add(commands, "prepare", actions, "make data/<name>.npz from a folder, an archive or a download")
     sets.add_argument("names", nargs="+", help="cifar10, cifar100, mnist, tiny-imagenet or digits; imagenet, imagenet-lt, "
                       "inaturalist2018, places-lt or miniature")
@@ -89,6 +92,8 @@ def _add_training(command: argparse.ArgumentParser) -> None:
                          "larger share of a batch is taken in several passes")
     command.add_argument("--workers", type=_positive, metavar="N", help="large sets: processes that decode images, for each "
                          "device (default: its share of the cores, at most 8)")
+    command.add_argument("--tensorboard", type=Path, metavar="DIR", help="also write loss and accuracy of every epoch for "
+                         "TensorBoard: what the log of this machine has of the selected runs, and then each new epoch")
     command.add_argument("--save-every", type=_duration, metavar="S",
                          help="seconds between resume states (default: 30, on CUDA 300; 600 for large sets)")
 

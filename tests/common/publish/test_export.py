@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from huggingface_hub import ModelCard, ModelCardData
+import yaml
+from huggingface_hub import ModelCard, ModelCardData, eval_result_entries_to_yaml, parse_eval_result_entries
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from common.cli.export import export_runs, find_checkpoint, model_card, to_bytes
 from common.cli.main import COMMANDS
 from common.cli.options import parser
 from common.errors import UserError
 from common.paper import Paper
 from common.plan import Run, plan
+from common.publish.export import eval_results, export_runs, find_checkpoint, model_card, to_bytes
 from common.store import read_weights_metadata, save_record, weights_metadata
 from tests.records import make_record, toy_paper
 
@@ -49,9 +50,10 @@ def test_weights_come_with_their_spec(paper: Paper, tmp_path: Path) -> None:
     [item] = runs(paper, "own@released")
     record = finish(item)
     said: list[str] = []
-    [folder] = export_runs([item], tmp_path / "out", said.append)
+    [folder] = export_runs([item], tmp_path / "out", tmp_path, said.append)
     assert folder == tmp_path / "out" / f"cifar10-lt-100-own@released-s0-{item.identity}"
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".eval_results", "README.md", "config.json", "model.safetensors", "record.json"]
     found = load_file(folder / "model.safetensors")
     assert all(np.array_equal(found[name], value) and found[name].dtype == value.dtype for name, value in TENSORS.items())
     assert set(found) == set(TENSORS)
@@ -66,10 +68,10 @@ def test_weights_come_with_their_spec(paper: Paper, tmp_path: Path) -> None:
 def test_the_card_is_what_the_hub_reads(paper: Paper, tmp_path: Path) -> None:
     [item] = runs(paper, "ce")
     record = finish(item, 71.25, groups={"many": 80.0, "medium": None, "few": 60.5}, calibration={"ece": 12.345, "bins": []})
-    [folder] = export_runs([item], tmp_path / "out", print)
+    [folder] = export_runs([item], tmp_path / "out", tmp_path, print)
     card = ModelCard.load(folder / "README.md")
     assert card.data.model_name == "cifar10-lt-100 ce@written seed 0"
-    assert (card.data.license, card.data.datasets) == ("apache-2.0", ["cifar10"])
+    assert (card.data.license, card.data.datasets) == ("apache-2.0", ["uoft-cs/cifar10"])
     found = {one.metric_name: (one.metric_type, one.metric_value) for one in card.data.eval_results}
     assert found == {"Top-1 accuracy, last epoch, percent": ("accuracy", 71.25),
                      "Top-1 accuracy, many (over 100 training images), percent": ("accuracy", 80.0),
@@ -77,10 +79,41 @@ def test_the_card_is_what_the_hub_reads(paper: Paper, tmp_path: Path) -> None:
                      "Expected calibration error, percent": ("ece", 12.345)}
     one = card.data.eval_results[0]
     assert (one.task_type, one.dataset_type, one.dataset_name, one.dataset_config, one.dataset_split) == (
-        "image-classification", "cifar10", "cifar10-lt-100", "cifar10-lt-100", "test")
+        "image-classification", "uoft-cs/cifar10", "cifar10-lt-100", "cifar10-lt-100", "test")
     assert f"| run | {record['key']} |" in card.text
     assert f"{sum(record['counts'])} in 10 classes, 100 in the largest and 1 in the smallest" in card.text
     assert "71.50 % in epoch 3" in card.text  # the best epoch, apart from the results
+
+
+def test_the_headline_is_where_the_hub_looks_for_results(paper: Paper, tmp_path: Path) -> None:
+    [item] = runs(paper, "ce")
+    finish(item, 71.25)
+    [folder] = export_runs([item], tmp_path / "out", tmp_path, print)
+    [path] = folder.glob(".eval_results/*.yaml")
+    written = yaml.safe_load(path.read_text())
+    [entry] = parse_eval_result_entries(written)
+    assert (path.name, entry.dataset_id, entry.task_id, entry.value) == (
+        "cifar10-lt-100.yaml", "uoft-cs/cifar10", "cifar10-lt-100", 71.25)
+    assert entry.date == "2026-01-01T00:00:00+00:00"
+    assert "ce@written, seed 0" in entry.notes
+    assert eval_result_entries_to_yaml([entry]) == written
+
+
+def test_a_dataset_that_the_hub_does_not_have_gets_no_leaderboard(paper: Paper, tmp_path: Path) -> None:
+    [item] = runs(paper, "ce")
+    digits = replace(item, spec=replace(item.spec, column=replace(item.spec.column, dataset="digits", subset="hash")))
+    assert eval_results(digits, make_record(digits, 70.0)) == []
+    assert ModelCard(model_card(digits, make_record(digits, 70.0))).data.datasets is None
+
+
+def test_a_folder_says_what_an_image_and_a_class_is(paper: Paper, tmp_path: Path) -> None:
+    [item] = runs(paper, "ce")
+    record = finish(item)
+    [folder] = export_runs([item], tmp_path / "out", tmp_path, print)
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["shape"], config["classes"][:2], len(config["classes"])) == ([3, 32, 32], ["airplane", "automobile"], 10)
+    assert (config["mean"], config["std"]) == ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
+    assert json.loads((folder / "record.json").read_text()) == record
 
 
 def test_results_of_two_columns_stay_apart_in_one_card(paper: Paper, tmp_path: Path) -> None:
@@ -114,7 +147,7 @@ def test_equal_weights_are_equal_files(paper: Paper, tmp_path: Path) -> None:
     finish(item)
     saved = {item.checkpoint.read_bytes()}
     for i in range(20):  # with five entries of metadata nearly every one would differ
-        [folder] = export_runs([item], tmp_path / str(i), print)
+        [folder] = export_runs([item], tmp_path / str(i), tmp_path, print)
         saved.add((folder / "model.safetensors").read_bytes())
         save_file(TENSORS, item.checkpoint, weights_metadata(label=item.method.label, key=item.spec.key))
         saved.add(item.checkpoint.read_bytes())
@@ -156,14 +189,14 @@ def test_what_cannot_be_exported_is_named_and_left_out(paper: Paper, tmp_path: P
         finish(item, accuracy)
     own.checkpoint.unlink()
     said: list[str] = []
-    assert len(export_runs([never, ce, own, rival], tmp_path / "out", said.append)) == 1
+    assert len(export_runs([never, ce, own, rival], tmp_path / "out", tmp_path, said.append)) == 1
     assert said == [
         f"Skipped: cifar10-lt-100 own@written seed 0 ({own.spec.key}) has a record but no checkpoint here: weights stay on the "
         "machine that trained them.",
         f"Skipped: cifar10-lt-100 rival@written seed 0 ({rival.spec.key}) diverged, so it has no weights.",
         "Not trained yet, so skipped: 1 of the 4 selected runs, first cifar10-lt-100 own@released seed 0."]
     with pytest.raises(UserError, match="Nothing could be exported"):
-        export_runs([own, rival, never], tmp_path / "none", said.append)
+        export_runs([own, rival, never], tmp_path / "none", tmp_path, said.append)
     assert not (tmp_path / "none").exists()
 
 
@@ -172,20 +205,20 @@ def test_weights_are_found_with_the_paper_that_trained_them(paper: Paper, tmp_pa
     finish(item)
     other = replace(item, folder=tmp_path / "papers" / "other" / "results" / "paper" / "cifar10-lt-100")
     assert find_checkpoint(other) == item.checkpoint
-    assert len(export_runs([other], tmp_path / "out", print)) == 1
+    assert len(export_runs([other], tmp_path / "out", tmp_path, print)) == 1
 
 
 def test_a_checkpoint_that_is_not_the_runs_is_refused(paper: Paper, tmp_path: Path) -> None:
     [item] = runs(paper, "ce")
     finish(item, key="0" * 16)
     with pytest.raises(UserError, match="holds the weights of run 0000000000000000"):
-        export_runs([item], tmp_path / "out", print)
+        export_runs([item], tmp_path / "out", tmp_path, print)
     item.checkpoint.write_bytes(b"no weights")
     with pytest.raises(UserError, match="is damaged"):
-        export_runs([item], tmp_path / "out", print)
+        export_runs([item], tmp_path / "out", tmp_path, print)
     assert not (tmp_path / "out").exists()
 
 
 def test_no_torch_is_needed(paper: Paper) -> None:
-    code = "import sys; import common.cli.export; sys.exit(any(m in sys.modules for m in ('torch', 'pandas')))"
+    code = "import sys; import common.publish.export; sys.exit(any(m in sys.modules for m in ('torch', 'pandas')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[3]).returncode == 0

@@ -1,29 +1,65 @@
-"""`export`: the weights of finished runs as safetensors with their spec, each beside a model card made from its record.
+"""`export`: what others take: weights with their spec and a model card, index lists, and where all of it comes from. No torch.
 
-A card is a README.md whose front matter is the `model-index` of the Hugging Face Hub. No torch.
+A run's folder is what the Hugging Face Hub takes as a model: a card, README.md, whose front matter is the `model-index`, and
+its headline in `.eval_results/`. `common.publish.croissant` and `common.publish.crate` describe the lists, and the whole.
 """
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
 
+from common.data.class_names import TURNS, class_names
+from common.data.large_sets import LARGE
+from common.data.sets import SETS
 from common.errors import UserError
 from common.plan import Run
+from common.publish.about import pretty
+from common.publish.crate import record_bytes, write_crate
+from common.publish.croissant import export_lists
 from common.report.boards import protocol_words
 from common.report.compare import Record
 from common.report.text import escape, markdown_table, number
-from common.store import load_records, read_weights_metadata, record_path, weights_metadata, write_atomically
+from common.store import load_records, read_weights, record_path, weights_metadata, write_atomically
 
 GROUPS = {"many": "over 100 training images", "medium": "20 to 100 training images", "few": "under 20 training images"}
-WEIGHTS, CARD = "model.safetensors", "README.md"
+WEIGHTS, CARD, RECORD, CONFIG = "model.safetensors", "README.md", "record.json", "config.json"
+HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "mnist": "ylecun/mnist",
+       "tiny-imagenet": "zh-plus/tiny-imagenet", "imagenet": "ILSVRC/imagenet-1k"}  # what the Hub calls a dataset
+Part = Literal["models", "lists", "crate"]
 
 
-def export_runs(planned: Sequence[Run], target: Path, say: Callable[[str], None]) -> list[Path]:
-    """Write `<target>/<run>/model.safetensors` and README.md for every run with a record and a checkpoint; returns the folders.
+def export(planned: Sequence[Run], target: Path, data: Path, parts: Sequence[Part], say: Callable[[str], None]) -> None:
+    """Write the parts that are asked for into `target`: a folder for each run, `croissant/` with the index lists, and the
+    metadata that makes a crate of all. data: where images are prepared. What is left out is said.
+
+    Models alone: a UserError where no run has its weights here; with a crate, its records are reason enough.
+    """
+    if "models" in parts:
+        try:
+            say(f"Runs with their weights in {target}: {len(export_runs(planned, target, data, say))}.")
+        except NothingHere:
+            if "crate" not in parts:
+                raise
+            say("No selected run has its weights here.")
+    if "lists" in parts:
+        lists = export_lists(dict.fromkeys(item.spec.column for item in planned), data, target / "croissant")
+        say(f"{len(lists)} index lists, each with its Croissant description, are in {target / 'croissant'}.")
+    if "crate" in parts:
+        commands = {link.spec.key: command(item) for item in reversed(planned) for link in item.chain}
+        commands |= {item.spec.key: command(item) for item in planned}
+        say(f"What made them is in {write_crate(planned, commands, target)}.")
+
+
+class NothingHere(UserError):
+    """No selected run has its weights on this machine."""
+
+
+def export_runs(planned: Sequence[Run], target: Path, data: Path, say: Callable[[str], None]) -> list[Path]:
+    """Write a folder `<target>/<run>` for every run with a record and a checkpoint; returns the folders.
 
     Of every other one it says in a sentence why not. A UserError if nothing is left, or a checkpoint is damaged.
     """
@@ -40,17 +76,49 @@ def export_runs(planned: Sequence[Run], target: Path, say: Callable[[str], None]
                 "has a record but no checkpoint here: weights stay on the machine that trained them")
             say(f"Skipped: {item.label} ({item.spec.key}) {why}.")
             continue
-        folder = target / record_path(target, record).stem
-        contents = {WEIGHTS: weights(item, record, checkpoint), CARD: model_card(item, record).encode()}
-        for name, content in contents.items():
+        folder = record_path(target, record).with_suffix("")
+        for name, content in run_files(item, record, checkpoint, data).items():
             write_atomically(folder / name, content)
         written.append(folder)
     if absent:
         say(f"Not trained yet, so skipped: {len(absent)} of the {len(planned)} selected runs, first {absent[0].label}.")
     if not written:
-        raise UserError("Nothing could be exported: no selected run has its weights here; train some on this machine, or "
-                        "choose others with --column, --method, --seeds and --profile.")
+        raise NothingHere("Nothing could be exported: no selected run has its weights here; train some on this machine, or "
+                          "choose others with --column, --method, --seeds and --profile.")
     return written
+
+
+def run_files(item: Run, record: Record, checkpoint: Path, data: Path) -> dict[str, bytes]:
+    """Name -> content of all that is exported of a run."""
+    results = eval_results(item, record)
+    return {
+        WEIGHTS: weights(item, record, checkpoint), CARD: model_card(item, record).encode(), RECORD: record_bytes(record),
+        CONFIG: pretty(config(item, record, data)),
+        **({f".eval_results/{item.spec.column.name}.yaml": yaml.safe_dump(results, sort_keys=False, width=1000).encode()}
+           if results else {}),
+    }
+
+
+def config(item: Run, record: Record, data: Path) -> dict[str, Any]:
+    """What a program needs to know of an image and of the classes."""
+    column = item.spec.column
+    facts = SETS.get(column.dataset) or LARGE[column.dataset]
+    names = TURNS if item.method.task == "rotation" else class_names(column.dataset, data)[:len(record["counts"])]
+    return {"column": column.name, "method": item.method.label, "seed": item.spec.seed, "backbone": column.backbone,
+            "shape": list(shape_of(item)), "mean": list(facts.mean), "std": list(facts.std),
+            "classes": list(names)}
+
+
+def eval_results(item: Run, record: Record) -> list[dict[str, Any]]:
+    """https://huggingface.co/docs/hub/eval-results: the headline, of a dataset that the Hub has; else nothing. The Hub lists it
+    on a leaderboard where the dataset's owner has made it a benchmark with a task of that name."""
+    column = item.spec.column
+    if column.dataset not in HUB:
+        return []
+    finished = {"date": record["made"]["finished"]} if "finished" in record["made"] else {}
+    return [{"dataset": {"id": HUB[column.dataset], "task_id": column.name}, "value": record["accuracy"]["last"], **finished,
+             "notes": f"Top-1 accuracy in percent on the whole test set after the last epoch; trained on {column.name}, "
+                      f"{sum(record['counts'])} images, by {item.method.label}, seed {item.spec.seed}"}]
 
 
 def find_checkpoint(item: Run) -> Path | None:
@@ -61,17 +129,7 @@ def find_checkpoint(item: Run) -> Path | None:
 
 def weights(item: Run, record: Record, checkpoint: Path) -> bytes:
     """The checkpoint's tensors as they are, with key, label, spec and the record's digest as metadata."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(checkpoint, framework="numpy") as file:
-            about, tensors = read_weights_metadata(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{checkpoint} is damaged ({' '.join(str(error).split())}); delete it and its record, and train the run "
-                        "again.") from None
-    if about.get("key") != item.spec.key:
-        raise UserError(f"{checkpoint} holds the weights of run {about.get('key')}; delete it and its record, and train the "
-                        "run again.")
+    tensors = read_weights(checkpoint, item.spec.key)
     return to_bytes(tensors, key=item.spec.key, label=item.method.label, spec=record["spec"], record=record["digest"])
 
 
@@ -100,11 +158,16 @@ def model_card(item: Run, record: Record) -> str:
         f"is no estimate of what to expect: {number(best['best'])} % in epoch {best['best_epoch']}, counted from 0. This is one "
         "seed; the spread over seeds is in the tables of the repository.\n",
         "## How it was made\n", markdown_table(["what", "value"], _facts(item, record)),
-        "To make it again, in a checkout of the repository at that commit:\n", f"```sh\n{_command(item)}\n```\n",
-        "## The file\n",
+        "To make it again, in a checkout of the repository at that commit:\n", f"```sh\n{command(item)}\n```\n",
+        "To use it, in a checkout of the repository or after `pip install` of it, with this folder at hand:\n",
+        "```python\nfrom common.zoo import load\n\n"
+        f"model = load({_zoo_name(item)!r}, seed={item.spec.seed}, source=FOLDER)\n```\n",
+        f"`model` is a `torch.nn.Module`: images {' x '.join(map(str, shape_of(item)))}, float in 0 to 1 (it normalises them "
+        "itself), to logits of `model.classes`.\n",
+        "## The files\n",
         f"`{WEIGHTS}` holds the last epoch: `backbone.*` and `head.*` as a pack of one run has them, so tensors of the head have "
         "a first axis of one run. The one entry of its metadata, `run`, is JSON: the run's key, label and spec, and its record's "
-        "digest.\n",
+        f"digest. `{RECORD}` is that record, `{CONFIG}` has classes and normalisation.\n",
     ])
 
 
@@ -125,12 +188,12 @@ def _front_matter(item: Run, record: Record) -> Mapping[str, Any]:
     column = item.spec.column
     result = {
         "task": {"type": "image-classification", "name": "Image classification"},
-        "dataset": {"type": column.dataset, "name": column.name, "config": column.name, "split": "test"},
+        "dataset": {"type": HUB.get(column.dataset, column.dataset), "name": column.name, "config": column.name, "split": "test"},
         "metrics": _metrics(record),
     }
     return {
         "license": "apache-2.0", "pipeline_tag": "image-classification", "tags": ["long-tailed-recognition", column.backbone],
-        "datasets": [column.dataset], "metrics": ["accuracy"],
+        **({"datasets": [HUB[column.dataset]]} if column.dataset in HUB else {}), "metrics": ["accuracy"],
         "model-index": [{"name": _name(item), "results": [result]}],
     }
 
@@ -147,12 +210,23 @@ def _name(item: Run) -> str:
     return f"{item.spec.column.name} {item.method.label} seed {item.spec.seed}"
 
 
+def _zoo_name(item: Run) -> str:
+    return f"{item.spec.column.name}/{item.method.label}"
+
+
+def shape_of(item: Run) -> tuple[int, int, int]:
+    """Channels, height and width of an image."""
+    facts = SETS.get(item.spec.column.dataset) or LARGE[item.spec.column.dataset]
+    return len(facts.mean), facts.side, facts.side
+
+
 def _paper(item: Run) -> str:
     """The folder of the paper that plans the run: <paper>/results/<profile>/<column>."""
     return item.folder.parents[2].name
 
 
-def _command(item: Run) -> str:
+def command(item: Run) -> str:
+    """What trains the run, in a checkout."""
     words = ["python", "-m", f"papers.{_paper(item)}.replicate", "train", "--profile", item.folder.parent.name]
     words += ["--column", item.spec.column.name, "--method", item.method.label, "--seeds", str(item.spec.seed + 1)]
     return shlex.join(words)
