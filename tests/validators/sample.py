@@ -10,7 +10,7 @@ from common.cli.main import DATA
 from common.paper import Paper
 from common.plan import plan
 from common.publish.export import export
-from tests.common.cli.test_export import finish
+from tests.common.publish.test_export import finish
 from tests.records import toy_paper
 
 ADDRESS = "https://example.org/longtail"

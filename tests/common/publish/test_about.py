@@ -9,7 +9,7 @@ import pytest
 from common.errors import UserError
 from common.publish.about import FILES, citation, pretty
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("name", FILES)

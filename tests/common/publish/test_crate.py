@@ -14,7 +14,7 @@ from common.paper import Paper
 from common.publish.about import repository
 from common.publish.crate import PROFILE, write_crate
 from common.publish.export import export
-from tests.common.cli.test_export import finish, runs
+from tests.common.publish.test_export import finish, runs
 from tests.records import toy_paper
 
 PARTS = ("models", "lists", "crate")
