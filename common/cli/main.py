@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.answers import command_answer
 from common.campaign.campaign import Campaign, Ground, print_rest, run_campaign, select, show_plan
 from common.campaign.merging import Place, merge, pack_records
 from common.campaign.priority import needs
@@ -29,13 +30,25 @@ from common.cli.options import parser
 from common.cli.stale import check_reportable, print_stale, retire, stale_runs
 from common.cost import SPEEDS, Costs, clock, speeds, step_work
 from common.data.large_sets import LARGE
-from common.data.parcel import Need, instead_of_parcel, is_parcel, pack_data, unpack_data
+from common.data.parcel import instead_of_parcel, is_parcel, pack_data, unpack_data
+from common.data.second_tests import prepare_second_tests
 from common.data.sets import find_set
 from common.data.sources import prepare
 from common.errors import UserError, complain
 from common.large.prepare import prepare_large
 from common.paper import Paper
-from common.plan import Run, all_planned, has_data, missing_runs, plan, plan_all, prepare_all, resolve_profile, with_data
+from common.plan import (
+    Run,
+    all_planned,
+    has_data,
+    missing_runs,
+    needed_images,
+    plan,
+    plan_all,
+    prepare_all,
+    resolve_profile,
+    with_data,
+)
 from common.spec import Column, Profile, build
 from common.store import accept, files_by_key, load_records, record_files, thin_records
 from common.train.packing import LARGEST, Limit, form_packs, memory_limit
@@ -245,6 +258,7 @@ def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> Non
 
 def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     """READMEs and figures/ hold the published protocol only: what is committed must not depend on who ran the quick profile."""
+    from common.report.clean import second_of
     from common.report.figures import save_figures
     from common.report.index import write_index
     from common.report.page.page import build_page
@@ -263,7 +277,8 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
         fill(ROOT / "README.md", "front", front_table(papers, records))
         index = write_index(papers_root(papers), records, ROOT / "results")
         console.print(_relative(f"Every run, machine-readable: {index}"))
-        console.print(_relative(build_page(papers, records, ROOT / "figures", said, ROOT / "report" / "index.html", hits)))
+        second, page = second_of(papers_root(papers), DATA), ROOT / "report" / "index.html"
+        console.print(_relative(build_page(papers, records, ROOT / "figures", said, page, hits, second)))
     console.print("README.md and the papers' README.md are up to date with the records.")
 
 
@@ -392,7 +407,9 @@ def command_export(papers: Sequence[Paper], options: argparse.Namespace) -> None
 def command_prepare(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     source = options.source.expanduser() if options.source else None
     for name in options.names:
-        if name in LARGE:
+        if name == "second-tests":
+            prepare_second_tests(source, DATA, partial(console.print, markup=False))
+        elif name in LARGE:
             prepare_large(name, DATA, source, options.check_images)
         elif source and is_parcel(source):
             served = unpack_data(name, source, DATA)["serves"]
@@ -404,18 +421,11 @@ def command_prepare(papers: Sequence[Paper], options: argparse.Namespace) -> Non
 
 
 def command_pack_data(papers: Sequence[Paper], options: argparse.Namespace) -> None:
-    """Every column of the set that any paper's runs use, of the kinds and names that the options leave."""
-    name, needs = find_set(options.name).name, {}
-    for item in (m for paper in papers for m in plan(paper, "quick" if name == "digits" else "paper")):
-        column = item.spec.column
-        if column.dataset == name and (not options.imbalance or column.imbalance in options.imbalance) and (
-                not options.columns or column.name in options.columns):
-            need = Need(column, item.method.held_out)
-            needs.setdefault(need._replace(column=replace(column, backbone="")), need)
-    if not needs:
-        raise UserError(f"No paper trains on such a column of {name}.")
+    """The columns of the set that papers train on, of the kinds and names that the options leave."""
+    name = find_set(options.name).name
+    needs = needed_images(papers, name, options.imbalance, options.columns)
     about = {"commit": commit(), "source": source_digest()}
-    packed = pack_data(name, list(needs.values()), DATA, options.to, about)
+    packed = pack_data(name, needs, DATA, options.to, about)
     size = options.to.stat().st_size / 2**20
     console.print(f"{packed['train_images']:,} training images and the test set of {name}, for {len(needs)} columns, are in "
                   f"{options.to} ({size:.1f} MiB).")
@@ -442,6 +452,7 @@ COMMANDS = {
     "merge": command_merge,
     "pack-records": command_pack_records,
     "export": command_export,
+    "answer": partial(command_answer, data=DATA, console=console),
     "prepare": command_prepare,
     "pack-data": command_pack_data,
     "doctor": command_doctor,
