@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from common.data.large_sets import LARGE
-from common.data.parcel import served_columns
+from common.data.parcel import Need, served_columns
 from common.data.sets import SETS
 from common.errors import UserError
 from common.methods.digest import ENGINE
@@ -107,7 +107,7 @@ def merged(planned: Iterable[Run]) -> dict[str, Run]:
 def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), methods: tuple[str, ...] = (),
          seeds: int | None = None) -> list[Run]:
     """Every run that the paper's tables and figures need, each key once, in the order of its columns, methods and seeds; of
-    the large columns only those that are named.
+    the large columns and of those of other images than the authors' only those that are named.
 
     columns, methods: keep these names only (a column by its name, or all of a dataset by that; a method by `name`, with all
     its readings and variants, or by its whole label, so `name@reading` is the plain row); unknown ones are refused.
@@ -117,7 +117,7 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
         raise UserError(f"{paper.name} has no column {unknown[0]!r} in profile {profile!r}; it has: {', '.join(known)}.")
     named = [name for name, c in known.items() if {name, c.dataset} & set(columns)]
     found, seen = [], set()
-    for name in named or [name for name in known if name not in paper.large]:
+    for name in named or [name for name, c in known.items() if name not in paper.large and not c.is_drawn]:
         for method in paper.rows(profile, known[name]):
             names = {method.name, method.label}
             seen |= names
@@ -214,3 +214,18 @@ def all_planned(papers: Sequence[Paper], seeds: int | None = None) -> Iterator[R
             names = tuple(column.name for column in columns)  # the large ones are planned where they are named
             for item in plan(paper, profile, columns=names, seeds=seeds):
                 yield from item.chain
+
+
+def needed_images(papers: Sequence[Paper], dataset: str, imbalance: Sequence[str], columns: Sequence[str]) -> list[Need]:
+    """What the papers' runs need of a dataset, each set of images once: of the columns of these kinds, if any are given, and of
+    these names, else of all that keep the authors' images. Nothing is a UserError."""
+    needs: dict[Need, Need] = {}
+    for item in all_planned(papers, 1):
+        column = item.spec.column
+        if column.dataset == dataset and (not imbalance or column.imbalance in imbalance) and (
+                column.name in columns if columns else not column.is_drawn):
+            need = Need(column, item.method.held_out)
+            needs.setdefault(need._replace(column=replace(column, backbone="")), need)
+    if not needs:
+        raise UserError(f"No paper trains on such a column of {dataset}.")
+    return list(needs.values())

@@ -22,9 +22,10 @@ import yaml
 from common.errors import UserError
 
 Imbalance = Literal["none", "lt", "step", "counts"]
-Subset = Literal["authors", "hash", "seed-666"]
+Subset = Literal["authors", "hash", "seed-666", "draw-1", "draw-2", "draw-3", "draw-4", "draw-5"]
 Profile = Literal["quick", "paper"]
 Reading = Literal["written", "released"]
+FURTHER_DRAWS = ("draw-1", "draw-2", "draw-3", "draw-4", "draw-5")
 ARCHIVE_ORDER_KNOWN = ("cifar10", "cifar100")  # datasets of which data/lists/ holds the order of the official archive
 
 
@@ -37,8 +38,8 @@ class Column:
     counts: with imbalance "counts", the training images of the first len(counts) classes; the others are left out of
     training and test set.
     subset: which images are kept where not all are. "authors": those that the authors' scripts keep (NumPy's seed 0 shuffles
-    the positions of a class in the official archive); "seed-666": the same with seed 666; both need a dataset of
-    ARCHIVE_ORDER_KNOWN. "hash": the first of a class by the hash of their pixels.
+    the positions of a class in the official archive); "seed-666": the same with seed 666, and "draw-n" with
+    seed n; all need a dataset of ARCHIVE_ORDER_KNOWN. "hash": the first of a class by the hash of their pixels.
     """
 
     dataset: str
@@ -61,8 +62,13 @@ class Column:
         parts = [self.dataset, *map(str, self.counts)]
         parts += [self.imbalance, str(self.ratio)] if self.imbalance in ("lt", "step") and self.ratio > 1 else []
         parts += [] if self.backbone in ("resnet32", "resnet8") else [self.backbone]
-        parts += [self.subset] if self.subset != "authors" and self.dataset in ARCHIVE_ORDER_KNOWN else []
+        parts += [self.subset] if self.is_drawn else []
         return "-".join(parts)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it keeps other images than the authors' scripts where theirs are known: to see what the choice does."""
+        return self.subset != "authors" and self.dataset in ARCHIVE_ORDER_KNOWN
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from common.data.second_tests import prepare_second_tests
 from common.data.sources import VARIABLE, prepare
 from common.errors import UserError
 
@@ -16,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 UNPACK = ROOT.parent / "shared" / "data" / "unpack.py"
+SECOND_TESTS = ROOT.parent / "shared" / "data" / "second_tests"
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +30,16 @@ def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cifar100(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the prepared CIFAR-100."""
     return real_data("cifar100", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def second_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what `prepare second-tests` makes of the public lists."""
+    if not SECOND_TESTS.exists():
+        pytest.skip(f"the public lists about test sets are not here: {SECOND_TESTS}")
+    folder = tmp_path_factory.mktemp("second-tests")
+    prepare_second_tests(SECOND_TESTS, folder, str)
+    return folder
 
 
 def real_data(name: str, factory: pytest.TempPathFactory) -> Path:

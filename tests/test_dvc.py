@@ -151,7 +151,7 @@ def test_a_prepared_dataset_survives_dvc(clone, cifar10):
 
 
 NOT_TRAINING = ("report", "cli", "console", "options", "doctor", "campaign", "worth", "export", "travel", "merging", "stale",
-                "selection")
+                "selection", "draws")
 
 
 def code_of(root: Path, paper: str) -> set[str]:
@@ -185,7 +185,8 @@ def test_every_paper_has_its_stages_for_every_column(name):
     for stage in (quick[f"{name}-train"], yaml.safe_load((root / f"papers/{name}/dvc.yaml").read_text())["stages"]["train"]):
         assert needed <= set(stage["do"]["deps"]), f"{name}: a stage must depend on {sorted(needed - set(stage['do']['deps']))}"
     published = yaml.safe_load((root / f"papers/{name}/dvc.yaml").read_text())["stages"]["train"]
-    assert published["foreach"] == {c.name: c.dataset for c in paper.columns["paper"] if c.name not in paper.large}
+    columns = [c for c in paper.columns["paper"] if c.name not in paper.large and not c.is_drawn]
+    assert published["foreach"] == {c.name: c.dataset for c in columns}
 
 
 def test_the_paper_pipeline_has_a_stage_for_each_column_and_its_parameters():
@@ -195,7 +196,7 @@ def test_the_paper_pipeline_has_a_stage_for_each_column_and_its_parameters():
 
     root = Path(__file__).resolve().parents[1]
     stages = yaml.safe_load((root / "papers/mm/dvc.yaml").read_text())["stages"]["train"]
-    assert stages["foreach"] == {c.name: c.dataset for c in PAPER.columns["paper"]}
+    assert stages["foreach"] == {c.name: c.dataset for c in PAPER.columns["paper"] if not c.is_drawn}
     quick = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["mm-train"]
     assert quick["foreach"] == [c.name for c in PAPER.columns["quick"]]
     for block in (stages["do"]["params"], quick["do"]["params"]):

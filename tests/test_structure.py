@@ -15,7 +15,7 @@ LEVELS = [
     {"data", "store", "predictions"},
     {"methods"},
     {"paper"},
-    {"plan", "cost", "estimate"},
+    {"draws", "plan", "cost", "estimate"},
     {"train", "report"},
     {"large"},
     {"campaign", "publish", "zoo"},

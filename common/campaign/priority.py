@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from common.cost import Costs, whole_work
+from common.draws import BASELINES
 from common.paper import Paper
 from common.plan import Run, merged, plan
 from common.report.compare import published, standing_columns
-from common.spec import Profile
+from common.spec import FURTHER_DRAWS, Profile
 
 SEEDS_FIRST = 3  # of every cell, before any cell gets more
 TIERS = ("own methods, CE and LDAM-DRW", "other rows of the main tables", "ablations")
-BASELINES = ("ce", "ldam-drw")
 LAST = 6  # the tier of methods that a campaign takes after everything else
 
 Form = Callable[[Sequence[Run]], list[list[Run]]]  # packs of runs, in their order
@@ -19,8 +19,8 @@ Form = Callable[[Sequence[Run]], list[list[Run]]]  # packs of runs, in their ord
 
 @dataclass(frozen=True)
 class Worth:
-    """Why a run is wanted. tier: 0 to 2 as in TIERS, 3 to 5 the same for seeds beyond the first three, 6 what a method says
-    comes last; lower comes first.
+    """Why a run is wanted. tier: 0 to 2 as in TIERS, 3 to 5 the same for seeds beyond the first three (and for own methods
+    on further draws of a subset), 6 what a method says comes last; lower comes first.
 
     numbers: how many printed numbers, of all papers, it stands beside.
     """
@@ -32,12 +32,13 @@ class Worth:
     def reason(self) -> str:
         if self.tier == LAST:
             return "long trainings, last"
-        return TIERS[self.tier % 3] + ("" if self.tier < 3 else ", further seeds")
+        return TIERS[self.tier % 3] + ("" if self.tier < 3 else ", further seeds and draws")
 
 
 def wanted(papers: Sequence[Paper], profile: Profile, columns: Sequence[str] = (), seeds: int | None = None
            ) -> tuple[list[Run], dict[str, Worth]]:
-    """Every run of the papers (those of the named columns only), each key once, and what it is worth by its key.
+    """Every run of the papers (of the named columns only, else of all but the large ones), each key once, and what it is worth
+    by its key.
 
     A run is worth its best place in any paper, and the printed numbers of all; one that others start from, what they are.
     """
@@ -45,8 +46,8 @@ def wanted(papers: Sequence[Paper], profile: Profile, columns: Sequence[str] = (
     worth: dict[str, Worth] = {}
     for paper in papers:
         printed = _printed(paper, profile)
-        mine = tuple(c.name for c in paper.columns[profile] if c.name in columns)
-        if columns and not mine:
+        mine = tuple(c.name for c in paper.columns[profile] if (c.name in columns if columns else c.name not in paper.large))
+        if not mine:
             continue
         for item in plan(paper, profile, columns=mine, seeds=seeds):
             found = _worth(paper, item, printed)
@@ -71,7 +72,8 @@ def _worth(paper: Paper, item: Run, printed: Mapping[tuple[str, str, str], list[
     tables = printed.get((item.spec.column.name, method.name, method.variant), [])
     first = 0 if method.name in (*BASELINES, *paper.own) else 1
     tier = first if any(table in paper.main for table in tables) else 2
-    return Worth(LAST if method.last else tier + (3 if item.spec.seed >= SEEDS_FIRST else 0), len(tables))
+    further = item.spec.seed >= SEEDS_FIRST or (item.spec.column.subset in FURTHER_DRAWS and method.name not in BASELINES)
+    return Worth(LAST if method.last else tier + (3 if further else 0), len(tables))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from common.campaign.merging import Place, merge, pack_records
 from common.campaign.priority import needs
 from common.campaign.travel import Home, bring_in
 from common.checkout import ROOT, check_is_checkout
+from common.cli.answers import command_answer
 from common.cli.console import HOUR, MINUTE, pack_observer, print_status, write_summary
 from common.cli.devices import choose_devices, find_engine, local_engine
 from common.cli.doctor import examine
@@ -251,6 +252,7 @@ def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> Non
 
 def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     """READMEs and figures/ hold the published protocol only: what is committed must not depend on who ran the quick profile."""
+    from common.report.clean import second_of
     from common.report.figures import save_figures
     from common.report.index import write_index
     from common.report.page.page import build_page
@@ -269,7 +271,8 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
         fill(ROOT / "README.md", "front", front_table(papers, records))
         index = write_index(papers_root(papers), records, ROOT / "results")
         console.print(_relative(f"Every run, machine-readable: {index}"))
-        console.print(_relative(build_page(papers, records, ROOT / "figures", said, ROOT / "report" / "index.html", hits)))
+        second, page = second_of(papers_root(papers), DATA), ROOT / "report" / "index.html"
+        console.print(_relative(build_page(papers, records, ROOT / "figures", said, page, hits, second)))
     console.print("README.md and the papers' README.md are up to date with the records.")
 
 
@@ -412,6 +415,7 @@ COMMANDS = {
     "merge": command_merge,
     "pack-records": command_pack_records,
     "export": command_export,
+    "answer": partial(command_answer, data=DATA, console=console),
     "prepare": command_prepare,
     "pack-data": command_pack_data,
     "doctor": command_doctor,

@@ -43,9 +43,12 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
                            "with the index lists, and ro-crate-metadata.json")
     exporting.add_argument("--part", dest="parts", action="append", choices=("models", "lists", "crate"), help="only this part "
                            "(repeatable)")
+    asked = _add(commands, "answer", actions, "let finished runs answer a further test set, such as CIFAR-10.1", chosen)
+    asked.add_argument("name", help="a test set that `prepare second-tests` has read, for example cifar10.1_v6")
+    asked.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where it is)")
     sets = _add(commands, "prepare", actions, "make data/<name>.npz from a folder, an archive or a download")
     sets.add_argument("names", nargs="+", help="cifar10, cifar100, mnist, tiny-imagenet or digits; imagenet, imagenet-lt, "
-                      "inaturalist2018, places-lt or miniature")
+                      "inaturalist2018, places-lt or miniature; second-tests for what others publish about test sets")
     sets.add_argument("--from", dest="source", type=Path, help="an .npz or a file of pack-data, the official archive or its "
                       "folder, or class folders of PNGs (or set LONGTAIL_DATA); without it the official archive is downloaded")
     sets.add_argument("--check-images", action="store_true", help="of a large set: decode every image, too")

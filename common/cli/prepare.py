@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -10,13 +11,14 @@ from rich.markup import escape
 
 from common.checkout import commit, source_digest
 from common.data.large_sets import LARGE
-from common.data.parcel import Need, instead_of_parcel, is_parcel, pack_data, unpack_data
+from common.data.parcel import instead_of_parcel, is_parcel, pack_data, unpack_data
+from common.data.second_tests import prepare_second_tests
 from common.data.sets import find_set
 from common.data.sources import prepare
 from common.errors import UserError
 from common.large.prepare import prepare_large
 from common.paper import Paper
-from common.plan import plan
+from common.plan import needed_images
 from common.spec import Column, build
 
 
@@ -24,7 +26,9 @@ def prepare_named(options: argparse.Namespace, data: Path, console: Console) -> 
     """The sets that `prepare` names, from a folder, an archive, a parcel or a download."""
     source = options.source.expanduser() if options.source else None
     for name in options.names:
-        if name in LARGE:
+        if name == "second-tests":
+            prepare_second_tests(source, data, partial(console.print, markup=False))
+        elif name in LARGE:
             prepare_large(name, data, source, options.check_images)
         elif source and is_parcel(source):
             served = unpack_data(name, source, data)["serves"]
@@ -36,18 +40,11 @@ def prepare_named(options: argparse.Namespace, data: Path, console: Console) -> 
 
 
 def pack_columns(papers: Sequence[Paper], options: argparse.Namespace, data: Path, console: Console) -> None:
-    """Every column of the set that any paper's runs use, of the kinds and names that the options leave."""
-    name, needs = find_set(options.name).name, {}
-    for item in (m for paper in papers for m in plan(paper, "quick" if name == "digits" else "paper")):
-        column = item.spec.column
-        if column.dataset == name and (not options.imbalance or column.imbalance in options.imbalance) and (
-                not options.columns or column.name in options.columns):
-            need = Need(column, item.method.held_out)
-            needs.setdefault(need._replace(column=replace(column, backbone="")), need)
-    if not needs:
-        raise UserError(f"No paper trains on such a column of {name}.")
+    """The columns of the set that papers train on, of the kinds and names that the options leave."""
+    name = find_set(options.name).name
+    needs = needed_images(papers, name, options.imbalance, options.columns)
     about = {"commit": commit(), "source": source_digest()}
-    packed = pack_data(name, list(needs.values()), data, options.to, about)
+    packed = pack_data(name, needs, data, options.to, about)
     size = options.to.stat().st_size / 2**20
     console.print(f"{packed['train_images']:,} training images and the test set of {name}, for {len(needs)} columns, are in "
                   f"{options.to} ({size:.1f} MiB).")

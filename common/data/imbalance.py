@@ -16,7 +16,7 @@ from common.data.sets import Images, content_digest, load
 from common.errors import UserError
 from common.spec import ARCHIVE_ORDER_KNOWN, Column
 
-SEEDS = {"authors": 0, "seed-666": 666}  # of the subsets that NumPy draws
+SEEDS = {"authors": 0, "seed-666": 666, "draw-1": 1, "draw-2": 2, "draw-3": 3, "draw-4": 4, "draw-5": 5}  # of NumPy's draws
 RATIOS = [("lt", r) for r in (10, 50, 100, 200)] + [("step", r) for r in (10, 100)]  # of the columns whose lists are committed
 
 
@@ -166,7 +166,8 @@ def read_list(path: Path) -> IndexList:
 
 def listed_columns(dataset: str) -> list[Column]:
     """The columns whose lists are committed."""
-    chosen = [(*kind, subset) for subset in ("authors", "hash") for kind in RATIOS] + [("lt", 100, "seed-666")]
+    chosen = [(*kind, subset) for subset in ("authors", "hash") for kind in RATIOS]
+    chosen += [("lt", 100, subset) for subset in SEEDS if subset != "authors"]
     return [Column(dataset, imbalance, ratio, "resnet32", subset) for imbalance, ratio, subset in chosen]
 
 

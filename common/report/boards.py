@@ -139,7 +139,7 @@ def entrants(papers: Iterable[Paper], records: Records, profile: Profile) -> lis
     found: dict[str, Entrant] = {}
     for paper in papers:
         printed, speeds = main_rows(paper, profile), known_speeds(paper, records)
-        for column in paper.columns[profile]:
+        for column in (c for c in paper.columns[profile] if not c.is_drawn):  # those have a section of their own
             for arm in arms(paper, records, profile, column):
                 if arm.method.task != "classes":
                     continue

@@ -144,10 +144,11 @@ def _compare(there: Sequence[Cell], first: Cell, printed: int) -> tuple[float | 
 
 
 def tau_b(one: "np.ndarray", others: "np.ndarray") -> "np.ndarray":
-    """Kendall's tau-b of `one` [methods] with each row of `others` [draws, methods]; NaN where a side has no order."""
+    """Kendall's tau-b of `one` [methods], or of each of its rows [draws, methods], with each row of `others` [draws, methods];
+    NaN where a side has no order."""
     import numpy as np
 
-    first, second = np.triu_indices(len(one), 1)
-    a, b = np.sign(one[first] - one[second]), np.sign(others[:, first] - others[:, second])
+    first, second = np.triu_indices(one.shape[-1], 1)
+    a, b = np.sign(one[..., first] - one[..., second]), np.sign(others[:, first] - others[:, second])
     with np.errstate(invalid="ignore"):
-        return (b * a).sum(axis=1) / np.sqrt((a * a).sum() * (b * b).sum(axis=1))
+        return (b * a).sum(axis=1) / np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=1))

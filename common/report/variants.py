@@ -35,13 +35,13 @@ def variants_markdown(paper: Paper, records: Records) -> str:
 
 
 def _other_images(paper: Paper, records: Records, profile: Profile, column: Column, found: list[Arm]) -> list[list[str]]:
-    """The rows of a column whose images are not the authors', where the paper has the column of theirs."""
+    """The rows with runs of a column whose images are not the authors', where the paper has the column of theirs."""
     authors = replace(column, subset="authors")
     if column == authors or authors not in paper.columns[profile]:
         return []
     theirs = {arm.method.label: arm for arm in arms(paper, records, profile, authors)}
     rows = []
-    for arm in found:
+    for arm in (arm for arm in found if arm.done):
         variant = ";".join(filter(None, (arm.method.variant, f"subset={column.subset}")))
         rows.append([column.name, arm.method.name, arm.method.reading, variant, *_compare(arm, theirs.get(arm.method.label))])
     return rows

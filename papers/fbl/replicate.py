@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from common.cli.main import main
 from common.data.large_sets import find_large
+from common.draws import with_draws
 from common.methods.losses import cross_entropy
 from common.methods.method import Context, Method, Outputs
 from common.methods.one_stage import bbn_row, ce_row, hybrid_sc_row, la_post_hoc_row, la_row, ldam_drw_row
@@ -244,7 +245,7 @@ def norm_figure(number: str, dataset: str, classes: tuple[int, ...], reading: Re
     return Figure(name, caption, partial(figure_norms, dataset=dataset, classes=classes, reading=reading))
 
 
-PAPER = Paper(
+PAPER = with_draws(Paper(
     name="fbl",
     title="Feature-Balanced Loss for Long-Tailed Visual Recognition",
     folder=HERE,
@@ -268,7 +269,7 @@ PAPER = Paper(
                   for number, dataset, classes in (("4.2", "cifar10", (0, 1, 8, 9)), ("4.3", "cifar100", (9, 19, 79, 89)))),
     stand_ins=PARAMS.stand_ins,
     large=LARGE,
-)
+))
 
 if __name__ == "__main__":
     main(PAPER)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.cli.main import main
+from common.draws import with_draws
 from common.methods.losses import cross_entropy, shift_target
 from common.methods.method import COSINE, Context, Head, Method, Outputs
 from common.methods.one_stage import (
@@ -404,7 +405,7 @@ def figure_5_4(paper: Paper, profile: str, records: dict, *, reading: Reading):
     return embedding(paper, profile, records, rows)
 
 
-PAPER = Paper(
+PAPER = with_draws(Paper(
     name="gcl",
     title="Long-Tailed Visual Recognition via Gaussian Clouded Logit Adjustment",
     folder=HERE,
@@ -431,7 +432,7 @@ PAPER = Paper(
     ),
     stand_ins=PARAMS.stand_ins,
     large=LARGE,
-)
+))
 
 if __name__ == "__main__":
     main(PAPER)

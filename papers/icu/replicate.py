@@ -21,6 +21,7 @@ from typing import Literal
 
 from common.cli.main import main
 from common.data.sets import SETS
+from common.draws import with_draws
 from common.methods.losses import softmax_cross_entropy
 from common.methods.method import Head, Method
 from common.methods.one_stage import cb_focal_row, ce_row, focal_row, mixup_row
@@ -279,7 +280,7 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
 
 
 PROFILES = (("paper", PARAMS.paper), ("quick", PARAMS.quick))
-PAPER = Paper(
+PAPER = with_draws(Paper(
     name="icu",
     title="Intra-Class Uncertainty Loss Function for Classification",
     folder=HERE,
@@ -299,7 +300,7 @@ PAPER = Paper(
     stand_ins=PARAMS.stand_ins,
     notes=dict.fromkeys(("mnist-6layercnn2d", "mnist-6layercnn100d", "cifar10-resnet18"), "epochs and schedule chosen here"),
     large=LARGE,
-)
+))
 
 if __name__ == "__main__":
     main(PAPER)

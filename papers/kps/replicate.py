@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from common.cli.main import main
 from common.data.large_sets import find_large
 from common.data.sets import SETS
+from common.draws import with_draws
 from common.methods.losses import cross_entropy, ldam, shift_target
 from common.methods.method import COSINE, Context, Method, Outputs
 from common.methods.one_stage import (
@@ -259,12 +260,6 @@ def baselines(column: Column, reading: Reading, protocol: Protocol) -> list[Meth
     return rows
 
 
-def own_draw_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
-    """CE and the forms of KPS that the released code can train, in its setting, on the images that it draws."""
-    rows = (ce_row("released"), *own_rows(column, "released", protocols))
-    return [replace(row, keep_features=False) for row in rows if row.starts_from is None]
-
-
 def toy_rows(protocol: Protocol) -> list[Method]:
     """Section 3.5.5.1: the four losses of Figures 3.5 and 3.6 on three classes."""
     rows = [
@@ -321,8 +316,6 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
         return tuple(large_rows(column, protocols))
     if column.imbalance == "counts":
         return tuple(toy_rows(protocols["toy"]))
-    if column.subset == "seed-666":
-        return tuple(own_draw_rows(column, protocols))
     rows = [row for reading in READINGS
             for row in (*baselines(column, reading, protocols[reading]), *own_rows(column, reading, protocols))]
     return (*rows, *switches(column, protocols))
@@ -405,7 +398,7 @@ FIGURES = (
 )
 
 PROFILES = (("paper", PARAMS.paper), ("quick", PARAMS.quick))
-PAPER = Paper(
+PAPER = with_draws(Paper(
     name="kps",
     title="Key Point Sensitive Loss for Long-tailed Visual Recognition",
     folder=HERE,
@@ -426,7 +419,7 @@ PAPER = Paper(
     figures=FIGURES,
     stand_ins=PARAMS.stand_ins,
     large=LARGE,
-)
+))
 
 if __name__ == "__main__":
     main(PAPER)

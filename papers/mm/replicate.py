@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.cli.main import main
 from common.data.sets import SETS
+from common.draws import with_draws
 from common.methods.losses import (
     cross_entropy,
     focal,
@@ -320,7 +321,7 @@ def figure_3(paper: Paper, profile: str, records: dict):
     return per_class_error(paper, profile, records, column, ("cb-rw", "mm-drw"))
 
 
-PAPER = Paper(
+PAPER = with_draws(Paper(
     name="mm",
     title="Learning Imbalanced Datasets with Maximum Margin Loss",
     folder=HERE,
@@ -338,7 +339,7 @@ PAPER = Paper(
     ),
     figures=(Figure("3", "Per-class top-1 error under step imbalance", figure_3),),
     stand_ins=PARAMS.stand_ins,
-)
+))
 
 if __name__ == "__main__":
     main(PAPER)

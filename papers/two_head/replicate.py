@@ -25,6 +25,7 @@ import numpy as np
 from common.cli.main import main
 from common.data.large_sets import LARGE as LARGE_SETS
 from common.data.sets import SETS
+from common.draws import with_draws
 from common.methods.losses import cross_entropy
 from common.methods.method import Context, Head, Method, Outputs
 from common.methods.one_stage import (
@@ -377,7 +378,7 @@ def figure_4(paper: Paper, profile: str, records: dict):
     return sweep_figure(paper, profile, records, PARAMS.sweeps, panels)
 
 
-PAPER = Paper(
+PAPER = with_draws(Paper(
     name="two_head",
     title="Improving Class Balancing at Both Feature Extractor and Classifier Head",
     folder=HERE,
@@ -401,7 +402,7 @@ PAPER = Paper(
     ),
     stand_ins=PARAMS.stand_ins,
     large=LARGE,
-)
+))
 
 if __name__ == "__main__":
     main(PAPER)

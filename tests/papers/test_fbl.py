@@ -11,7 +11,7 @@ from common.report.claims import evaluate, load_claims
 from common.report.compare import published
 from papers.fbl.replicate import HERE, PAPER, PARAMS
 
-COLUMNS = {c.name: c for c in PAPER.columns["paper"] if c.name not in PAPER.large}
+COLUMNS = {c.name: c for c in PAPER.columns["paper"] if c.name not in PAPER.large and not c.is_drawn}
 READINGS = ("written", "released")
 HERE_TABLES = ("4.2", "4.4", "4.5", "4.6", "4.7a")
 

@@ -13,7 +13,7 @@ from papers.icu.figure_2 import COLUMN, ROWS, figure_2
 from papers.icu.replicate import PAPER, PARAMS, READINGS
 from tests.records import make_record
 
-COLUMNS = {c.name: c for c in PAPER.columns["paper"] if c.name not in PAPER.large}
+COLUMNS = {c.name: c for c in PAPER.columns["paper"] if c.name not in PAPER.large and not c.is_drawn}
 PROTOCOLS = PAPER.protocols["paper"]
 LONG_TAILED = [name for name, column in COLUMNS.items() if column.imbalance == "lt"]
 BALANCED = ["mnist-6layercnn2d", "mnist-6layercnn100d", "cifar10-resnet18", "cifar100-vgg13"]

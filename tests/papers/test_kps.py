@@ -7,13 +7,11 @@ from common.data.large_sets import LARGE
 from common.plan import plan
 from common.report.claims import evaluate, load_claims
 from common.report.compare import cells, published
-from common.report.variants import variants_markdown
 from papers.kps.replicate import FIGURES, PAPER, PARAMS, READINGS, STRATEGIES, TECHNIQUES
 
-COLUMNS = {c.name: c for c in PAPER.columns["paper"] if c.name not in PAPER.large}
+COLUMNS = {c.name: c for c in PAPER.columns["paper"] if c.name not in PAPER.large and not c.is_drawn}
 PROTOCOLS = PAPER.protocols["paper"]
 CIFAR = [name for name, column in COLUMNS.items() if (column.imbalance, column.subset) == ("lt", "authors")]
-OWN_DRAW = [name for name, column in COLUMNS.items() if column.subset == "seed-666"]
 TOY = "cifar10-5000-500-1000"
 
 
@@ -134,10 +132,10 @@ def test_drw_starts_with_the_first_decay_of_the_profile():
 def test_ga_starts_after_three_fifths_of_the_epochs():
     starts = {}
     for profile in ("paper", "quick"):
-        for column in PAPER.columns[profile]:
+        for column in (c for c in PAPER.columns[profile] if not c.is_drawn):
             listed = PAPER.rows(profile, column)
             starts[column.name] = {m.describe()["loss"]["start"] for m in listed if m.name == "kps" and not m.variant}
-    assert starts == {**{name: {120} for name in (*CIFAR, *OWN_DRAW)}, TOY: {18}, "digits-lt-20": {12}, "digits-120-12-24": {12},
+    assert starts == {**{name: {120} for name in CIFAR}, TOY: {18}, "digits-lt-20": {12}, "digits-120-12-24": {12},
                       **{name: {108} for name in PAPER.large}}
 
 
@@ -190,22 +188,6 @@ def test_a_switch_departs_in_one_thing_only():
     assert found["mislas-kps[sampler=instance]@written"].sampler(np.array([5000, 50]), 0) is None
     for column in CIFAR[1:]:
         assert not any(m.variant for m in rows(column).values())
-
-
-def test_the_columns_of_the_codes_own_draw_have_what_the_code_trains_and_stand_for_no_printed_number():
-    assert OWN_DRAW == ["cifar10-lt-100-seed-666", "cifar100-lt-100-seed-666"]
-    for name in OWN_DRAW:
-        found, usual = rows(name), rows(name.removesuffix("-seed-666"))
-        assert list(found) == [f"{row}@released" for row in ("ce", "kps", "kps-no-ga", "kps-drw", "kps-mixup")]
-        for label, row in found.items():
-            assert row.describe() == usual[label].describe(), label
-            assert (row.protocol, row.keep_features) == (None, False)
-        keys = [PAPER.spec("paper", COLUMNS[at], usual["kps@released"], 0).key for at in (name, name.removesuffix("-seed-666"))]
-        assert keys[0] != keys[1]
-    assert not {cell.column for cell in cells(PAPER, {}, "paper")} & set(OWN_DRAW)
-    lines = [line for line in variants_markdown(PAPER, {}).splitlines() if "subset=seed-666" in line]
-    assert len(lines) == 2 * 5
-    assert all(line.endswith("| no run yet | no run yet | - |") for line in lines)
 
 
 def test_the_toy_set_trains_the_four_losses_of_its_figures_and_keeps_their_features():

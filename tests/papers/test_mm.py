@@ -12,7 +12,7 @@ from common.store import load_records
 from papers.catalog import PAPERS
 from papers.mm.replicate import HERE, PAPER, PARAMS
 
-COLUMNS = {c.name: c for c in PAPER.columns["paper"]}
+COLUMNS = {c.name: c for c in PAPER.columns["paper"] if not c.is_drawn}
 PROTOCOL = PAPER.protocols["paper"]["written"]
 
 

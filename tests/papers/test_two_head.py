@@ -14,7 +14,7 @@ from common.report.compare import cells, published
 from common.train.clusters import cluster_counts
 from papers.two_head.replicate import PAPER, PARAMS, adapter_channels
 
-COLUMNS = {c.name: c for c in PAPER.columns["paper"] if c.name not in PAPER.large}
+COLUMNS = {c.name: c for c in PAPER.columns["paper"] if c.name not in PAPER.large and not c.is_drawn}
 IMAGENET = "imagenet-lt-resnext50"
 PROTOCOL = PAPER.protocols["paper"]["written"]
 SWITCHED = ("cifar100-lt-100", "cifar10-lt-100")

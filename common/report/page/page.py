@@ -14,10 +14,13 @@ from typing import Any
 
 from common.paper import Paper
 from common.report import claims, verdict
-from common.report.boards import entrants
+from common.report.boards import boards_of, entrants
+from common.report.clean import Second
 from common.report.compare import Records, arms, measure
 from common.report.large import large_markdown
+from common.report.page.clean import clean_view
 from common.report.page.comparisons import comparison_views
+from common.report.page.draws import draws_view
 from common.report.page.pairs import Share, pair_data
 from common.report.page.pictures import pictures
 from common.report.page.runs import commands, run_data
@@ -42,11 +45,12 @@ HABITS = (
 
 
 def build_page(papers: Sequence[Paper], records: Records, figures: Path, said: Mapping[str, Sequence[str]], target: Path,
-               hits: Mapping[str, Hits] = NO_HITS) -> str:
+               hits: Mapping[str, Hits] = NO_HITS, second: Second | None = None) -> str:
     """Write the page to `target`; returns one line on it: its size, and which figures found no room.
 
     records: key -> record, of all papers and both profiles. figures: the folder with <paper>/figure-<n>.svg and .png.
     said: paper name -> the lines of `save_figures`, which say why a figure is missing. hits: of the records with predictions.
+    second: what else is known of the test sets.
     """
     places, methods = Places(records), entrants(papers, records, "paper")
     shown = [paper_view(paper, records, places, hits) for paper in papers]
@@ -56,7 +60,8 @@ def build_page(papers: Sequence[Paper], records: Records, figures: Path, said: M
         "variants": {paper.name: markdown(variants_markdown(paper, records).partition("\n")[2]) for paper in papers},
         "large": {paper.name: markdown(large_markdown(paper, records).partition("\n")[2]) for paper in papers},
         "quick": [found for paper in papers if (found := quick_view(paper, records))],
-        "rules": (verdict.RULE, claims.RULE, *HABITS),
+        "rules": (verdict.RULE, claims.RULE, *HABITS), **draws_view(papers, records),
+        **clean_view(boards_of(methods), records, hits, second),
     }
     again = commands(papers, records)
     room, (runs, pairs) = fit(cache(lambda points: _json(run_data(records, list(places.keys), again, points))),

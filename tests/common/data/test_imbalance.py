@@ -1,6 +1,7 @@
 """Class counts, selection, and the committed index lists."""
 
 import dataclasses
+import itertools
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -26,10 +27,10 @@ from common.data.imbalance import (
 from common.data.sets import Images, Raw, archive_order, canonical_order, content_digest, load
 from common.data.sources import to_canonical
 from common.errors import UserError
-from common.spec import ARCHIVE_ORDER_KNOWN, Column
+from common.spec import ARCHIVE_ORDER_KNOWN, FURTHER_DRAWS, Column
 
 LISTS = Path(__file__).resolve().parents[3] / "data" / "lists"
-SUBSETS = ("authors", "hash", "seed-666")
+SUBSETS = ("authors", "hash", "seed-666", "draw-1", "draw-5")
 LISTED = [pytest.param(column, id=column.name) for dataset in ARCHIVE_ORDER_KNOWN for column in listed_columns(dataset)]
 CIFAR10_LT = {
     10: [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500],
@@ -285,7 +286,7 @@ def test_a_missing_list_is_named(tmp_path: Path):
 def test_every_ratio_has_the_authors_and_the_hash_ranked_list():
     names = {c.name for dataset in ARCHIVE_ORDER_KNOWN for c in listed_columns(dataset)}
     plain = {f"{dataset}-{imbalance}-{ratio}" for dataset in ARCHIVE_ORDER_KNOWN for imbalance, ratio in RATIOS}
-    more = {f"{dataset}-lt-100-seed-666" for dataset in ARCHIVE_ORDER_KNOWN}
+    more = {f"{dataset}-lt-100-{subset}" for dataset in ARCHIVE_ORDER_KNOWN for subset in ("seed-666", *FURTHER_DRAWS)}
     assert names == plain | {f"{name}-hash" for name in plain} | more == {path.stem for path in LISTS.glob("*.json")}
 
 
@@ -304,8 +305,8 @@ def test_committed_lists_are_what_the_columns_keep(column: Column):
 def test_the_kinds_of_subset_are_not_the_same_images():
     """About a quarter of CIFAR-10 is kept at ratio 100, and two draws agree little more than by chance outside the head class."""
     lists = {s: read_list(LISTS / f"{Column('cifar10', 'lt', 100, 'resnet32', s).name}.json") for s in SUBSETS}
-    assert len({listed.content_sha256 for listed in lists.values()}) == len({x.positions_sha256 for x in lists.values()}) == 3
-    for one, other in (("authors", "hash"), ("authors", "seed-666"), ("hash", "seed-666")):
+    assert len({listed.content_sha256 for listed in lists.values()}) == len({x.positions_sha256 for x in lists.values()}) == 5
+    for one, other in itertools.combinations(lists, 2):
         shared = np.intersect1d(lists[one].positions, lists[other].positions)
         by_chance = sum(n * n / 5000 for n in CIFAR10_LT[100])
         assert len(shared) == pytest.approx(by_chance, abs=150)

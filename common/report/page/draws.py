@@ -1,0 +1,67 @@
+"""What the page shows of `common.report.draws`, as text."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from common.paper import Paper
+from common.report.boards import protocol_words
+from common.report.compare import Records
+from common.report.draws import RULE, Drawn, Pooled, draws_of
+from common.report.text import mean_text, number
+
+
+class DrawnView(NamedTuple):
+    """A method. means: subset and mean ± sd (runs); lowest, highest: of these means."""
+
+    label: str
+    papers: str
+    setting: str
+    authors: str
+    subsets: int
+    lowest: str
+    highest: str
+    seeds: str
+    draws: str
+    p: str
+    means: tuple[tuple[str, str], ...]
+
+
+class PooledView(NamedTuple):
+    column: str
+    answer: str
+    rows: tuple[DrawnView, ...]
+    tables: tuple[tuple[str, str], ...]
+
+
+def draws_view(papers: Sequence[Paper], records: Records) -> dict[str, Any]:
+    """For the template: a part for each column, and the rule."""
+    return {"draws": [_pooled_view(pooled) for pooled in draws_of(papers, records)], "draws_rule": RULE}
+
+
+def _pooled_view(pooled: Pooled) -> PooledView:
+    rows = tuple(_drawn_view(one) for one in pooled.methods if one.found)
+    tables = () if pooled.draws is None else tuple(
+        (f"{table.paper}, Table {table.table}", f"{sum(gap < pooled.draws for gap in table.gaps)} of {len(table.gaps)}")
+        for table in pooled.tables)
+    return PooledView(pooled.column.name, _answer(pooled), rows, tables)
+
+
+def _answer(pooled: Pooled) -> str:
+    gaps = f"{len(pooled.gaps)} gaps between neighbours are printed in {len(pooled.tables)} tables"
+    if pooled.draws is None or pooled.seeds is None:
+        here = f"{pooled.runs} runs on other images are here" if pooled.runs else "no run on other images is here yet"
+        return (f"{gaps}. How many of them are smaller than the spread over draws is not known: that waits for a method with two "
+                f"runs or more on each of two subsets; {here}. A campaign trains them after the main tables.")
+    return (f"sd over draws {number(pooled.draws)}, beside {number(pooled.seeds)} over seeds, in points, pooled over "
+            f"{sum(one.found is not None for one in pooled.methods)} methods. {gaps}: {pooled.smaller(pooled.draws)} of them are "
+            f"smaller than the sd over draws, {pooled.smaller(pooled.seeds)} smaller than that over seeds.")
+
+
+def _drawn_view(one: Drawn) -> DrawnView:
+    means, found = one.means, one.found
+    theirs = one.by_subset["authors"]
+    return DrawnView(
+        one.label, "; ".join(one.papers), protocol_words(one.protocol), mean_text(theirs) if theirs else "no run yet", len(means),
+        number(min(means.values())), number(max(means.values())), number(found.seeds ** 0.5),
+        number(max(0.0, found.draws) ** 0.5), f"{found.p:.3g}",
+        tuple((subset, mean_text(one.by_subset[subset])) for subset in means))

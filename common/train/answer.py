@@ -1,0 +1,48 @@
+"""What finished runs answer to a further test set, with the weights of their last epoch."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from common.data.second_tests import FurtherImages
+from common.data.sets import Images
+from common.errors import UserError
+from common.plan import Run
+from common.predictions import Answers, Predictions
+from common.store import read_weights_metadata
+from common.train.pack import Device, Pack
+
+
+def answer(members: Sequence[Run], tests: FurtherImages, images: Images, device: Device) -> list[Predictions]:
+    """The predictions of each run of a pack, in the form of a record's; `best` is `last`, as no other epoch's weights are left.
+    images: the dataset that the runs were trained on."""
+    pack = Pack(members, replace(images, x_test=tests.images, y_test=tests.labels), device)
+    try:
+        for run, member in enumerate(pack.members):
+            pack.load_run_state(run, read_weights(member))
+        tallies = pack.evaluate()
+    finally:
+        pack.close()
+    labels, found = torch.cat(tallies[0].labels).cpu().numpy(), []
+    for tally in tallies:
+        for last, confidence, *plain in zip(*(part.numpy() for part in tally.answered()), strict=True):
+            found.append(Predictions(labels, Answers(last, last, confidence), Answers(plain[0], *plain) if plain else None))
+    return found
+
+
+def read_weights(member: Run) -> dict[str, Tensor]:
+    """The weights that a run has left; those of another run, and a damaged file, are a UserError."""
+    path: Path = member.checkpoint
+    try:
+        with safe_open(path, framework="pt") as file:
+            about, tensors = read_weights_metadata(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}); delete it and its record, and train the run "
+                        "again.") from None
+    if about.get("key") != member.spec.key:
+        raise UserError(f"{path} holds the weights of run {about.get('key')}; delete it and its record, and train the run again.")
+    return tensors
