@@ -4,15 +4,18 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 
 from common.errors import UserError
 from common.paper import Paper, Table
 from common.report import claims as claim_tests
+from common.report.answer import Answer, answer_of, cell_word, claims_words, headline_place, sentence_of_all, within
 from common.report.claims import Outcome
-from common.report.compare import Cell, Records, cells, minutes
-from common.report.layout import METRICS, cell_text
+from common.report.compare import Cell, Records, cells
+from common.report.layout import cell_text
+from common.report.order import orders
 from common.report.tables import behind, table_body
-from common.report.text import escape, markdown_table, mean_text
+from common.report.text import escape, markdown_table, mean_text, signed
 from common.store import write_atomically
 
 
@@ -36,24 +39,23 @@ def read_marked(path: Path, name: str) -> tuple[str, str]:
 
 
 def front_table(papers: Sequence[Paper], records: Records) -> str:
-    """One row a paper: its own method's headline cell, verdicts of cells and claims, what is behind them, the command."""
-    header = ["paper", "headline", "published → ours (seeds)", "verdict", "cells", "claims", "runs", "device-minutes", "command"]
-    return markdown_table(header, [_front_row(paper, records) for paper in papers])
+    """The answer in a sentence, then a row a paper: its headline, and each printed number and claim counted once."""
+    answers = [answer_of(paper, cells(paper, records, "paper"), orders([paper], records), _claims(paper, records))
+               for paper in papers]
+    header = ["paper", "headline", "published → ours (seeds)", "verdict", "numbers within 1.5 points", "ranking tau", "claims",
+              "not run", "command"]
+    return f"{sentence_of_all(answers)}\n\n{markdown_table(header, map(_front_row, answers))}"
 
 
-def _front_row(paper: Paper, records: Records) -> list[str]:
-    found = cells(paper, records, "paper")
-    used = [records[key] for key in dict.fromkeys(key for cell in found for key in cell.keys)]
-    head = headline(paper, found)
-    heads = [cell for cell in found if head and _place(cell) == _place(head)]
-    several = len(heads) > 1
+def _front_row(answer: Answer) -> list[str]:
+    near, there = within(answer.numbers)
+    waiting = sum(not cell.n for cell in answer.numbers)
     return [
-        paper.title,
-        f"Table {head.table}, {head.row}, {head.column}, {METRICS.get(head.metric, head.metric)}" if head else "nothing printed",
-        _by_reading((cell, _ours(cell)) for cell in heads),
-        "; ".join((f"{cell.reading}: " if several else "") + (cell.verdict or "none yet") for cell in heads) or "none yet",
-        tally(_cell_word(cell) for cell in found), claims_tally(_claims(paper, records)),
-        str(len(used)), f"{minutes(used):.0f}", f"make reproduce-{paper.name}",
+        answer.title, headline_place(answer),
+        _by_variant((cell, _ours(cell)) for cell in answer.heads),
+        _by_variant((cell, cell.verdict or "none yet") for cell in answer.heads),
+        f"{near} of {there} with runs" if there else "no runs", signed(median(answer.taus)) if answer.taus else "too few runs",
+        claims_words(answer.claims), f"{waiting} of {len(answer.numbers)}", f"make reproduce-{answer.paper}",
     ]
 
 
@@ -62,24 +64,12 @@ def _ours(cell: Cell) -> str:
     return f"{cell.shown} → {mean_text(cell.values) if cell.n else cell.state}" + "".join(f" ({flag})" for flag in cell.flags)
 
 
-def _by_reading(texts: Iterable[tuple[Cell, str]]) -> str:
+def _by_variant(texts: Iterable[tuple[Cell, str]]) -> str:
+    """Each text behind its variant; one alone where the variants say the same."""
     pairs = list(texts)
-    return "; ".join((f"{cell.reading}: " if len(pairs) > 1 else "") + text for cell, text in pairs) or "no run yet"
-
-
-def _place(cell: Cell) -> tuple[str, ...]:
-    return cell.table, cell.method, cell.variant, cell.column, cell.metric, cell.group
-
-
-def headline(paper: Paper, found: Sequence[Cell]) -> Cell | None:
-    """The paper's own last row in its first table, in that table's first column: what it would be quoted for."""
-    first = [cell for cell in found if not paper.tables or cell.table == paper.tables[0].number]
-    own = [cell for cell in first if cell.ours] or first
-    return next((cell for cell in own if (cell.method, cell.variant) == (own[-1].method, own[-1].variant)), None)
-
-
-def _cell_word(cell: Cell) -> str:
-    return cell.verdict or cell.state.split(":")[0]
+    if len({text for _, text in pairs}) == 1:
+        return pairs[0][1]
+    return "; ".join(f"{cell.reading}: {text}" for cell, text in pairs) or "no run yet"
 
 
 def tally(words: Iterable[str]) -> str:
@@ -107,7 +97,7 @@ def results_block(paper: Paper, records: Records) -> str:
     more = sum(bool(outcome.follows) for outcome in outcomes)
     parts = [_short_table(table, [cell for cell in found if cell.table == table.number]) for table in paper.tables]
     parts += [
-        f"Cells by verdict (each reading counted): {tally(_cell_word(cell) for cell in found)}.",
+        f"Cells by verdict (each reading counted): {tally(cell_word(cell) for cell in found)}.",
         f"Claims by verdict (each reading counted): {claims_tally(outcomes)}."
         + (f" Follow from these and are not counted: {more}." if more else ""),
         behind(found, records),

@@ -1,191 +1,146 @@
-"""What the page shows across papers: the leaderboards, "Numbers or order?", and the same cell in several papers, as text."""
+"""What the page shows across papers: the leaderboards, "Numbers or order?", and the same cell in several papers."""
 
+import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 from common.paper import Paper
 from common.report import boards, order, same_cell
-from common.report.boards import Behind, Board, Entrant, Standing
+from common.report.answer import column_taus
+from common.report.boards import Board, Entrant
 from common.report.compare import Records
-from common.report.intervals import Interval
-from common.report.layout import METRICS
 from common.report.order import Order
 from common.report.page import pairs
-from common.report.page.views import Places, planned_by, short, whose
-from common.report.paired import Hits
-from common.report.same_cell import Ours, Print, SameCell
-from common.report.text import number, signed
+from common.report.page.filters import short, slug
+from common.report.paired import NO_HITS, Hits
+from common.report.text import signed
+from common.spec import Column, Protocol
 
-NOTHING = "–"
-
-
-class Value(NamedTuple):
-    """A cell of a sortable table: what it shows, and by what it is sorted where that is something else."""
-
-    text: str
-    key: str = ""
+SETTING = (
+    "A board has all methods that were trained equally long on the same images, from the same start. The column “setting” "
+    "says where a method's setting departs from the most usual one, which stands in the heading: such methods are comparable "
+    "in what they reach, and not in the loss alone."
+)
 
 
-class StandingView(NamedTuple):
-    """A row of a leaderboard. label: of the command line; name, reading: its parts; words: whose own, what is missing.
+class OnePerColumn(NamedTuple):
+    """A leaderboard. settings: of each row, how its setting departs from the board's, "" where it does not; missing: papers
+    whose own methods are not on it, and why."""
 
-    values: by the names of `Standing`'s fields.
-    """
-
-    label: str
-    name: str
-    reading: str
-    words: tuple[str, ...]
-    papers: str
-    runs: tuple[int, ...]
-    about: str
-    values: Mapping[str, Value]
-
-
-class BoardView(NamedTuple):
-    column: str
-    setting: str
+    board: Board
+    address: str
     trained: int
-    rows: tuple[StandingView, ...]
-    flags: tuple[str, ...]
-    paired: bool  # whether any row is compared with the first on the same images
+    settings: tuple[str, ...]
+    missing: tuple[str, ...]
+    is_paired: bool  # whether any row is compared with the first on the same images
 
 
-class OrderView(NamedTuple):
-    """A column of a paper's table in one reading. strip: low end, tau and high end, from 0 to 100."""
-
-    where: str
-    reading: str
-    tau: Value
-    interval: str
-    strip: tuple[float, ...]
-    pairs: Value
-    methods: Value
-    notes: tuple[str, ...]
-    places: tuple[tuple[str, int, int, str, str], ...]
-
-
-class PrintView(NamedTuple):
-    where: str
-    printed: str
-    reference: str
-
-
-class OursView(NamedTuple):
-    """Our runs under one setting. whose: the papers that plan them, and as which reading."""
-
-    text: str
-    whose: str
-    setting: str
-    more: str
-    runs: tuple[int, ...]
-    about: str
-
-
-class SameView(NamedTuple):
-    column: str
-    method: str
-    prints: tuple[PrintView, ...]
-    spread: str
-    ours: tuple[OursView, ...]
-    why: str
-
-
-def comparison_views(papers: Sequence[Paper], records: Records, places: Places, entrants: Sequence[Entrant],
-                     hits: Mapping[str, Hits]) -> dict[str, Any]:
-    """Everything across papers for the templates, under the published protocol. entrants: all methods of it; hits: of the records
-    that have predictions."""
-    found = boards.boards_of(entrants, hits)
-    tested = order.orders(papers, records)
+def comparisons(papers: Sequence[Paper], records: Records, entrants: Sequence[Entrant], tested: Sequence[Order],
+                hits: Mapping[str, Hits]) -> dict[str, Any]:
+    """Everything across papers for the templates, under the published protocol. entrants: all methods of it; tested: all orders;
+    hits: of the records that have predictions."""
+    found = boards_of_columns(papers, entrants, hits)
     cells = same_cell.same_cells(papers, records)
-    shown = [same_view(cell, places) for cell in cells]
     return {
-        "boards": [board_view(board, places) for board in by_size(found) if _trained(board)],
-        "untrained": [(board.column.name, board.setting, len(board.rows)) for board in found if not _trained(board)],
-        "orders": [order_view(one) for one in tested if one.tau is not None],
-        "order_answer": order_answer(tested),
-        "no_orders": [(_where(one), one.reading, one.why) for one in tested if one.tau is None],
-        "same": [view for view, cell in zip(shown, cells, strict=True) if cell.differ],
-        "alike": [view for view, cell in zip(shown, cells, strict=True) if not cell.differ],
+        "boards": by_size([one for one in found if one.trained]), "untrained": [one.board for one in found if not one.trained],
+        "orders": [one for one in tested if one.tau is not None], "order_answer": order_answer(tested),
+        "no_orders": [one for one in tested if one.tau is None],
+        "same": [cell for cell in cells if cell.differ], "alike": [cell for cell in cells if not cell.differ],
         "has_pairs": any(record["key"] in hits for entrant in entrants for record in entrant.arm.done),
         "comparison_rules": {"boards": boards.RULE, "pairs": pairs.RULE, "order": order.RULE, "same": same_cell.RULE},
+        "setting_rule": SETTING,
     }
 
 
 # ---------------------------------------------------------------- leaderboards
 
 
-def by_size(found: Sequence[Board]) -> list[Board]:
+def boards_of_columns(papers: Sequence[Paper], entrants: Iterable[Entrant], hits: Mapping[str, Hits] = NO_HITS
+                      ) -> list[OnePerColumn]:
+    """One board for every column, and a further one where settings are not comparable, as the papers have the columns."""
+    entrants, grouped = list(entrants), {}
+    for entrant in entrants:
+        grouped.setdefault((entrant.column, comparable(entrant.protocol)), []).append(entrant)
+    trained = {(entrant.column, paper, method_of(label)) for entrant in entrants for paper, label in entrant.sources}
+    several = []
+    for some in grouped.values():
+        usual = Counter(entrant.protocol for entrant in some).most_common(1)[0][0]
+        own = {entrant.sources: entrant.protocol for entrant in some}
+        for board in boards.boards_of([entrant._replace(protocol=usual) for entrant in some], hits):
+            settings = tuple(departs(own[row.sources], usual) for row in board.rows)
+            several.append(_one(board, settings, missing(board, papers, trained)))
+    return several
+
+
+def method_of(label: str) -> str:
+    """The name in a label.
+
+    >>> method_of("own[beta=1]@written")
+    'own'
+    """
+    return re.split(r"[\[@]", label)[0]
+
+
+def comparable(protocol: Protocol) -> tuple:
+    """What settings of one board have in common: how long is trained, which layers, and from which weights."""
+    return protocol.epochs, protocol.trains, getattr(protocol, "pretrained", False)
+
+
+def departs(protocol: Protocol, usual: Protocol) -> str:
+    """How a setting differs from another, field by field; "" where it does not."""
+    names = {field.name for field in fields(protocol) if getattr(protocol, field.name) != getattr(usual, field.name, None)}
+    words = {
+        "batch_size": f"batch {protocol.batch_size}", "rate": f"rate {protocol.rate:g}", "optimiser": protocol.optimiser,
+        "momentum": f"momentum {protocol.momentum:g}", "weight_decay": f"weight decay {protocol.weight_decay:g}",
+        "drop_last": "last batch dropped" if protocol.drop_last else "last batch kept",
+    }
+    found = [text for name, text in words.items() if name in names]
+    if names & {"warmup_epochs", "warmup_start"}:
+        found.append(f"warm-up of {protocol.warmup_epochs} epochs from {protocol.warmup_start:.2g}")
+    if names & {"schedule", "decay_epochs", "decay_factor"}:
+        steps = f"× {protocol.decay_factor:g} at {', '.join(map(str, protocol.decay_epochs))}"
+        found.append("cosine" if protocol.schedule == "cosine" else steps if protocol.decay_epochs else "no decay")
+    said = {*words, "warmup_epochs", "warmup_start", "schedule", "decay_epochs", "decay_factor"}
+    found += [f"{name.replace('_', ' ')} {getattr(protocol, name)}" for name in sorted(names - said)]
+    return "; ".join(found)
+
+
+def _one(board: Board, settings: tuple[str, ...], absent: tuple[str, ...]) -> OnePerColumn:
+    epochs, trains, pretrained = comparable(board.protocol)
+    parts = [f"{epochs} epochs", trains if trains != "all" else "", "pretrained" if pretrained else ""]
+    trained = sum(row.n > 0 for row in board.rows)
+    return OnePerColumn(board, slug("board", board.column.name, *parts), trained, settings, absent,
+                        any(row.behind for row in board.rows))
+
+
+def missing(board: Board, papers: Sequence[Paper], trained: Collection[tuple[Column, str, str]]) -> tuple[str, ...]:
+    """Each paper's own methods that are not on the board, with why. trained: column, paper and method of all that is planned."""
+    there, found = {(paper, method_of(label)) for row in board.rows for paper, label in row.sources}, []
+    for paper in papers:
+        reasons: dict[str, list[str]] = {}
+        for name in paper.own:
+            if (paper.name, name) not in there:
+                why = ("trained in this column too, under a setting that is not comparable"
+                       if (board.column, paper.name, name) in trained else "the paper does not train it in this column"
+                       if board.column in paper.columns["paper"] else "the paper does not use this column")
+                reasons.setdefault(why, []).append(name)
+        found += [f"{short(paper.name)} {', '.join(names)}: {why}" for why, names in reasons.items()]
+    return tuple(found)
+
+
+def by_size(found: Sequence[OnePerColumn]) -> list[OnePerColumn]:
     """The boards of one column together, the column of the largest board first."""
     largest: dict[str, int] = {}
-    for board in found:
-        largest[board.column.name] = max(largest.get(board.column.name, 0), _trained(board))
-    return sorted(found, key=lambda board: (-largest[board.column.name], board.column.name, -_trained(board)))
-
-
-def _trained(board: Board) -> int:
-    return sum(row.n > 0 for row in board.rows)
-
-
-def board_view(board: Board, places: Places) -> BoardView:
-    rows = tuple(_standing_view(row, board, places) for row in board.rows)
-    paired = any(row.behind for row in board.rows)
-    return BoardView(board.column.name, board.setting, _trained(board), rows, board.flags, paired)
-
-
-def _standing_view(row: Standing, board: Board, places: Places) -> StandingView:
-    values = {name: _value(getattr(row, name)) for name in ("mean", "sd", "many", "medium", "few", "ece", "best", "seconds")}
-    rank = NOTHING if row.rank is None else str(row.rank) + (f" ({row.ranks[0]} to {row.ranks[1]})" if row.ranks else "")
-    values |= {"rank": Value(rank, "" if row.rank is None else str(row.rank)), "n": Value(str(row.n)),
-               "interval": Value(*_interval_texts(row.interval)), **_behind_values(row.behind)}
-    lacks = row.state if row.n == 0 else f"{row.diverged} diverged" if row.diverged else ""
-    own = f"{' and '.join(map(short, row.own))}'s own" if row.own else ""
-    other = "" if row.is_main or row.variant else "in no main table"
-    name, _, reading = row.label.rpartition("@")
-    return StandingView(row.label, name, reading, tuple(text for text in (own, other, lacks) if text),
-                        planned_by(row.sources, row.label), places.of(row.keys),
-                        f"{row.label} · {board.column.name}", values)
-
-
-def _behind_values(behind: Behind | None) -> dict[str, Value]:
-    """The comparison with the first row: points behind it with their interval, p, and how often only one of both is right."""
-    if behind is None:
-        return dict.fromkeys(("behind", "p", "only"), Value(NOTHING))
-    test = behind.test
-    return {"behind": Value(f"{signed(test.difference)} ({signed(test.low)} to {signed(test.high)})", f"{test.difference:.6g}"),
-            "p": Value(f"{behind.p:.3g}", f"{behind.p:.6g}"), "only": Value(f"{test.wins} / {test.losses}", str(test.wins))}
-
-
-def _value(value: float | None) -> Value:
-    return Value(NOTHING if value is None else number(value))
-
-
-def _interval_texts(interval: Interval | None) -> tuple[str, str]:
-    """As it is shown, and its width, by which it is sorted."""
-    if interval is None:
-        return NOTHING, ""
-    return f"{number(interval.low)} to {number(interval.high)}", f"{interval.high - interval.low:.6g}"
+    for one in found:
+        name = one.board.column.name
+        largest[name] = max(largest.get(name, 0), one.trained)
+    return sorted(found, key=lambda one: (-largest[one.board.column.name], one.board.column.name, -one.trained))
 
 
 # ---------------------------------------------------------------- order
-
-
-def order_view(one: Order) -> OrderView:
-    low, high = one.interval or (one.tau, one.tau)
-    ranks = sorted(one.places, key=lambda place: place.published_rank)
-    return OrderView(
-        _where(one), one.reading, Value(signed(one.tau)),
-        f"{signed(low)} to {signed(high)}" if one.interval else "needs two seeds of each method",
-        tuple(50 * (1 + t) for t in (low, one.tau, high)),
-        Value(f"{one.agree} of {one.pairs}", f"{one.agree / one.pairs if one.pairs else 0:.6g}"), Value(str(one.n)),
-        tuple(text for text in (one.note, f"left out: {', '.join(one.left_out)}" if one.left_out else "") if text),
-        tuple((at.label, at.published_rank, at.our_rank, at.printed, number(at.ours)) for at in ranks))
-
-
-def _where(one: Order) -> str:
-    metric = METRICS.get(one.metric, one.metric) if one.metric != "top1_accuracy" else ""
-    return ", ".join(part for part in (f"{short(one.paper)} Table {one.table}", one.column, one.group, metric) if part)
 
 
 def order_answer(tested: Sequence[Order]) -> str:
@@ -197,33 +152,11 @@ def order_answer(tested: Sequence[Order]) -> str:
     if not columns:
         return "No column has three methods with runs yet, so no order can be compared."
     several, both = len(columns), sum(len(same) > 1 for same in columns.values())
-    median = statistics.median(statistics.median(one.tau for one in same) for same in columns.values())
+    median = statistics.median(column_taus(tested))
     sure = sum(all(one.interval is not None and one.interval.low > 0 for one in same) for same in columns.values())
     if several == 1:
-        return (f"In 1 column{' (in both readings)' if both else ''} at least three methods have runs. The rank correlation of "
+        return (f"In 1 column{' (in both variants)' if both else ''} at least three methods have runs. The rank correlation of "
                 f"printed and our order is {signed(median)}; its interval {'lies' if sure else 'does not lie'} above zero.")
-    return (f"In {several} columns ({both} in both readings) at least three methods have runs. The median rank correlation of "
-            f"printed and our order is {signed(median)}, a column with both readings counted once; in {sure} of them the "
-            "interval lies above zero in every reading.")
-
-
-# ---------------------------------------------------------------- the same cell
-
-
-def same_view(cell: SameCell, places: Places) -> SameView:
-    about = " · ".join(part for part in (cell.method, cell.column, cell.group) if part)
-    ours = tuple(_ours_view(one, about, places) for one in cell.ours)
-    name = cell.column + (f", {cell.group}" if cell.group else "")
-    return SameView(name, cell.method, tuple(map(_print_view, cell.prints)), number(cell.spread), ours, cell.why)
-
-
-def _print_view(one: Print) -> PrintView:
-    printed = f"{number(one.accuracy)} (error {one.printed})" if one.is_error else one.printed
-    return PrintView(f"{short(one.paper)} Table {one.table}", printed, one.reference)
-
-
-def _ours_view(one: Ours, about: str, places: Places) -> OursView:
-    text = one.state if one.mean is None else f"{number(one.mean)}{'' if one.sd is None else f' ± {number(one.sd)}'} ({one.n})"
-    more = f"one more run: {_interval_texts(one.interval)[0]}" if one.interval else ""
-    lines = whose(one.sources)
-    return OursView(text, lines, one.setting, more, places.of(one.keys), f"{about} · {lines}")
+    return (f"In {several} columns ({both} in both variants) at least three methods have runs. The median rank correlation of "
+            f"printed and our order is {signed(median)}, a column with both variants counted once; in {sure} of them the "
+            "interval lies above zero in every variant.")

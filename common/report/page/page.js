@@ -1,4 +1,4 @@
-// Opens a cell's runs, compares two methods, sorts and filters tables, remembers the theme. All text goes in as text, never as HTML.
+// Opens a cell, compares two methods, sorts and filters tables, follows the reader. All text goes in as text, never as HTML.
 (() => {
   const root = document.documentElement;
   root.classList.add("scripted");
@@ -15,23 +15,16 @@
   const svg = make(SVG);
   const fixed = (value, digits = 2) => (value === null || value === undefined ? "not recorded" : Number(value).toFixed(digits));
 
-  // ---- the runs, read when the first cell is opened
+  // ---- the runs, inflated when the first cell is opened: a list for every field, so a run is its place in them
   let stored = null;
-  function data() {
+  async function data() {
     if (!stored) {
-      stored = JSON.parse(document.getElementById("run-data").textContent);
-      stored.runs = stored.runs.map((row) => Object.fromEntries(row.map((value, i) => [stored.fields[i], value])));
+      const found = JSON.parse(new TextDecoder().decode(await paired.inflate(document.getElementById("run-data").textContent)));
+      const fields = Object.entries(found.runs);
+      found.runs = Array.from({ length: found.number }, (_, i) => Object.fromEntries(fields.map(([name, values]) => [name, values[i]])));
+      stored = found;
     }
     return stored;
-  }
-
-  function unpack(text, top) {
-    const { digits } = data(), steps = digits.length ** 2 - 1, values = [];
-    for (let i = 0; i < text.length; i += 2) {
-      const step = digits.indexOf(text[i]) * digits.length + digits.indexOf(text[i + 1]);
-      values.push(step === steps ? null : (step / (steps - 1)) * top);
-    }
-    return values;
   }
 
   // ---- charts
@@ -85,10 +78,10 @@
   function bars(runs) {
     const done = runs.filter((run) => run.classes.length);
     if (!done.length) return html("p", { class: "soft" }, "Accuracy per class: no run finished.");
-    const each = done.map((run) => unpack(run.classes, 100));
+    const each = done.map((run) => run.classes);
     const means = each[0].map((_, k) => each.reduce((sum, one) => sum + one[k], 0) / each.length);
     const x = scale(0, means.length, LEFT, WIDTH), y = scale(0, 100, BASE, 8), wide = (WIDTH - LEFT) / means.length;
-    const images = data().counts[done[0].counts];
+    const images = stored.counts[done[0].counts];
     const marks = means.map((mean, k) => svg("rect", { class: "mark", x: x(k) + wide * 0.1, width: wide * 0.8, y: y(mean), height: BASE - y(mean) },
       svg("title", {}, `class ${k}: ${fixed(mean)} %, ${images[k]} training images`)));
     const words = `class 0 has ${images[0]} training images, class ${means.length - 1} has ${images[means.length - 1]}`;
@@ -98,7 +91,7 @@
 
   // ---- the facts of the runs of a cell
   function facts(runs) {
-    const { places, commits } = data();
+    const { places } = stored;
     const ended = (run) => (run.status === "done" ? "finished" : `diverged${run.ended === null ? "" : ` in epoch ${run.ended + 1}`}`);
     const rows = [
       ["run", ended], ["accuracy, last epoch", (run) => fixed(run.last)],
@@ -108,7 +101,7 @@
       ["device", (run) => places[run.place].device ?? "not recorded"],
       ["precision, torch", (run) => `${places[run.place].precision}, ${places[run.place].torch}`],
       ["device-minutes, its share of the pack", (run) => `${run.seconds === null ? "not recorded" : fixed(run.seconds / 60, 1)} (pack of ${run.side ?? "?"})`],
-      ["commit", (run) => commits[run.commit] ?? "not recorded"], ["finished on", (run) => run.finished ?? "not recorded"],
+      ["commit", (run) => run.commit ?? "not recorded"], ["finished on", (run) => run.finished ?? "not recorded"],
       ["key of the record", (run) => run.key],
     ];
     const head = html("tr", {}, html("td", {}), ...runs.map((run) => html("th", { scope: "col" }, `seed ${run.seed}`)));
@@ -118,11 +111,10 @@
     return html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Facts of each run" }, table);
   }
 
-  function command(runs) {
-    const start = data().commands[runs[0].again];
-    const seeds = 1 + Math.max(...runs.map((run) => run.seed));
-    if (!start) return [html("p", {}, "No paper here plans this run any more, so there is no command that makes it again.")];
-    const text = html("pre", {}, start + seeds);
+  function command(way, runs) {
+    if (!way.command) return [html("p", {}, "No paper here plans this run any more, so there is no command that makes it again.")];
+    const seeds = runs.length ? 1 + Math.max(...runs.map((run) => run.seed)) : 3;
+    const text = html("pre", {}, way.command + seeds);
     const copy = html("button", { type: "button", class: "plain" }, "Copy");
     copy.addEventListener("click", async () => {
       try { await navigator.clipboard.writeText(text.textContent); copy.textContent = "Copied"; }
@@ -131,20 +123,41 @@
     return [text, copy];
   }
 
-  function spec(run) {
-    const { columns, protocols, methods } = data();
-    const all = { column: columns[run.column], protocol: protocols[run.protocol], method: methods[run.method] };
-    return html("details", {}, html("summary", {}, "Spec, all that decides the numbers beside the seed"), html("pre", {}, JSON.stringify(all, null, 2)));
+  function spec({ column, protocol, method }) {
+    return html("details", {}, html("summary", {}, "Spec, all that decides the numbers beside the seed"), html("pre", {}, JSON.stringify({ column, protocol, method }, null, 2)));
   }
 
-  function openRuns(button) {
+  // ---- where a cell comes from; files are named from the root of the repository, whose folder report/ holds this page
+  const file = (path, line) => html("a", { href: `../${path}` }, line ? `${path}, line ${line}` : path);
+  const each = (parts) => parts.flatMap((part) => [part, html("br")]).slice(0, -1);
+
+  function sources(button, way, runs) {
+    const place = button.closest("td, th")?.id, table = button.closest("section[data-csv]"), paper = button.closest("section[data-printed]");
+    const answers = [...new Set(runs.map((run) => run.answers).filter(Boolean))];
+    const rows = [
+      ["address", place ? [html("a", { href: `#${place}` }, `#${place}`)] : []],
+      ["printed number", button.dataset.line ? [file(paper.dataset.printed, button.dataset.line)] : []],
+      ["equations", (way?.equations ?? []).flatMap(([use, name, path, line]) => [html("span", {}, file(path, line), ` ${name} (${use})`)])],
+      ["records", runs.map((run) => (run.file ? file(run.file) : html("span", {}, `${run.key}, whose file is not here`)))],
+      ["predictions", answers.map((path) => file(path))],
+      ["all cells of the table", table ? [html("span", {}, file(table.dataset.csv), " (make tables writes it)")] : []],
+    ].filter(([, parts]) => parts.length);
+    return html("dl", { class: "outcome sources" }, ...rows.flatMap(([name, parts]) => [html("dt", {}, name), html("dd", {}, ...each(parts))]));
+  }
+
+  async function openCell(button) {
+    const { ways, runs: all } = await data();
     const dialog = document.getElementById("opened"), body = document.getElementById("opened-body");
-    const runs = button.dataset.runs.split(",").map((place) => data().runs[Number(place)]);
+    const runs = button.dataset.runs ? button.dataset.runs.split(",").map((place) => all[Number(place)]) : [];
+    const way = ways[button.dataset.way ?? runs[0]?.way];
     document.getElementById("opened-title").textContent = button.dataset.about;
-    const note = button.dataset.note ? html("p", {}, button.dataset.note) : null;
-    const charts = html("div", { class: "charts" }, lines("Test accuracy in percent, a line a seed", runs, (run) => unpack(run.test, 100)),
-      lines("Training loss, a line a seed", runs, (run) => unpack(run.loss, run.top)), bars(runs));
-    body.replaceChildren(...[note, charts, facts(runs), html("h3", {}, "Made again by"), ...command(runs), spec(runs[0])].filter(Boolean));
+    const charts = html("div", { class: "charts" }, lines("Test accuracy in percent, a line a seed", runs, (run) => run.test),
+      lines("Training loss, a line a seed", runs, (run) => run.loss), bars(runs));
+    body.replaceChildren(...[
+      button.dataset.note ? html("p", {}, button.dataset.note) : null, ...(runs.length ? [charts, facts(runs)] : []),
+      html("h3", {}, "Where it comes from"), sources(button, way, runs),
+      ...(way ? [html("h3", {}, runs.length ? "Made again by" : "Made by"), ...command(way, runs), spec(way)] : []),
+    ].filter(Boolean));
     dialog.showModal();
     dialog.scrollTop = 0;
   }
@@ -165,6 +178,47 @@
     };
     body.append(...[...body.rows].sort(compare));
   }
+
+  // ---- filtering a paper's tables and claims by verdict
+  function filterVerdicts(select) {
+    const section = select.closest("section"), rows = [...section.querySelectorAll("tr[data-words]")];
+    for (const row of rows) row.hidden = select.value !== "" && !row.dataset.words.split("|").includes(select.value);
+    for (const box of section.querySelectorAll(".scroll:has(tr[data-words])")) box.hidden = !box.querySelector("tr[data-words]:not([hidden])");
+    const shown = rows.filter((row) => !row.hidden).length;
+    section.querySelector(".tools output").textContent = select.value ? `${count(shown)} of ${count(rows.length)} rows` : "";
+  }
+
+  // a cell that an address names is shown, whatever is filtered
+  function showTarget() {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    document.getElementById("opened").close();
+    const select = target.closest("section[data-printed]")?.querySelector("select.verdicts");
+    if (select && target.closest("tr[hidden], .scroll[hidden]")) { select.value = ""; filterVerdicts(select); }
+    if (target.matches("details")) target.open = true;
+    target.scrollIntoView({ block: target.matches("td, th") ? "center" : "start", inline: "center" });
+    if (target.matches("td")) target.querySelector("button").focus({ preventScroll: true });
+  }
+
+  // ---- the table of contents follows the reader
+  const side = document.querySelector(".side");
+  const places = [...side.querySelectorAll("a")].map((link) => ({ link, section: document.getElementById(link.hash.slice(1)) }));
+  let waiting = false;
+  function follow() {
+    waiting = false;
+    const edge = innerHeight * 0.3;
+    const passed = places.filter(({ section }) => section.getBoundingClientRect().top < edge);
+    const current = (passed.at(-1) ?? places[0]).link;
+    if (current.ariaCurrent === "location") return;
+    for (const { link } of places) link.removeAttribute("aria-current");
+    current.setAttribute("aria-current", "location");
+    const top = current.closest(".side > ul > li"), sheet = side.getBoundingClientRect(), box = top.getBoundingClientRect();
+    if (box.left < sheet.left || box.right > sheet.right) side.scrollLeft += box.left - sheet.left - 24;
+    const line = current.getBoundingClientRect();
+    if (line.top < sheet.top || line.bottom > sheet.bottom) side.scrollTop += line.top - sheet.top - 80;
+  }
+  addEventListener("scroll", () => { if (!waiting) { waiting = true; requestAnimationFrame(follow); } }, { passive: true });
+  follow();
 
   // ---- filtering the leaderboards by method: what it opens is closed again where nothing of it is wanted any more
   const opened = new Set();
@@ -288,11 +342,14 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) { if (event.target.id === "opened") event.target.close(); return; }
-    if (button.dataset.runs) openRuns(button);
+    if (button.dataset.about) openCell(button);
     else if (button.closest("thead th")) sortBy(button);
   });
   document.getElementById("close").addEventListener("click", () => document.getElementById("opened").close());
   document.getElementById("method-filter")?.addEventListener("input", filter);
+  for (const select of document.querySelectorAll("select.verdicts")) select.addEventListener("change", () => filterVerdicts(select));
+  addEventListener("hashchange", showTarget);
+  addEventListener("load", () => requestAnimationFrame(showTarget)); // the browser's own way to the target, which takes the focus, comes first
   if (pick("column")) {
     fillColumns();
     pick("column").addEventListener("change", fillMethods);

@@ -18,13 +18,15 @@ from common.report.boards import boards_of, entrants
 from common.report.clean import Second
 from common.report.compare import Records, arms, measure
 from common.report.large import large_markdown
+from common.report.order import orders
 from common.report.page.clean import clean_view
-from common.report.page.comparisons import comparison_views
+from common.report.page.comparisons import comparisons
 from common.report.page.draws import draws_view
+from common.report.page.filters import CELL_WORDS, FILTERS
 from common.report.page.pairs import Share, pair_data
 from common.report.page.pictures import pictures
-from common.report.page.runs import commands, run_data
-from common.report.page.views import Places, paper_view, whole
+from common.report.page.runs import Sources, deflated, plans, run_data
+from common.report.page.views import paper_part, whole
 from common.report.paired import NO_HITS, Hits
 from common.report.text import mean_text
 from common.report.variants import variants_markdown
@@ -38,7 +40,8 @@ DIFFERENCES = "Differences between paper, released code and this code"
 HABITS = (
     "The headline of a run is the accuracy of its last epoch on the untouched test set. The best test epoch is chosen on the "
     "test images themselves, as most published long-tailed numbers are; it is shown for orientation and has no verdict.",
-    "written is the paper's text taken literally, released what its authors' code does. Both are trained and counted.",
+    "A method has up to two variants: written is the paper's text taken literally, released what its authors' code does. Both "
+    "are trained. Where a number is counted once, it is the written one that counts if it has runs, else the released one.",
     "sd is the standard deviation over seeds (n - 1), and the number in brackets that of the seeds. A note under a cell says "
     "that its runs differ in device, precision or torch.",
 )
@@ -52,10 +55,11 @@ def build_page(papers: Sequence[Paper], records: Records, figures: Path, said: M
     said: paper name -> the lines of `save_figures`, which say why a figure is missing. hits: of the records with predictions.
     second: what else is known of the test sets.
     """
-    places, methods = Places(records), entrants(papers, records, "paper")
-    shown = [paper_view(paper, records, places, hits) for paper in papers]
+    sources, methods, tested = Sources(papers, records), entrants(papers, records, "paper"), orders(papers, records)
+    shown = [paper_part(paper, records, [one for one in tested if one.paper == paper.name], hits) for paper in papers]
     content = {
-        "papers": shown, "whole": whole(shown, records), **comparison_views(papers, records, places, methods, hits),
+        "papers": shown, "whole": whole(shown, records), "cell_words": CELL_WORDS,
+        **comparisons(papers, records, methods, tested, hits),
         "differences": {paper.name: differences(paper) for paper in papers},
         "variants": {paper.name: markdown(variants_markdown(paper, records).partition("\n")[2]) for paper in papers},
         "large": {paper.name: markdown(large_markdown(paper, records).partition("\n")[2]) for paper in papers},
@@ -63,12 +67,12 @@ def build_page(papers: Sequence[Paper], records: Records, figures: Path, said: M
         "rules": (verdict.RULE, claims.RULE, *HABITS), **draws_view(papers, records),
         **clean_view(boards_of(methods), records, hits, second),
     }
-    again = commands(papers, records)
-    room, (runs, pairs) = fit(cache(lambda points: _json(run_data(records, list(places.keys), again, points))),
-                              cache(lambda share: _json(pair_data(methods, hits, share))),
-                              LIMIT - len(_render(content, pictures(papers, figures, said, 0), "{}", "{}")))
+    bare = _render(content, sources, pictures(papers, figures, said, 0), "", "{}")  # after it, `sources` knows what is named
+    planned = plans(papers, records)
+    room, (runs, pairs) = fit(cache(lambda points: deflated(run_data(sources, planned, points))),
+                              cache(lambda share: _json(pair_data(methods, hits, share))), LIMIT - len(bare))
     chosen = pictures(papers, figures, said, room)
-    page = _render(content, chosen, runs, pairs)
+    page = _render(content, sources, chosen, runs, pairs)
     write_atomically(target, page)
     return _summary(target, page, chosen)
 
@@ -90,17 +94,18 @@ def _json(value: Any) -> str:
     return htmlsafe_json_dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def _render(content: Mapping[str, Any], chosen: Mapping[str, Any], runs: str, pairs: str) -> bytes:
+def _render(content: Mapping[str, Any], sources: Sources, chosen: Mapping[str, Any], runs: str, pairs: str) -> bytes:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= FILTERS | {name: getattr(sources, name) for name in ("runs", "cell_runs", "way", "cell_way", "line")}
     script = "".join((HERE / name).read_text(encoding="utf-8") for name in ("paired.js", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     own = {"style": Markup((HERE / "style.css").read_text(encoding="utf-8")), "script": Markup(script)}  # files of this package
-    page = environment.get_template("page.html.j2").render(**content, **own, pictures=chosen, runs=Markup(runs),
-                                                           pairs=Markup(pairs), script_digest=f"sha256-{digest}")
+    page = environment.get_template("page.html.j2").render(**content, **own, pictures=chosen, run_data=Markup(runs),
+                                                           pair_data=Markup(pairs), script_digest=f"sha256-{digest}")
     return page.encode()
 
 

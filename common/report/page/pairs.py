@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from common.report.boards import Entrant
-from common.report.page.views import planned_by
+from common.report.page.filters import planned_by
 from common.report.paired import Hits
 
 RULE = (

@@ -1,36 +1,38 @@
-"""The runs behind the page's cells as compact JSON: what the page's script draws when a cell is opened.
+"""The runs behind the page's cells, and how each is made, as deflated JSON: what the page's script draws when a cell is opened.
 
-What many runs share (columns, protocols, methods, devices, commands) is stored once. A curve is thinned to at most
-`points` epochs and written as text, two characters a value, in steps of a 4095th of its range.
+Values that belong together stand together, a list for every field over all runs, which is what deflating likes. A curve is
+thinned to at most `points` epochs.
 """
 
+import base64
+import inspect
+import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from common.methods.digest import file_of
+from common.methods.method import Method
+from common.methods.sampling import shuffled, uniform_weights
 from common.paper import Paper
 from common.plan import Run, plan
-from common.report.compare import Record, Records
+from common.report.compare import Cell, Record, Records, arms, published
 from common.report.large import COMMAND
-from common.spec import Profile, canonical_json
+from common.spec import Profile, canonical_json, unwrap
+from common.store import files_by_key
 
-DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-STEPS = len(DIGITS) ** 2 - 1  # the last pair of digits stands for a value that is missing
+ROOT = Path(__file__).resolve().parents[3]
 PLACE = ("device", "precision", "compiled", "torch", "python")
 
 
-def pack(values: Iterable[float | None], top: float) -> str:
-    """Values in [0, top] as two characters each, rounded to a 4094th of `top`; "__" where one is missing.
-
-    >>> pack([0.0, None, 100.0], 100.0)
-    'AA___-'
-    """
-    found = []
-    for value in values:
-        step = STEPS if value is None else round(min(max(value / top, 0.0), 1.0) * (STEPS - 1)) if top else 0
-        found.append(DIGITS[step // 64] + DIGITS[step % 64])
-    return "".join(found)
+def deflated(value: Any) -> str:
+    """JSON, deflated, in base64: nothing in it can end a script element."""
+    content = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    return base64.b64encode(zlib.compress(content, 9)).decode()
 
 
 def thin(values: Sequence[Any], points: int) -> list[Any]:
@@ -59,22 +61,29 @@ class Shared:
         return self._places[name]
 
 
-def commands(papers: Sequence[Paper], records: Records) -> dict[str, str]:
-    """Key -> the command that trains the run again, up to its number of seeds; the first paper's that plans it.
+class Plan(NamedTuple):
+    """How a run is trained: its method, and the command up to its number of seeds."""
+
+    method: Method
+    command: str
+
+
+def plans(papers: Sequence[Paper], records: Records) -> dict[str, Plan]:
+    """Key -> how the run is trained again; the first paper's that plans it.
 
     What only other runs start from is trained with the first of them.
     """
     seeds = 1 + max((record["spec"]["seed"] for record in records.values()), default=0)
-    found: dict[str, str] = {}
-    starts: dict[str, str] = {}
+    found: dict[str, Plan] = {}
+    starts: dict[str, Plan] = {}
     for profile in ("paper", "quick"):
         for paper in papers:
             if names := tuple(column.name for column in paper.columns[profile]):
                 for item in plan(paper, profile, columns=names, seeds=seeds):
-                    line = _command(paper, profile, item)
-                    found.setdefault(item.spec.key, line)
+                    command = _command(paper, profile, item)
+                    found.setdefault(item.spec.key, Plan(item.method, command))
                     for start in item.chain[:-1]:
-                        starts.setdefault(start.spec.key, line)
+                        starts.setdefault(start.spec.key, Plan(start.method, command))
     return starts | found
 
 
@@ -86,34 +95,138 @@ def _command(paper: Paper, profile: Profile, item: Run) -> str:
     return f"{begin} --column {shlex.quote(column)} --method {shlex.quote(item.method.label)} --seeds "
 
 
-def run_data(records: Records, keys: Sequence[str], again: Mapping[str, str], points: int) -> dict[str, Any]:
-    """The records of `keys` for the page's script: a row of `runs` each, in this order, under the names in `fields`.
+# ---------------------------------------------------------------- where the equations stand
 
-    A button of the page names a run by its place in this order. again: what `commands` returns.
+
+@cache
+def equations(method: Method) -> list[list[Any]]:
+    """[what it is for, name, file, line] of the functions that a method is made of, its first stage's behind them. What every
+    method has where it says nothing (a shuffle, equal weights) is left out."""
+    parts = [("loss", method.loss), ("class weights", method.weights), ("sampler", method.sampler)]
+    parts += [("second stream", sampler) for sampler in method.companions]
+    parts += [("streams combined by", method.combine), ("logits adjusted by", method.adjust), ("clusters", method.clusters)]
+    found = [[use, function.__name__, *_place(function)] for use, part in parts if part not in (None, shuffled, uniform_weights)
+             for function in _functions(part) if function is not uniform_weights]
+    first = equations(method.starts_from) if method.starts_from else []
+    return found + [[f"first stage: {use}", *rest] for use, *rest in first]
+
+
+def _functions(part: Any) -> Iterator[Any]:
+    """A function, and those that are bound to it."""
+    function, values = unwrap(part)
+    yield function
+    for value in values.values():
+        if callable(value):
+            yield from _functions(value)
+
+
+def _place(function: Any) -> tuple[str, int]:
+    path = file_of(function)
+    shown = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+    return shown, inspect.unwrap(function).__code__.co_firstlineno
+
+
+# ---------------------------------------------------------------- what a cell names
+
+
+class Sources:
+    """What the buttons of the page name: places of runs in the run data, and of ways, which say how a method's runs are made
+    (command, equations, spec). Both are given out in the order in which the page asks for them."""
+
+    def __init__(self, papers: Sequence[Paper], records: Records):
+        self.papers = {paper.name: paper for paper in papers}
+        self.records = records
+        self.keys: dict[str, int] = {}
+        self.ways = Shared()
+        self._lost: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._lines: dict[str, dict[tuple[str, ...], int]] = {}
+        self._known: dict[tuple[str, str, str], int | None] = {}
+
+    def runs(self, keys: Iterable[str]) -> tuple[int, ...]:
+        return tuple(self.keys.setdefault(key, len(self.keys)) for key in keys if key in self.records)
+
+    def cell_runs(self, cell: Cell, paper: str) -> tuple[int, ...]:
+        """Finished runs first, then those that diverged, which a cell only counts."""
+        return self.runs((*cell.keys, *(self._diverged(cell, paper) if cell.diverged else ())))
+
+    def _diverged(self, cell: Cell, paper: str) -> tuple[str, ...]:
+        place = paper, cell.column, cell.method, cell.variant, cell.reading
+        if place not in self._lost:
+            own = self.papers[paper]
+            for column in (column for column in own.columns["paper"] if column.name == cell.column):
+                for arm in arms(own, self.records, "paper", column):
+                    method = arm.method
+                    self._lost[paper, column.name, method.name, method.variant, method.reading] = tuple(
+                        record["key"] for record in arm.diverged)
+        return self._lost.get(place, ())
+
+    def way(self, column: str, label: str, paper: str) -> int | None:
+        """The way of a method, by its label, in a column of the published protocol; None where the paper does not plan it."""
+        if (paper, column, label) not in self._known:
+            own = self.papers[paper]
+            for there in (there for there in own.columns["paper"] if there.name == column):
+                for method in own.rows("paper", there):
+                    item = Run(own.spec("paper", there, method, 0), method, own.folder)
+                    plan = Plan(method, _command(own, "paper", item))
+                    self._known[paper, column, method.label] = self.ways.at(_way(plan, item.spec.as_json()))
+        return self._known.setdefault((paper, column, label), None)
+
+    def cell_way(self, cell: Cell, paper: str) -> int | None:
+        label = cell.method + (f"[{cell.variant}]" if cell.variant else "") + f"@{cell.reading}"
+        return self.way(cell.column, label, paper) if cell.reading else None
+
+    def line(self, cell: Cell, paper: str) -> int:
+        """The line of published.csv that prints the number."""
+        if paper not in self._lines:
+            rows = enumerate(published(self.papers[paper]).itertuples(), 2)
+            self._lines[paper] = {_printed(row, row.column): line for line, row in rows}
+        return self._lines[paper][_printed(cell, cell.stands_for)]
+
+
+def _printed(row: Any, column: str) -> tuple[str, ...]:
+    return row.table, row.row, row.method, row.variant, column, row.metric, row.group
+
+
+def _way(plan: Plan | None, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """plan: None where no paper plans the run any more."""
+    return {"command": plan.command if plan else "", "equations": equations(plan.method) if plan else [],
+            "column": {"data": spec["data"], **spec["column"]}, "protocol": spec["protocol"], "method": spec["method"]}
+
+
+# ---------------------------------------------------------------- the runs
+
+
+def run_data(sources: Sources, planned: Mapping[str, Plan], points: int) -> dict[str, Any]:
+    """The records that `sources` was asked for, a list for every field, in this order; their counts, devices and ways once.
+
+    planned: what `plans` returns.
     """
-    shared = {name: Shared() for name in ("columns", "protocols", "methods", "counts", "places", "commits", "commands")}
-    runs = [_run(records[key], shared, again.get(key, ""), points) for key in keys]
-    rows = [list(run.values()) for run in runs]  # without the names, which would take as much room as the values
-    common = {name: of.values for name, of in shared.items()}
-    return {"digits": DIGITS, "fields": list(runs[0]) if runs else [], "runs": rows, **common}
+    shared = {"ways": sources.ways, "counts": Shared(), "places": Shared()}
+    root = next(iter(sources.papers.values())).folder.parent
+    files = {key: path.relative_to(root.parent).as_posix() for key, path in files_by_key(root).items() if key in sources.keys}
+    runs = [_run(sources.records[key], shared, planned.get(key), files.get(key, ""), points) for key in sources.keys]
+    return {"runs": {name: [run[name] for run in runs] for name in (runs[0] if runs else ())},
+            "number": len(runs), **{name: of.values for name, of in shared.items()}}
 
 
-def _run(record: Record, shared: Mapping[str, Shared], command: str, points: int) -> dict[str, Any]:
-    spec, made, curves, accuracy = record["spec"], record["made"], record["curves"], record["accuracy"]
-    losses = [value for value in curves["train_loss"] if value is not None]
-    top = float(f"{max(losses, default=0.0):.3g}") * 1.01
+def _run(record: Record, shared: Mapping[str, Shared], plan: Plan | None, file: str, points: int) -> dict[str, Any]:
+    made, curves, accuracy = record["made"], record["curves"], record["accuracy"]
+    answers = record["predictions"].get("file") or ""
     return {
-        "key": record["key"], "seed": spec["seed"], "status": record["status"],
-        "column": shared["columns"].at({"data": spec["data"], **spec["column"]}),
-        "protocol": shared["protocols"].at(spec["protocol"]), "method": shared["methods"].at(spec["method"]),
-        "counts": shared["counts"].at(record["counts"]),
-        "place": shared["places"].at({name: made.get(name) for name in PLACE}),
-        "commit": shared["commits"].at(made.get("commit")), "again": shared["commands"].at(command),
+        "key": record["key"], "seed": record["spec"]["seed"], "status": record["status"],
+        "way": shared["ways"].at(_way(plan, record["spec"])), "counts": shared["counts"].at(record["counts"]),
+        "place": shared["places"].at({name: made.get(name) for name in PLACE}), "commit": made.get("commit"), "file": file,
+        "answers": file and answers and f"{file.rpartition('/')[0]}/{answers}",
         "finished": made.get("finished"), "seconds": made.get("seconds"), "side": made.get("runs_in_pack"),
         "ended": made.get("diverged_in_epoch"),
         "last": accuracy["last"], "best": accuracy["best"], "epoch": accuracy["best_epoch"],
         "groups": [record["groups"][name] for name in ("many", "medium", "few")], "ece": record["calibration"]["ece"],
-        "epochs": len(curves["test_accuracy"]), "top": top,
-        "loss": pack(thin(curves["train_loss"], points), top), "test": pack(thin(curves["test_accuracy"], points), 100.0),
-        "classes": pack(record["per_class_accuracy"], 100.0),
+        "epochs": len(curves["test_accuracy"]),
+        "loss": [value if value is None else float(f"{value:.3g}") for value in thin(curves["train_loss"], points)],
+        "test": rounded(thin(curves["test_accuracy"], points)), "classes": rounded(record["per_class_accuracy"]),
     }
+
+
+def rounded(values: Iterable[float | None]) -> list[float | None]:
+    """Percent to a tenth, a third of a pixel of the page's charts."""
+    return [value if value is None else round(value, 1) for value in values]

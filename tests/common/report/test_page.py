@@ -2,9 +2,11 @@
 
 import base64
 import hashlib
+import inspect
 import json
 import re
 import subprocess
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,12 +16,15 @@ import pytest
 
 from common.paper import Figure, Paper
 from common.plan import plan
-from common.report import claims, verdict
+from common.report import claims, compare, verdict
+from common.report.answer import answer_of
 from common.report.page import page as page_module
+from common.report.page.filters import CELL_WORDS, CLAIM_WORDS, best_tone, counts, sign, slug, tone
 from common.report.page.page import LEVELS, LIMIT, build_page, differences, fit, markdown
 from common.report.page.pictures import pictures
-from common.report.page.runs import DIGITS, commands, pack, run_data, thin
-from common.report.page.views import CELL_WORDS, CLAIM_WORDS, Places, counts, paper_view, tone_of
+from common.report.page.runs import Sources, deflated, equations, plans, run_data, thin
+from common.report.page.views import paper_part
+from common.store import save_record
 from tests.common.report.test_claims import BETTER
 from tests.common.report.test_tables import ERRORS
 from tests.page_records import full_page
@@ -82,12 +87,12 @@ def read(path: Path) -> Reader:
 
 def run_json(reader: Reader) -> dict:
     [(_, text)] = reader.all("script", id="run-data")
-    return named(json.loads(text))
+    return by_run(json.loads(zlib.decompress(base64.b64decode(text))))
 
 
-def named(data: dict) -> dict:
+def by_run(data: dict) -> dict:
     """The run data with the names of its fields at every run, as the script has it."""
-    return data | {"runs": [dict(zip(data["fields"], row, strict=True)) for row in data["runs"]]}
+    return data | {"runs": [dict(zip(data["runs"], values, strict=True)) for values in zip(*data["runs"].values(), strict=True)]}
 
 
 @pytest.fixture
@@ -118,12 +123,13 @@ def cell_texts(reader: Reader) -> list[str]:
 def test_a_cell_holds_published_ours_delta_verdict_and_the_best_epoch(page: Reader) -> None:
     # ce on cifar10-lt-100: printed 29.60, ours 29.70, 29.90, 30.10; the best epoch of a made record is 0.25 more accurate
     ours = "ours 29.90 ± 0.20 (3) ours at the best test epoch 29.65 ± 0.20 (3) = reproduced"
-    assert f"+0.30printed 29.60 {ours}" in cell_texts(page)
+    assert f"+0.30+0.05printed 29.60 {ours}" in cell_texts(page)
 
 
-def test_readings_stand_below_each_other_under_one_label(page: Reader) -> None:
-    labels = [(has.get("rowspan"), text) for has, text in page.all("th", scope="rowgroup")]
-    assert labels[:4] == [("1", "ERM"), ("1", "Ghost"), ("1", "Rival"), ("2", "OWN")]
+def test_variants_stand_below_each_other_each_with_its_label(page: Reader) -> None:
+    labels = [(has["class"], text) for has, text in page.all("tr", class_="again")]
+    assert len(labels) == 3  # own is trained in two variants: a row of Table 1, and two settings of Table 2
+    assert all(text.startswith("OWN") and "released" in text for _, text in labels)
 
 
 def test_no_cell_is_blank(page: Reader) -> None:
@@ -137,27 +143,57 @@ def test_no_cell_is_blank(page: Reader) -> None:
     assert "no run yet" in found
 
 
-def test_the_front_counts_cells_claims_runs_and_minutes(page: Reader) -> None:
-    [(_, card)] = page.all("article", class_="card")
-    assert "2 reproduced" in card
-    assert "7 no run yet" in card
-    assert "1 holds" in card
-    assert "21 runs, 10 device-minutes" in card  # 21 records of 30 seconds
-    assert "make reproduce-toy" in card
-    [(_, answer)] = [found for found in page.all("p", class_="answer") if "papers" in found[1]]
-    assert "print 18 numbers" in answer
-    assert "9 of them have a run" in answer
+def test_the_front_answers_first(paper: Paper, page: Reader) -> None:
+    """18 cells print 12 numbers: that of own counts once, in its written variant."""
+    [(_, front)] = page.all("section", id="front")
+    cells = [has["id"] for has, _ in page.all("td", class_="cell") if "id" in has]
+    assert len(cells) == 18
+    answer = answer_of(paper, compare.cells(paper, toy_records(paper, ERRORS), "paper"), [],
+                       claims.evaluate(paper, toy_records(paper, ERRORS), "paper"))
+    assert f"{len(answer.numbers)} numbers. Each is counted once" in front
+    assert len(answer.numbers) == len(PUBLISHED) < 18
+    assert "Headlines: 0 of 1 reproduced (1 better)" in front
+    assert "21 runs and 10 device-minutes" in front  # 21 records of 30 seconds
+    assert "Headline: reported 22.00, ours 20.10 ± 0.10 (3), better" in front
+
+
+def test_the_matrix_has_a_square_for_every_printed_number(page: Reader) -> None:
+    [(_, front)] = page.all("section", id="front")
+    links = [has["href"] for has, _ in page.all("a") if has.get("tabindex") == "-1"]
+    there = {has["id"] for has, _ in page.all("td", class_="cell") if "id" in has}
+    assert len(links) == len(set(links)) == len(PUBLISHED)
+    assert {link.removeprefix("#") for link in links} <= there
+    assert "cifar10" in front
+
+
+def test_every_cell_has_an_address_of_its_own() -> None:
+    reader = read(full_page()[0])
+    found = [has["id"] for _, has, _ in reader.elements if "id" in has]
+    assert len(found) == len(set(found))
+    cells = [has.get("id") for has, text in reader.all("td", class_="cell") if text != "not printed"]
+    assert sum(place is not None for place in cells) == 1078
+    assert "mm-1-mm-drw-written-cifar10-lt-100" in cells
+    assert len([has for has, _ in reader.all("a") if has.get("tabindex") == "-1"]) == 747
+    assert slug("Two Head", "", "a=1;b=2") == "two-head-a-1-b-2"
 
 
 def test_a_claim_shows_quote_test_and_p_values(paper: Paper, page: Reader) -> None:
-    [(_, claim)] = page.all("article", class_="claim")
+    rows = [text for has, text in page.all("tr") if "data-words" in has and text.startswith("own-beats-rival")]
     written, released = claims.evaluate(paper, toy_records(paper, ERRORS), "paper")
-    assert written.claim.quote in claim
-    assert "Test: own has a lower error than rival in each of 2 columns of table 1" in claim
-    lead = f"smallest lead+{written.gap:.2f} in {written.where}p{written.p:.3g}p of the opposite"
-    assert f"written✓ holds printed{written.printed} {lead}" in claim
-    assert f"p, paired{written.p_paired:.3g}" in claim
-    assert f"released? {released.verdict}" in claim
+    assert written.claim.quote in rows[0]
+    assert "own has a lower error than rival in each of 2 columns of table 1" in rows[0]
+    values = (written.printed, f" {written.gap:+.2f} in {written.where}", *(f"{p:.3g}" for p in (
+        written.p, written.p_against, written.p_paired)))
+    assert "written✓ holds" + "".join(values) in rows[0]
+    assert f"released? {released.verdict}" in rows[1]
+
+
+def test_every_row_names_its_verdicts_for_the_filter(page: Reader) -> None:
+    words = [has["data-words"] for has, _ in page.all("tr") if "data-words" in has]
+    assert "holds" in words
+    options = {text for _, text in page.all("option")}
+    assert {word for some in words for word in some.split("|") if word} <= options | {"follows from"}
+    assert "reproduced" in options
 
 
 def test_rules_differences_and_quick_runs_are_there(page: Reader) -> None:
@@ -175,11 +211,17 @@ def test_rules_differences_and_quick_runs_are_there(page: Reader) -> None:
 def test_before_the_first_run_every_part_says_so(paper: Paper) -> None:
     reader = read(build(paper, {}))
     text = " ".join(text for _, text in reader.all("main"))
-    assert "None of them has a run of ours beside it yet" in text
+    assert "no number has runs of ours; ranking tau: too few runs" in text
     assert "No quick run has a record here" in text
     assert "No column has three methods with runs yet" in text
     assert not reader.all("button", class_="open")
-    assert run_json(reader)["runs"] == []
+    data = run_json(reader)
+    assert data["runs"] == []
+    [cell] = [has for has, text in reader.all("button") if has.get("data-about") == "Table 1 · ERM · written · cifar10-lt-100"]
+    assert cell["data-runs"] == ""  # nothing to draw, yet it says how it is made
+    way = data["ways"][int(cell["data-way"])]
+    assert way["command"].endswith("--column cifar10-lt-100 --method ce@written --seeds ")
+    assert way["equations"][0][:2] == ["loss", "some_loss"]
 
 
 # ---------------------------------------------------------------- the runs behind a cell
@@ -192,7 +234,11 @@ def test_a_cell_names_the_places_of_its_records(paper: Paper, page: Reader) -> N
     runs = [data["runs"][int(place)] for place in button["data-runs"].split(",")]
     assert [run["seed"] for run in runs] == [0, 1, 2]
     assert [round(100 - run["last"], 2) for run in runs] == [29.7, 29.9, 30.1]
-    assert all(records[run["key"]]["spec"]["method"] == data["methods"][run["method"]] for run in runs)
+    assert all(records[run["key"]]["spec"]["method"] == data["ways"][run["way"]]["method"] for run in runs)
+    assert {run["way"] for run in runs} == {int(button["data-way"])}, "a cell and its runs are made in one way"
+    printed = (paper.folder / "published.csv").read_text().splitlines()[int(button["data-line"]) - 1]
+    assert "29.60" in printed
+    assert ",ce," in printed
     assert button["data-about"] == "Table 1 · ERM · written · cifar10-lt-100"
     assert "printed number is inside" in button["data-note"]
 
@@ -209,9 +255,11 @@ def test_the_command_makes_the_run_again(paper: Paper) -> None:
     own = next(item for item in plan(paper, "paper") if item.method.label == "own[beta=1.0;delta=2.0]@written")
     record = make_record(own, 70.0)
     records = {record["key"]: record}
-    data = named(run_data(records, list(records), commands([paper], records), 10))
+    sources = Sources([paper], records)
+    sources.runs(records)
+    data = by_run(run_data(sources, plans([paper], records), 10))
     # the label must survive a shell: brackets and a semicolon are quoted
-    line = data["commands"][data["runs"][0]["again"]] + "3"
+    line = data["ways"][data["runs"][0]["way"]]["command"] + "3"
     said = subprocess.run(["sh", "-c", line.replace(".venv/bin/python", "printf '%s\\n'")], capture_output=True, text=True).stdout
     assert said.split("\n")[:-1] == ["-m", "papers.toy.replicate", "train", "--profile", "paper", "--column", "cifar10-lt-100",
                                      "--method", "own[beta=1.0;delta=2.0]@written", "--seeds", "3"]
@@ -221,7 +269,7 @@ def test_every_run_of_the_papers_has_a_command() -> None:
     """Large columns under torchrun, and stages that no table prints with a run that starts from them."""
     from papers.catalog import PAPERS
 
-    found, starts = commands(PAPERS, {}), 0
+    found, starts = {key: plan.command for key, plan in plans(PAPERS, {}).items()}, 0
     for paper in PAPERS:
         names = tuple(column.name for column in paper.columns["paper"])
         for item in plan(paper, "paper", columns=names, seeds=1):
@@ -240,18 +288,35 @@ def test_every_run_of_the_papers_has_a_command() -> None:
         "--column imagenet-lt-resnet50 --method gcl@written --seeds ")
 
 
-def unpack(text: str, top: float) -> list[float | None]:
-    steps = [DIGITS.index(a) * 64 + DIGITS.index(b) for a, b in zip(text[::2], text[1::2], strict=True)]
-    return [None if step == 4095 else step / 4094 * top for step in steps]
+def test_equations_are_found_by_file_and_line() -> None:
+    from papers.mm import replicate
+
+    [column] = [column for column in replicate.PAPER.columns["paper"] if column.name == "cifar10-lt-100"]
+    [method] = [m for m in replicate.PAPER.rows("paper", column) if m.label == "mm-drw@written"]
+    (use, name, file, line), *others = equations(method)
+    assert (use, name, file) == ("loss", "mm", "papers/mm/replicate.py")
+    assert line == inspect.getsourcelines(replicate.mm)[1]
+    assert [other[:2] for other in others] == [["class weights", "deferred"], ["class weights", "inverse_weights"]]
 
 
-def test_packed_curves_come_back_to_a_tenth_of_a_thousandth_of_their_range() -> None:
-    values = [0.0, 12.345, 50.0, 99.99, 100.0, None]
-    back = unpack(pack(values, 100.0), 100.0)
-    assert back[-1] is None
-    assert back[:-1] == pytest.approx(values[:-1], abs=100 / 4094 / 2)
-    assert pack([3.0, 250.0], 100.0) == pack([3.0, 100.0], 100.0)
-    assert unpack(pack([0.0, 0.0], 0.0), 0.0) == [0.0, 0.0]
+def test_records_and_predictions_are_named_by_their_files(paper: Paper) -> None:
+    records = toy_records(paper, {"ce": [30.0]})
+    key, record = next(iter(records.items()))
+    folder = paper.folder / "results" / "paper" / "cifar10-lt-100"
+    (folder / "x").parent.mkdir(parents=True)
+    file = save_record(folder, {**record, "predictions": {**record["predictions"], "file": "pack.predictions.npz"}})
+    sources = Sources([paper], {key: json.loads(file.read_text())})
+    sources.runs([key])
+    [run] = by_run(run_data(sources, {}, 10))["runs"]
+    assert run["file"] == f"papers/toy/results/paper/cifar10-lt-100/{file.name}"
+    assert run["answers"] == "papers/toy/results/paper/cifar10-lt-100/pack.predictions.npz"
+
+
+def test_deflated_data_come_back_and_cannot_end_a_script() -> None:
+    value = {"name": "</script><!--", "curve": [1.5, None]}
+    text = deflated(value)
+    assert json.loads(zlib.decompress(base64.b64decode(text))) == value
+    assert "<" not in text
 
 
 def test_thinned_curves_keep_both_ends() -> None:
@@ -293,7 +358,7 @@ def test_nothing_from_names_claims_or_records_becomes_code(tmp_path: Path) -> No
     assert {tag for tag, _, _ in reader.elements} <= KNOWN_TAGS
     assert [has.get("id", "") for has, _ in reader.all("script")] == ["run-data", "pair-data", ""]
     assert not [name for _, has, _ in reader.elements for name in has if name.startswith("on")]
-    assert NASTY in run_json(reader)["commits"]
+    assert {run["commit"] for run in run_json(reader)["runs"]} == {NASTY}
     text = " ".join(text for _, text in reader.all("main"))
     assert text.count("window.stolen=1</script>") > 10, "the names are there, as text"
     assert "<!--" not in target.read_text()
@@ -303,7 +368,7 @@ KNOWN_TAGS = {
     "html", "head", "meta", "title", "style", "body", "a", "header", "label", "input", "button", "div", "nav", "ul", "li",
     "main", "section", "h1", "h2", "h3", "h4", "p", "span", "noscript", "code", "article", "dl", "dt", "dd", "table", "thead",
     "tbody", "tr", "th", "td", "b", "details", "summary", "q", "figure", "figcaption", "output", "svg", "path", "circle",
-    "footer", "dialog", "script", "select",
+    "footer", "dialog", "script", "select", "option",
 }
 
 
@@ -384,7 +449,7 @@ def test_the_page_of_three_thousand_records_can_be_sent_in_a_mail() -> None:
     assert "above the limit" not in line
     data = run_json(read(path))
     assert len(data["runs"]) > 2500
-    assert all(len(run["test"]) >= 2 * min(run["epochs"], LEVELS[-1][0]) for run in data["runs"])
+    assert all(len(run["test"]) >= min(run["epochs"], LEVELS[-1][0]) for run in data["runs"])
 
 
 # ---------------------------------------------------------------- counting
@@ -392,25 +457,26 @@ def test_the_page_of_three_thousand_records_can_be_sent_in_a_mail() -> None:
 
 def test_numbers_of_four_digits_are_written_alike() -> None:
     text = " ".join(text for _, text in read(full_page()[0]).all("section", id="front"))
-    assert re.search(r"print \d \d{3} numbers", text)
+    assert "report 747 numbers" in text
+    assert re.search(r"\d \d{3} runs", text)
     assert not re.findall(r"\b\d{4,} (?:numbers|of|runs|device|no run|[a-z]+ed)", text)
 
 
 def test_counts_come_in_a_fixed_order_and_every_verdict_has_a_sign() -> None:
     found = counts(["near", "better", "reproduced", "near"], ("reproduced", "near", "better", "worse"))
     expected = [("reproduced", 1, "="), ("near", 2, "≈"), ("better", 1, "▲")]
-    assert [(count.word, count.number, count.sign) for count in found] == expected
+    assert [(word, number, sign(word)) for word, number in found] == expected
     possible = {verdict.cell_verdict((30 + delta / 4 - sd, 30 + delta / 4, 30 + delta / 4 + sd), 30.0, "top1_error", 1.0)
                 for delta in range(-20, 21) for sd in (0.1, 0.6, 3.0)}
     assert possible == set(verdict.VERDICTS) - {"not comparable"}
-    assert all(count.sign != "·" for count in counts(verdict.VERDICTS, CELL_WORDS))
-    tones = {count.word: count.tone for count in counts(CELL_WORDS, CELL_WORDS)}
+    assert all(sign(word) != "·" for word in verdict.VERDICTS)
+    tones = {word: tone(word) for word in CELL_WORDS}
     others = {tone for word, tone in tones.items() if word not in ("better", "worse")}
     assert tones["better"] != tones["worse"]
     assert not {tones["better"], tones["worse"]} & others
     assert tones["not comparable"] != "none"  # it has runs
-    assert [(count.sign, count.tone) for count in counts(["undecided"], CELL_WORDS)] == [("?", "near")]
-    assert [tone_of(word) for word in ("holds", "fails", "undecided", "no run yet")] == ["reproduced", "off", "near", "none"]
+    assert (sign("undecided"), tone("undecided")) == ("?", "near")
+    assert [tone(word) for word in ("holds", "fails", "undecided", "no run yet")] == ["reproduced", "off", "near", "none"]
 
 
 def test_every_verdict_can_be_read_on_its_cell_in_light_and_dark() -> None:
@@ -418,9 +484,9 @@ def test_every_verdict_can_be_read_on_its_cell_in_light_and_dark() -> None:
     css = (Path(page_module.__file__).parent / "style.css").read_text()
     pairs = dict(re.findall(r"--([a-z]+): light-dark\((.*?)\);", css))
     of = dict(re.findall(r"\.t-([a-z]+) \{ --tone: var\(--([a-z]+)\)", css))
-    assert set(of) == {tone_of(word) for word in (*CELL_WORDS, *CLAIM_WORDS)}
-    tones = {pairs[of[tone]] for tone in of if tone != "none"}
-    assert len(tones) == len(of) - 1
+    assert set(of) == {tone(word) for word in (*CELL_WORDS, *CLAIM_WORDS)}
+    tones = {pairs[of[name]] for name in of if name != "none"} | {pairs["best"]}
+    assert len(tones) == len(of), "the best test epoch has a colour of its own"
     for scheme in (0, 1):
         sheet, *colours = ([int(pair.split(", ")[scheme][i:i + 2], 16) for i in (1, 3, 5)] for pair in (pairs["sheet"], *tones))
         for colour in colours:
@@ -440,8 +506,14 @@ def contrast(one: list[float], other: list[float]) -> float:
 
 def test_a_run_that_several_cells_print_is_one_run(paper: Paper) -> None:
     again = toy_paper(paper.folder, BETTER, (*PUBLISHED, "3,cifar10,lt,100,own,ours,22.00,"))
-    records = toy_records(again, ERRORS)
-    places = Places(records)
-    view = paper_view(again, records, places)
-    assert view.runs == len({key for key in places.keys if records[key]["status"] == "done"}) == 21
-    assert sorted(places.keys.values()) == list(range(len(places.keys)))
+    part = paper_part(again, toy_records(again, ERRORS), [])
+    assert part.runs == len(part.keys) == 21
+
+
+def test_the_best_test_epoch_is_coloured_by_its_own_distance(paper: Paper) -> None:
+    found = compare.cells(paper, toy_records(paper, ERRORS), "paper")
+    tones = {best_tone(cell): cell for cell in found}
+    assert set(tones) == {"", "best-near", "best-far"}
+    far = tones["best-far"]
+    assert abs(sum(far.best) / len(far.best) - far.published) > 1.5
+    assert not tones[""].n

@@ -13,7 +13,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="the page's browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is on the PATH (Debian: apt-get install chromium)")
 WIDTHS = (360, 768, 1440)
-LAST_PAGES = 45  # of some 160: those behind the leaderboards, and the last of them
+MOST_PAGES = 40  # on paper: the front, the claims and tables of six papers, the rules
 
 # Text may run over its box only inside something that scrolls sideways, or where it is hidden on purpose.
 OVERFLOW = """() => {
@@ -82,14 +82,92 @@ def column(tab: "sync_api.Page", place: int) -> list[str]:
 
 def test_it_loads_whole(tab: "sync_api.Page") -> None:
     assert tab.title() == "Long-tailed image recognition, replicated"
-    assert tab.locator("article.card").count() == 6
+    assert tab.locator(".answers li").count() == 6
+    assert tab.locator(".squares a").count() == 747
     assert tab.locator("main td.cell").count() > 800
     assert tab.locator("html.scripted").count() == 1
 
 
 def test_every_link_within_the_page_leads_somewhere(tab: "sync_api.Page") -> None:
-    assert tab.evaluate("() => [...document.querySelectorAll('a')].filter(a => !document.querySelector(a.getAttribute('href')))"
+    assert tab.evaluate("() => [...document.querySelectorAll('a[href]')].filter(a => !document.getElementById(a.hash.slice(1)))"
                         ".map(a => a.outerHTML)") == []
+
+
+CELL = "mm-1-mm-drw-written-cifar10-lt-100"
+
+
+def test_an_address_leads_to_its_cell_whatever_is_filtered(browser: "sync_api.Browser", address: str) -> None:
+    watched = Watched(browser, f"{address}#{CELL}")
+    tab, cell = watched.tab, watched.tab.locator(f"[id='{CELL}']")
+    tab.wait_for_function("id => document.activeElement.parentNode.id === id", arg=CELL)
+    assert 0 < cell.bounding_box()["y"] < 900
+    tab.select_option("#paper-mm select.verdicts", "holds")
+    assert not cell.is_visible()
+    tab.evaluate("() => { location.hash = '#front'; }")
+    tab.evaluate("id => { location.hash = id; }", f"#{CELL}")
+    cell.wait_for()
+    assert tab.locator("#paper-mm select.verdicts").input_value() == ""
+    watched.close()
+
+
+def test_a_cell_says_where_it_comes_from(tab: "sync_api.Page") -> None:
+    tab.locator(f"[id='{CELL}'] button").click()
+    tab.locator("#opened").wait_for()
+    links = dict(tab.eval_on_selector_all("#opened .sources a", "all => all.map(a => [a.textContent, a.getAttribute('href')])"))
+    assert links[f"#{CELL}"] == f"#{CELL}"
+    assert "../papers/mm/published.csv" in links.values()
+    assert "../papers/mm/tables/table-1.csv" in links.values()
+    assert any(name.startswith("papers/mm/replicate.py, line ") for name in links)
+    assert "mm-drw@written --seeds 4" in tab.locator("#opened pre").first.inner_text()
+    tab.keyboard.press("Escape")
+
+
+def test_a_number_without_runs_says_how_it_is_made(tab: "sync_api.Page") -> None:
+    cell = tab.locator("td.cell button[data-runs=''][data-way]").first
+    cell.click()
+    tab.locator("#opened").wait_for()
+    assert tab.locator("#opened .chart").count() == 0
+    assert "--seeds 3" in tab.locator("#opened pre").first.inner_text()
+    tab.keyboard.press("Escape")
+
+
+def test_a_table_sorts_by_verdict_and_back_into_the_papers_order(tab: "sync_api.Page") -> None:
+    table = tab.locator("#mm-table-1 table")
+    labels = table.locator("tbody th").all_inner_texts()
+    words = "rows => rows.map(row => row.children[2].querySelector('.verdict')?.textContent.trim().slice(2) ?? '')"
+    table.locator("thead button").nth(2).click()
+    found = tab.eval_on_selector_all("#mm-table-1 tbody tr", words)
+    order = [word for word in (*VERDICTS, "") if word in found]
+    assert list(dict.fromkeys(found)) == order
+    assert len(order) > 2
+    table.locator("thead button").first.click()
+    assert table.locator("tbody th").all_inner_texts() == labels
+
+
+def test_tables_and_claims_are_filtered_by_verdict(tab: "sync_api.Page") -> None:
+    paper = tab.locator("#paper-mm")
+    paper.locator("select.verdicts").select_option("worse")
+    rows = tab.eval_on_selector_all("#paper-mm tr[data-words]", "all => all.filter(r => !r.hidden).map(r => r.dataset.words)")
+    assert rows
+    assert all("worse" in words.split("|") for words in rows)
+    assert not paper.locator("table.claims").is_visible()
+    assert f"{len(rows)} of " in paper.locator(".tools output").inner_text()
+    paper.locator("select.verdicts").select_option("")
+    assert paper.locator("table.claims").is_visible()
+    assert paper.locator("tr[data-words][hidden]").count() == 0
+
+
+def test_the_contents_follow_and_stay_on_a_phone(browser: "sync_api.Browser", address: str) -> None:
+    for width in (390, 1400):
+        watched = Watched(browser, address, width)
+        tab = watched.tab
+        tab.evaluate("() => document.getElementById('kps-table-3.3').scrollIntoView()")
+        tab.wait_for_function("() => document.querySelector('.side [aria-current]').hash === '#kps-table-3.3'")
+        paper = tab.locator(".side > ul > li > a", has_text="KPS").bounding_box()
+        assert 0 <= paper["x"] < width
+        assert 0 <= paper["y"] < 900
+        assert tab.locator(".side a[href='#kps-table-3.3']").is_visible() == (width > 1000)
+        watched.close()
 
 
 def test_a_leaderboard_sorts_both_ways_with_what_is_missing_last(tab: "sync_api.Page") -> None:
@@ -162,7 +240,7 @@ def test_a_cell_opens_its_runs(tab: "sync_api.Page") -> None:
     places = cell.get_attribute("data-runs").split(",")
     cell.click()
     opened = tab.locator("#opened")
-    assert opened.is_visible()
+    opened.wait_for()
     assert opened.locator("h2").inner_text() == cell.get_attribute("data-about")
     text = opened.inner_text()
     assert opened.locator("thead th").count() == len(places)
@@ -173,8 +251,8 @@ def test_a_cell_opens_its_runs(tab: "sync_api.Page") -> None:
     opened.locator("summary").click()
     assert '"weight_decay"' in opened.inner_text()
     key = opened.locator("td.key").first.inner_text()
-    known = tab.evaluate("i => { const all = JSON.parse(document.getElementById('run-data').textContent);"
-                         " return all.runs[i][all.fields.indexOf('key')]; }", int(places[0]))
+    known = tab.evaluate("async i => { const data = await paired.inflate(document.getElementById('run-data').textContent);"
+                         " return JSON.parse(new TextDecoder().decode(data)).runs.key[i]; }", int(places[0]))
     assert key == known
     tab.keyboard.press("Escape")
     assert not opened.is_visible()
@@ -183,6 +261,7 @@ def test_a_cell_opens_its_runs(tab: "sync_api.Page") -> None:
 def test_curves_end_where_the_run_ended(tab: "sync_api.Page") -> None:
     """The last point of the accuracy curve, read back from the drawing, is the last-epoch accuracy in the table below it."""
     tab.locator("#paper-mm td.cell button").first.click()
+    tab.locator("#opened").wait_for()
     last = float(tab.locator("#opened tbody tr", has_text="accuracy, last epoch").locator("td").first.inner_text())
     chart = tab.locator("#opened .chart").first
     low, high = (float(chart.locator("text").nth(i).text_content()) for i in (0, 2))
@@ -192,12 +271,12 @@ def test_curves_end_where_the_run_ended(tab: "sync_api.Page") -> None:
 
 
 def test_the_keyboard_reaches_and_opens_a_cell(tab: "sync_api.Page") -> None:
-    tab.evaluate("() => document.querySelector('#paper-mm .scroll').focus()")
+    tab.evaluate("() => [...document.querySelectorAll('#mm-table-1 thead button')].at(-1).focus()")
     tab.keyboard.press("Tab")
     assert tab.evaluate("() => document.activeElement.matches('td.cell button[data-runs]')")
     assert tab.evaluate("() => getComputedStyle(document.activeElement).outlineStyle") == "solid"
     tab.keyboard.press("Enter")
-    assert tab.locator("#opened").is_visible()
+    tab.locator("#opened").wait_for()
     tab.keyboard.press("Escape")
     assert tab.evaluate("() => document.activeElement.matches('td.cell button[data-runs]')"), "the focus returns to the cell"
 
@@ -210,11 +289,15 @@ def test_the_first_tab_stop_skips_to_the_report(browser: "sync_api.Browser", add
     watched.close()
 
 
+COLOUR = "button => getComputedStyle(button.parentNode).backgroundColor"
+
+
 def test_best_epoch_is_a_toggle(tab: "sync_api.Page") -> None:
     cell = tab.locator("#paper-mm td.cell button").first
-    before = cell.inner_text()
+    before, colour = cell.inner_text(), cell.evaluate(COLOUR)
     tab.check("#best")
     after = cell.inner_text()
+    assert cell.evaluate(COLOUR) != colour, "no verdict, so none of its colours"
     assert "ours at the best test epoch" in after
     assert "ours at the best" not in before
     assert any(word in before for word in VERDICTS)
@@ -258,39 +341,28 @@ def test_no_text_overflows(browser: "sync_api.Browser", address: str, width: int
     watched.close()
 
 
-def test_it_prints_what_is_folded_and_hides_the_controls(browser: "sync_api.Browser", address: str) -> None:
-    watched = Watched(browser, address)
-    tab = watched.tab
-    folded = tab.locator(".board table").nth(1)
-    assert not folded.is_visible()
-    tab.emulate_media(media="print")
-    assert folded.is_visible()
-    assert tab.locator("#mm-table-1 table").is_visible()
-    assert tab.locator("#mm-differences table").first.is_visible()
-    assert not tab.locator("#theme").is_visible()
-    assert not tab.locator("nav.side").is_visible()
-    assert tab.evaluate("() => getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
-    tab.emulate_media(media="screen")
-    assert not folded.is_visible()
-    watched.close()
-
-
-def test_the_whole_page_prints_to_its_last_section(browser: "sync_api.Browser", address: str, tmp_path: Path) -> None:
-    """From the page as it opens, with everything folded: the last leaderboard and all sections behind it are on paper."""
+def test_it_prints_the_front_and_the_tables(browser: "sync_api.Browser", address: str, tmp_path: Path) -> None:
+    """Every row of every table and claim, the matrix and the rules are on paper; what is to be pressed is not."""
     pypdf = pytest.importorskip("pypdf", reason="reading the printed page needs `pip install pypdf`")
     watched = Watched(browser, address)
-    last = watched.tab.locator(".board").last
-    assert last.get_attribute("open") is None
-    title, rows = last.locator("summary").inner_text(), last.locator("tbody th button").all_text_contents()
-    watched.tab.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
+    tab = watched.tab
+    tab.emulate_media(media="print")
+    assert tab.locator("#mm-table-1 table").is_visible()
+    assert tab.locator(".matrix").is_visible()
+    for hidden in ("#theme", "nav.side", "#boards", "#mm-differences", "#paper-mm .tools", "#mm-figures"):
+        assert not tab.locator(hidden).is_visible(), hidden
+    assert tab.evaluate("() => getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
+    rows = tab.eval_on_selector_all("#gcl-table-5.2 tbody th".replace(".2", "\\.2"), "all => all.map(th => th.textContent)")
+    tab.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
     watched.close()
-    pages = pypdf.PdfReader(tmp_path / "report.pdf").pages
-    text = [page.extract_text() for page in pages[-LAST_PAGES:]]
-    for heading in ("Numbers or order?", "The same cell in several", "Rules of the verdicts", "A check that the code works"):
-        assert any(heading in page for page in text), heading
-    assert "Images are never redistributed" in text[-1]
-    [(start, where)] = [(page.index(title[:40]), i) for i, page in enumerate(text) if title[:40] in page][-1:]
-    assert all(name in "".join(text[where:where + 2])[start:] for name in rows)
+    pages = [page.extract_text() for page in pypdf.PdfReader(tmp_path / "report.pdf").pages]
+    assert 10 < len(pages) < MOST_PAGES
+    assert "Papers and datasets" in pages[0]
+    text = "".join(pages)
+    assert len(rows) > 10
+    assert all(label in text for label in rows)
+    assert "Rules of the verdicts" in text
+    assert "Images are never redistributed" in pages[-1]
 
 
 def test_it_reads_without_javascript(browser: "sync_api.Browser", address: str) -> None:

@@ -41,22 +41,26 @@ def test_fill_refuses_a_file_without_its_markers(tmp_path: Path, page: str | Non
 
 
 def test_front_table_shows_the_papers_own_headline(paper: Paper) -> None:
-    [header, _, row] = table_rows(front_table([paper], toy_records(paper, ERRORS)))
+    sentence, _, table = front_table([paper], toy_records(paper, ERRORS)).partition("\n\n")
+    assert sentence.startswith("Headlines: 0 of 1 reproduced (1 better); ")
+    [header, _, row] = table_rows(table)
     found = dict(zip(header, row, strict=True))
     assert found["paper"] == "A toy paper"
     assert found["headline"] == "Table 1, OWN, cifar10-lt-100, Top-1 error"
     assert found["published → ours (seeds)"] == "written: 22.00 → 20.10 ± 0.10 (3); released: 22.00 → 26.00 (1)"
     assert found["verdict"] == "written: better; released: undecided"
-    assert found["cells"] == "7 no run yet, 3 better, 2 near, 2 not run, 2 reproduced, 2 undecided"
-    assert found["claims"] == "1 holds, 1 undecided (n too small)"
-    assert (found["runs"], found["device-minutes"], found["command"]) == ("21", "10", "make reproduce-toy")
+    assert found["claims"] == "1 held, 0 failed, 0 undecided"
+    assert (found["numbers within 1.5 points"], found["not run"]) == ("4 of 7 with runs", "5 of 12")
+    assert found["command"] == "make reproduce-toy"
 
 
 def test_front_table_before_the_first_run(paper: Paper) -> None:
-    [header, _, row] = table_rows(front_table([paper], {}))
+    sentence, _, table = front_table([paper], {}).partition("\n\n")
+    assert sentence.startswith("Headlines: 0 of 1 reproduced (1 not run); no number has runs of ours; ")
+    [header, _, row] = table_rows(table)
     found = dict(zip(header, row, strict=True))
-    assert found["verdict"] == "written: none yet; released: none yet"
-    assert (found["cells"], found["claims"], found["runs"]) == ("16 no run yet, 2 not run", "2 not run", "0")
+    assert found["verdict"] == "none yet"
+    assert (found["numbers within 1.5 points"], found["claims"]) == ("no runs", "0 held, 0 failed, 0 undecided, 1 not run")
     assert all(row)
 
 
