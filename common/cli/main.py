@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.authors import author_commands
 from common.campaign.campaign import Campaign, Ground, print_rest, run_campaign, select, show_plan
 from common.campaign.merging import Place, merge, pack_records
 from common.campaign.priority import needs
@@ -41,7 +42,7 @@ from common.store import accept, files_by_key, load_records, record_files, thin_
 from common.train.packing import LARGEST, Limit, form_packs, memory_limit
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA, WORK = ROOT / "data", ROOT / ".work"
+DATA, WORK, GUESTS = ROOT / "data", ROOT / ".work", ROOT / "guests"
 RESULTS = ROOT / "benchmarks" / "results"
 MOST_ON_CPU = 64  # runs side by side
 MOST_SEEDS = 100  # of a run that can be merged
@@ -245,6 +246,7 @@ def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> Non
 
 def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     """READMEs and figures/ hold the published protocol only: what is committed must not depend on who ran the quick profile."""
+    from common.guests.view import guest_views
     from common.report.figures import save_figures
     from common.report.index import write_index
     from common.report.page.page import build_page
@@ -263,7 +265,8 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
         fill(ROOT / "README.md", "front", front_table(papers, records))
         index = write_index(papers_root(papers), records, ROOT / "results")
         console.print(_relative(f"Every run, machine-readable: {index}"))
-        console.print(_relative(build_page(papers, records, ROOT / "figures", said, ROOT / "report" / "index.html", hits)))
+        cards = guest_views(GUESTS)
+        console.print(_relative(build_page(papers, records, ROOT / "figures", said, ROOT / "report" / "index.html", hits, cards)))
     console.print("README.md and the papers' README.md are up to date with the records.")
 
 
@@ -434,13 +437,11 @@ COMMANDS = {
     "train": command_train,
     "status": command_status,
     "accept": command_accept,
-    "table": command_table,
-    "figures": command_figures,
-    "report": command_report,
+    "table": command_table, "figures": command_figures, "report": command_report,
     "reproduce": command_reproduce,
     "campaign": command_campaign,
-    "merge": command_merge,
-    "pack-records": command_pack_records,
+    **author_commands(DATA, WORK, GUESTS, most_side_by_side, console),
+    "merge": command_merge, "pack-records": command_pack_records,
     "export": command_export,
     "prepare": command_prepare,
     "pack-data": command_pack_data,

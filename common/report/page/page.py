@@ -42,11 +42,12 @@ HABITS = (
 
 
 def build_page(papers: Sequence[Paper], records: Records, figures: Path, said: Mapping[str, Sequence[str]], target: Path,
-               hits: Mapping[str, Hits] = NO_HITS) -> str:
+               hits: Mapping[str, Hits] = NO_HITS, guests: Sequence[Mapping[str, Any]] = ()) -> str:
     """Write the page to `target`; returns one line on it: its size, and which figures found no room.
 
     records: key -> record, of all papers and both profiles. figures: the folder with <paper>/figure-<n>.svg and .png.
     said: paper name -> the lines of `save_figures`, which say why a figure is missing. hits: of the records with predictions.
+    guests: what is shown of losses that are no paper's (`common.guests.view`), in a section of their own.
     """
     places, methods = Places(records), entrants(papers, records, "paper")
     shown = [paper_view(paper, records, places, hits) for paper in papers]
@@ -56,7 +57,7 @@ def build_page(papers: Sequence[Paper], records: Records, figures: Path, said: M
         "variants": {paper.name: markdown(variants_markdown(paper, records).partition("\n")[2]) for paper in papers},
         "large": {paper.name: markdown(large_markdown(paper, records).partition("\n")[2]) for paper in papers},
         "quick": [found for paper in papers if (found := quick_view(paper, records))],
-        "rules": (verdict.RULE, claims.RULE, *HABITS),
+        "rules": (verdict.RULE, claims.RULE, *HABITS), "guests": guests,
     }
     again = commands(papers, records)
     room, (runs, pairs) = fit(cache(lambda points: _json(run_data(records, list(places.keys), again, points))),
