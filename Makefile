@@ -9,14 +9,14 @@ PAPERS := $(patsubst papers/%/replicate.py,%,$(wildcard papers/*/replicate.py))
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint validate asan tables report status campaign doctor repro clean
+.PHONY: help setup test lint validate asan tables report status campaign try doctor repro clean
 
 help: ## this list
 	@echo "make reproduce-<paper> [PROFILE=quick|paper]   train, tables, figures (papers: $(PAPERS))"
 	@echo "make rehearse-<torch version>                  the rehearsal without a GPU under another torch, for example 2.11"
 	@echo "make data-<name> [FROM=folder]                 prepare cifar10, cifar100, mnist, tiny-imagenet or digits; imagenet, imagenet-lt, inaturalist2018, places-lt or miniature"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 47
-	@echo "Variables: PROFILE, FROM, MINUTES, PYTHON=$(PYTHON), VENV=$(VENV), ARGS (more options for reproduce, for example ARGS='--device cpu')"
+	@echo "Variables: PROFILE, FROM, MINUTES, LOSS, COLUMN, PYTHON=$(PYTHON), VENV=$(VENV), ARGS (more options for reproduce, for example ARGS='--device cpu')"
 
 setup: $(STAMP) ## the environment in .venv, from requirements.lock
 
@@ -72,6 +72,9 @@ status: $(STAMP) ## how many seeds each cell has
 
 campaign: $(STAMP) ## train what is worth most and fits in MINUTES, over all papers (ARGS='--dry-run' shows the plan)
 	@$(RUN) -m papers campaign $(if $(PROFILE),--profile $(PROFILE)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
+try: $(STAMP) ## judge a loss of your own: make try LOSS=my_loss.py [COLUMN=cifar10-lt-100] [MINUTES=20]; the file is executed
+	@$(RUN) -m papers try $(LOSS) $(if $(COLUMN),--column $(COLUMN)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 doctor: $(STAMP) ## what is wrong with this machine, and how to mend it
 	@$(RUN) -m papers doctor

@@ -1,7 +1,9 @@
 """The one exception that a user is meant to read, and how it is said."""
 
+import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -30,3 +32,28 @@ def complain(error: UserError) -> None:
 
     if os.environ.get("RANK", "0") == "0" or error.alone:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
+
+
+def meant(word: object, known: Iterable[object]) -> str:
+    """What goes after a name that nobody knows: the known one that it looks like, or nothing.
+
+    >>> meant("cifar10-tl-100", ["cifar10-lt-100", "mnist"])
+    " (did you mean 'cifar10-lt-100'?)"
+    """
+    names = list(dict.fromkeys(map(str, known)))
+    close = [name for name in names if sorted(name) == sorted(str(word))] or difflib.get_close_matches(str(word), names, 1, 0.72)
+    return f" (did you mean {close[0]!r}?)" if close and str(word) not in names else ""
+
+
+def line_of(path: Path, *words: str) -> str:
+    """The file, with its first line that holds all of the words, if one does."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    found = (number for number, line in enumerate(text.splitlines(), 1) if all(word in line for word in words))
+    number = next(found, None)
+    return f"{path}, line {number}" if number else str(path)
+
+
+def unknown(what: str, word: str, known: Iterable[str], more: str = "", place: str = "") -> UserError:
+    """The error for a name that is none of the known ones. more: what comes after the name; place: what comes first."""
+    names = list(known)
+    return UserError(f"{place}Unknown {what} {word!r}{more}{meant(word, names)}; known: {', '.join(names)}.")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import line_of, unknown
 from common.methods.method import Method, check_column, run_spec
 from common.spec import Column, Entries, Profile, Protocol, RunSpec
 
@@ -59,10 +59,7 @@ class Paper:
 
     def __post_init__(self):
         for column in (c for columns in self.columns.values() for c in columns):
-            try:
-                check_column(column)
-            except UserError as error:
-                raise UserError(f"{self.folder / 'params.yaml'}: column {column.name}: {error}") from None
+            check_column(column, self.folder / "params.yaml")
 
     def results(self, profile: Profile) -> Path:
         return self.folder / "results" / profile
@@ -77,4 +74,8 @@ class Paper:
         return self.methods(column, self.settings(profile, column))
 
     def spec(self, profile: Profile, column: Column, method: Method, seed: int) -> RunSpec:
-        return run_spec(column, method.protocol or self.settings(profile, column)[method.reading], method, seed)
+        settings = self.settings(profile, column)
+        if not method.protocol and method.reading not in settings:
+            where = line_of(self.folder / "replicate.py", f'"{method.name}"', method.reading)
+            raise unknown("reading", method.reading, settings, f" of row {method.label} ({where}; its protocol in params.yaml)")
+        return run_spec(column, method.protocol or settings[method.reading], method, seed)

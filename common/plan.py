@@ -10,7 +10,7 @@ from rich.console import Console
 from common.data.large_sets import LARGE
 from common.data.parcel import Need, served_columns
 from common.data.sets import SETS
-from common.errors import UserError
+from common.errors import UserError, meant
 from common.methods.digest import ENGINE
 from common.methods.method import Method, check_names, digest_of, run_spec
 from common.paper import Paper
@@ -113,8 +113,9 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
     its readings and variants, or by its whole label, so `name@reading` is the plain row); unknown ones are refused.
     """
     known = {c.name: c for c in paper.columns[profile]}
-    if unknown := [c for c in columns if c not in known and c not in {k.dataset for k in known.values()}]:
-        raise UserError(f"{paper.name} has no column {unknown[0]!r} in profile {profile!r}; it has: {', '.join(known)}.")
+    if strange := [c for c in columns if c not in known and c not in {k.dataset for k in known.values()}]:
+        near = meant(strange[0], known)
+        raise UserError(f"{paper.name} has no column {strange[0]!r} in profile {profile!r}{near}; it has: {', '.join(known)}.")
     named = [name for name, c in known.items() if {name, c.dataset} & set(columns)]
     found, seen = [], set()
     for name in named or [name for name, c in known.items() if name not in paper.large and not c.is_drawn]:
@@ -127,10 +128,10 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
             for seed in range(paper.seeds[profile] if seeds is None else seeds):
                 found.append(Run(replace(first, seed=seed), method, paper.results(profile) / name))
     check_names({id(item.method): item.method for item in found}.values())
-    if unknown := [m for m in methods if m not in seen]:
+    if strange := [m for m in methods if m not in seen]:
         names = ", ".join(sorted(n for n in seen if "@" not in n))
-        raise UserError(f"{paper.name} has no method {unknown[0]!r}; it has: {names} (or a whole label, as `status --variants` "
-                        "shows it: name@reading, name[variant]@reading).")
+        raise UserError(f"{paper.name} has no method {strange[0]!r}{meant(strange[0], seen)}; it has: {names} (or a "
+                        "whole label, as `status --variants` shows it: name@reading, name[variant]@reading).")
     return list(merged(found).values())
 
 

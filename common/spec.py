@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 
 import yaml
 
-from common.errors import UserError
+from common.errors import UserError, meant
 
 Imbalance = Literal["none", "lt", "step", "counts"]
 Subset = Literal["authors", "hash", "seed-666", "draw-1", "draw-2", "draw-3", "draw-4", "draw-5"]
@@ -71,6 +71,10 @@ class Column:
         return self.subset != "authors" and self.dataset in ARCHIVE_ORDER_KNOWN
 
 
+RANGES = (("batch_size", 1, math.inf), ("rate", 0, math.inf), ("momentum", 0, 1), ("weight_decay", 0, math.inf),
+          ("decay_factor", 0, math.inf))  # of a protocol's numbers
+
+
 @dataclass(frozen=True)
 class Protocol:
     """Optimiser and schedule, which the papers call "the setting".
@@ -105,6 +109,9 @@ class Protocol:
 
     def __post_init__(self):
         names = f"decay_epochs {list(self.decay_epochs)}"
+        for name, least, most in RANGES:
+            if not least <= (value := getattr(self, name)) <= most:
+                raise UserError(f"{name} {value:g}: it lies between {least:g} and {most:g}.")
         if self.epochs < 0:
             raise UserError(f"epochs {self.epochs}: a run has 0 epochs (it is only tested) or more.")
         if not 0 <= self.warmup_epochs <= self.epochs:
@@ -300,7 +307,7 @@ class Entries(dict):
         self.where = where
 
     def __missing__(self, key: Any) -> typing.NoReturn:
-        raise UserError(f"{self.where}: key {key!r} is missing.")
+        raise UserError(f"{self.where}: key {key!r} is missing{meant(key, self)}.")
 
     def __or__(self, other: Mapping) -> "Entries":
         return Entries({**self, **other}, self.where)
@@ -343,7 +350,7 @@ def build(value: Any, shape: Any, where: Place | str) -> Any:
         return Entries({build(k, args[0], places[k]): build(v, args[1], places[k]) for k, v in value.items()}, str(where))
     if origin is Literal:
         if value not in args:
-            raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}.")
+            raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}{meant(value, args)}.")
         return value
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
@@ -367,7 +374,8 @@ def _build_dataclass(value: Any, shape: type, where: Place) -> Any:
     hints = typing.get_type_hints(shape)
     fields = {f.name: f for f in dataclasses.fields(shape)}
     if unknown := sorted(set(value) - set(fields), key=str):
-        raise UserError(f"{where.at(unknown[0], '')}: unknown key {unknown[0]!r}; known: {', '.join(fields)}.")
+        raise UserError(f"{where.at(unknown[0], '')}: unknown key {unknown[0]!r}{meant(unknown[0], fields)}; known: "
+                        f"{', '.join(fields)}.")
     required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
     if missing := [n for n in required if n not in value]:
         raise UserError(f"{where}: key {missing[0]!r} is missing.")

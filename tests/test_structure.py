@@ -19,7 +19,7 @@ LEVELS = [
     {"train", "report"},
     {"large"},
     {"campaign", "publish", "zoo"},
-    {"cli"},
+    {"guests", "cli"},
 ]
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}
 SOURCES = [p for folder in ("common", "papers") for p in sorted((ROOT / folder).rglob("*.py"))]

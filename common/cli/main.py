@@ -23,6 +23,7 @@ from common.campaign.priority import needs
 from common.campaign.travel import Home, bring_in
 from common.checkout import ROOT, check_is_checkout
 from common.cli.answers import command_answer
+from common.cli.authors import author_commands
 from common.cli.console import HOUR, MINUTE, pack_observer, print_status, write_summary
 from common.cli.devices import choose_devices, find_engine, local_engine
 from common.cli.doctor import examine
@@ -41,7 +42,7 @@ from common.spec import Profile
 from common.store import accept, files_by_key, load_records, record_files, thin_records
 from common.train.packing import LARGEST, Limit, form_packs, memory_limit
 
-DATA, WORK = ROOT / "data", ROOT / ".work"
+DATA, WORK, GUESTS = ROOT / "data", ROOT / ".work", ROOT / "guests"
 RESULTS = ROOT / "benchmarks" / "results"
 MOST_ON_CPU = 64  # runs side by side
 MOST_SEEDS = 100  # of a run that can be merged
@@ -252,6 +253,7 @@ def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> Non
 
 def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     """READMEs and figures/ hold the published protocol only: what is committed must not depend on who ran the quick profile."""
+    from common.guests.view import guest_views
     from common.report.clean import second_of
     from common.report.figures import save_figures
     from common.report.index import write_index
@@ -272,7 +274,7 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
         index = write_index(papers_root(papers), records, ROOT / "results")
         console.print(_relative(f"Every run, machine-readable: {index}"))
         second, page = second_of(papers_root(papers), DATA), ROOT / "report" / "index.html"
-        console.print(_relative(build_page(papers, records, ROOT / "figures", said, page, hits, second)))
+        console.print(_relative(build_page(papers, records, ROOT / "figures", said, page, hits, second, guest_views(GUESTS))))
     console.print("README.md and the papers' README.md are up to date with the records.")
 
 
@@ -407,13 +409,11 @@ COMMANDS = {
     "train": command_train,
     "status": command_status,
     "accept": command_accept,
-    "table": command_table,
-    "figures": command_figures,
-    "report": command_report,
+    "table": command_table, "figures": command_figures, "report": command_report,
     "reproduce": command_reproduce,
     "campaign": command_campaign,
-    "merge": command_merge,
-    "pack-records": command_pack_records,
+    **author_commands(DATA, WORK, GUESTS, most_side_by_side, console),
+    "merge": command_merge, "pack-records": command_pack_records,
     "export": command_export,
     "answer": partial(command_answer, data=DATA, console=console),
     "prepare": command_prepare,

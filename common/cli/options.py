@@ -33,6 +33,11 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     whole = _add(commands, "reproduce", actions, "prepare, train, figures, tables: what make calls", chosen)
     _add_training(whole)
     _add_campaign(_add(commands, "campaign", actions, "train what is worth most and fits the time, over all papers", profile))
+    _add_trial(_add(commands, "try", actions, "judge a loss of your own beside the papers' methods; executes its file"))
+    fresh = _add(commands, "new", actions, "begin the folder of another paper: it trains and reports at once, as an example")
+    fresh.add_argument("name", metavar="NAME", help="of the folder: small letters, digits and _, for example my_paper")
+    fresh.add_argument("--title", required=True, help="of the paper")
+    fresh.add_argument("--authors", default="the authors", help="of the paper, as it is cited")
     incoming = _add(commands, "merge", actions, "bring in records made on another machine")
     incoming.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="tars of pack-records or of campaign --out, "
                           "folders, or single records")
@@ -113,6 +118,18 @@ def _add_campaign(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights-of", choices=("first-stages", "all", "none"), default="first-stages", help="which weights go "
                          "into --out: those that a run still to be trained starts from (default), of all finished runs, or none")
     command.add_argument("--ray", metavar="ADDRESS", help="use the machines of this Ray cluster (auto: the one that runs here)")
+    _add_training(command)
+
+
+def _add_trial(command: argparse.ArgumentParser) -> None:
+    command.add_argument("loss", type=Path, nargs="?", metavar="FILE", help="Python: loss(outputs, labels, "
+                         "context) and METHODS = [Method(...)]; it is executed, with all your rights")
+    command.add_argument("--column", metavar="NAME", help="where, as in cifar10-lt-100 (default: that of the quick profile)")
+    command.add_argument("--protocol", action="append", default=[], metavar="PAPER", help="only under this paper's setting, or "
+                         "PAPER@READING (repeatable; default: all that the papers have there)")
+    command.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 (default: 3)")
+    command.add_argument("--confirm", type=Path, metavar="CARD", help="in place of FILE: run again what a card says, and compare")
+    command.add_argument("--trust", action="store_true", help="with --confirm: execute the code that the card carries")
     _add_training(command)
 
 

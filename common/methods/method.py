@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from common.data.large_sets import LARGE
 from common.data.sets import SETS
-from common.errors import UserError
+from common.errors import UserError, line_of, unknown
 from common.methods.digest import definition_digest, file_of, method_digest
 from common.methods.sampling import shuffled, uniform_weights
 from common.models.sizes import BACKBONES, NETWORKS, describe_backbone
@@ -211,13 +211,14 @@ class Method:
         }
 
 
-def check_column(column: Column) -> None:
-    """A dataset or a backbone that is not known is a UserError."""
+def check_column(column: Column, path: Path | None = None) -> None:
+    """A dataset or a backbone that is not known is a UserError. path: the file that names them."""
+    place = path and f"{line_of(path, column.dataset, column.backbone)}: column {column.name}: "
     sets, backbones = (LARGE, NETWORKS) if column.dataset in LARGE else (SETS, BACKBONES)
     if column.dataset not in sets:
-        raise UserError(f"Unknown dataset {column.dataset!r}; known: {', '.join((*SETS, *LARGE))}.")
+        raise unknown("dataset", column.dataset, (*SETS, *LARGE), place=place or "")
     if column.backbone not in backbones:
-        raise UserError(f"Unknown backbone {column.backbone!r} for {column.dataset}; known: {', '.join(backbones)}.")
+        raise unknown("backbone", column.backbone, backbones, f" for {column.dataset}", place or "")
 
 
 def run_spec(column: Column, protocol: Protocol, method: Method, seed: int) -> RunSpec:

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
-from common.errors import UserError
+from common.errors import UserError, line_of, meant
 from common.paper import Paper
 from common.report.compare import (
     Arm,
@@ -154,7 +154,7 @@ def load_claims(paper: Paper) -> tuple[Claim, ...]:
     path = paper.folder / "claims.yaml"
     claims, lines = load_yaml(path, tuple[Claim, ...]), printed_lines(paper)
     for i, claim in enumerate(claims):
-        where = f"{path}: claim {claim.id!r}"
+        where = f"{line_of(path, f'id: {claim.id}')}: claim {claim.id!r}"
         if claim.id in [other.id for other in claims[:i]]:
             raise UserError(f"{where} is there twice.")
         if (claim.kind == "better") != bool(claim.than):
@@ -169,7 +169,8 @@ def load_claims(paper: Paper) -> tuple[Claim, ...]:
         for column in claim.columns:
             known = {row.method for row in rows(claim, lines, column)}
             if missing := [name for name in (claim.method, *claim.than) if name.partition("[")[0] not in known]:
-                raise UserError(f"{where}: table {' or '.join(claim.tables)} has no {missing[0]!r} in column {column!r}.")
+                near = meant(missing[0], known) if known else meant(column, lines)
+                raise UserError(f"{where}: table {' or '.join(claim.tables)} has no {missing[0]!r} in column {column!r}{near}.")
     return claims
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from common.errors import UserError
 from common.paper import Paper, Table
 from common.report import claims as claim_tests
+from common.report.author import mistakes
 from common.report.claims import Claim, Outcome, class_words
 from common.report.compare import Cell, Records, cells, made, minutes
 from common.report.groups import WHOLE
@@ -215,6 +216,8 @@ def print_table(paper: Paper, records: Records, profile: Profile, console: "Cons
         _print_one(table, chosen, records, profile, console)
     if (paper.folder / "claims.yaml").exists():
         _print_claims(claim_tests.evaluate(paper, records, profile), profile, console)
+    for sentence in mistakes(paper):
+        console.print(f"Probably misspelt: {sentence}", style="yellow", markup=False, highlight=False)
 
 
 def _print_one(table: Table, chosen: list[Cell], records: Records, profile: Profile, console: "Console") -> None:

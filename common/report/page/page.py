@@ -48,12 +48,13 @@ HABITS = (
 
 
 def build_page(papers: Sequence[Paper], records: Records, figures: Path, said: Mapping[str, Sequence[str]], target: Path,
-               hits: Mapping[str, Hits] = NO_HITS, second: Second | None = None) -> str:
+               hits: Mapping[str, Hits] = NO_HITS, second: Second | None = None, guests: Sequence[Mapping[str, Any]] = ()) -> str:
     """Write the page to `target`; returns one line on it: its size, and which figures found no room.
 
     records: key -> record, of all papers and both profiles. figures: the folder with <paper>/figure-<n>.svg and .png.
     said: paper name -> the lines of `save_figures`, which say why a figure is missing. hits: of the records with predictions.
-    second: what else is known of the test sets.
+    second: what else is known of the test sets. guests: what is shown of losses that are no paper's (`common.guests.view`), in
+    a section of their own.
     """
     sources, methods, tested = Sources(papers, records), entrants(papers, records, "paper"), orders(papers, records)
     shown = [paper_part(paper, records, [one for one in tested if one.paper == paper.name], hits) for paper in papers]
@@ -64,7 +65,7 @@ def build_page(papers: Sequence[Paper], records: Records, figures: Path, said: M
         "variants": {paper.name: markdown(variants_markdown(paper, records).partition("\n")[2]) for paper in papers},
         "large": {paper.name: markdown(large_markdown(paper, records).partition("\n")[2]) for paper in papers},
         "quick": [found for paper in papers if (found := quick_view(paper, records))],
-        "rules": (verdict.RULE, claims.RULE, *HABITS), **draws_view(papers, records),
+        "rules": (verdict.RULE, claims.RULE, *HABITS), **draws_view(papers, records), "guests": guests,
         **clean_view(boards_of(methods), records, hits, second),
     }
     bare = _render(content, sources, pictures(papers, figures, said, 0), "", "{}")  # after it, `sources` knows what is named

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = ("plan", "train", "status", "table", "figures", "report", "reproduce", "campaign", "merge", "pack-records",
-            "export", "prepare", "pack-data", "doctor")
+            "export", "prepare", "pack-data", "doctor", "try", "new")
 
 
 def run(*arguments: str, cwd: Path = ROOT, module: str = "papers.mm.replicate") -> subprocess.CompletedProcess:
