@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from common.data.large_sets import LARGE
+from common.data.large_sources import prepare_large
 from common.data.parcel import served_columns
 from common.data.sets import SETS
 from common.data.sources import prepare
 from common.errors import UserError
-from common.large.prepare import prepare_large
 from common.methods.digest import ENGINE
 from common.methods.method import Method, check_names, digest_of, run_spec
 from common.paper import Paper

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.campaign.campaign import Campaign, Ground, print_rest, run_campaign, select, show_plan
+from common.campaign.campaign import Campaign, CampaignPaths, print_rest, run_campaign, select, show_plan
 from common.campaign.merging import Place, merge, pack_records
 from common.campaign.priority import needs
 from common.campaign.travel import Home, bring_in
@@ -29,11 +29,11 @@ from common.cli.options import parser
 from common.cli.stale import check_reportable, print_stale, retire, stale_runs
 from common.cost import SPEEDS, Costs, clock, speeds, step_work
 from common.data.large_sets import LARGE
+from common.data.large_sources import prepare_large
 from common.data.parcel import Need, instead_of_parcel, is_parcel, pack_data, unpack_data
 from common.data.sets import find_set
 from common.data.sources import prepare
 from common.errors import UserError, complain
-from common.large.prepare import prepare_large
 from common.paper import Paper
 from common.plan import Run, all_planned, has_data, missing_runs, plan, plan_all, prepare_all, resolve_profile, with_data
 from common.spec import Column, Profile, build
@@ -133,8 +133,9 @@ def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
 
 def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argparse.Namespace) -> int:
     """Train what is missing. Returns 0, or 3 when the minutes ran out first."""
-    from common.train.loop import Workspace
-    from common.train.work import choose_device, place_of, train
+    from common.train.device import choose_device, place_of
+    from common.train.state import Workspace
+    from common.train.work import train
 
     if large := [m for m in planned if m.spec.column.dataset in LARGE]:
         if len(large) < len(planned):
@@ -167,13 +168,12 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argpars
 
 def train_large_runs(planned: Sequence[Run], options: argparse.Namespace) -> int:
     """The columns of large sets, one run after another, on all processes of torchrun; the first of them alone speaks."""
-    from common.large.train import LargeOptions, train_large
-    from common.train.loop import Workspace
+    from common.train.state import Workspace
+    from common.train.torchrun import LargeOptions, train_large
 
     if not missing_runs(planned, record_files(planned[0].root)):
         console.print(f"All {len(planned)} runs have their records: nothing to train.")
-    share = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    workers = options.workers or max(1, min(8, share))
+    workers = options.workers or max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     chosen = LargeOptions(options.device, options.precision, options.compile, options.per_device, workers)
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     done = train_large(planned, DATA, Workspace(WORK, options.save_every or LARGE_SAVE, deadline), chosen, pack_observer())
@@ -293,9 +293,9 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
         prepare("digits", DATA, None)
     chosen = select(papers, profile, options.only, options.columns, options.seeds, DATA, console)
     engine, places, where = find_places(papers, options)
-    ground = Ground(papers_root(papers), WORK, RESULTS, most_side_by_side(options, where))
+    paths = CampaignPaths(papers_root(papers), WORK, RESULTS, most_side_by_side(options, where))
     try:
-        campaign = Campaign(ground, chosen, where, console, begun + seconds)
+        campaign = Campaign(paths, chosen, where, console, begun + seconds)
         time_left = "no limit of time" if seconds == float("inf") else clock(seconds)
         console.print(f"Campaign, profile {profile}: {campaign.lacking(chosen.runs)} of {len(chosen.runs)} runs are missing; "
                       f"{time_left} on {places} × {where['device']} in {where['precision']}.")
@@ -313,8 +313,8 @@ def home_of(campaign: Campaign, options: argparse.Namespace) -> Home | None:
     """Where --out wants finished things, or None."""
     if not options.out:
         return None
-    before = frozenset(path.name for path in files_by_key(campaign.ground.root).values())
-    return Home(options.out, campaign.chosen.runs, campaign.ground.root, WORK, before, options.out_limit, options.weights_of)
+    before = frozenset(path.name for path in files_by_key(campaign.paths.root).values())
+    return Home(options.out, campaign.chosen.runs, campaign.paths.root, WORK, before, options.out_limit, options.weights_of)
 
 
 def bring_home(home: Home | None) -> None:
@@ -327,8 +327,9 @@ def find_places(papers: Sequence[Paper], options: argparse.Namespace):
     """The engine for --ray and --device, its places, and what `place_of` says of the first."""
     import torch
 
+    from common.train.device import choose_device, place_of
     from common.train.processes import Processes
-    from common.train.work import Here, choose_device, place_of
+    from common.train.work import LocalDevice
 
     choice = options.precision, options.compile, options.graph
     if options.ray:
@@ -338,7 +339,7 @@ def find_places(papers: Sequence[Paper], options: argparse.Namespace):
         return cluster, cluster.places, cluster.describe()
     names = options.device.split(",") if options.device else [f"cuda:{i}" for i in range(torch.cuda.device_count())] or [None]
     devices = [choose_device(name, *choice) for name in names]
-    engine = Here(devices[0], DATA) if len(devices) == 1 else Processes(devices, DATA)
+    engine = LocalDevice(devices[0], DATA) if len(devices) == 1 else Processes(devices, DATA)
     return engine, len(devices), place_of(devices[0])
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from common.errors import UserError
 from common.plan import Run
-from common.train.loop import Workspace
-from common.train.pack import Device
-from common.train.work import Here, Observe, Outcome, way
+from common.train.device import Device
+from common.train.state import Workspace
+from common.train.work import LocalDevice, Observe, Outcome, way
 
 
 class Processes:
@@ -71,7 +71,7 @@ class Processes:
 def _serve(connection: Connection, device: Device, data: Path) -> None:
     """The life of a worker: packs come in, progress and results go out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    here, parent = Here(device, data), os.getppid()
+    here, parent = LocalDevice(device, data), os.getppid()
     while os.getppid() == parent:
         try:
             pack, work, plainer = connection.recv()

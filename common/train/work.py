@@ -15,10 +15,10 @@ from common.data.sets import Images, load
 from common.errors import UserError
 from common.plan import Run, missing_runs
 from common.store import record_files
-from common.train.loop import Progress, Workspace, train_pack
-from common.train.pack import Device
+from common.train.device import Device
+from common.train.loop import Progress, train_pack
 from common.train.packing import SIZES, UNLIMITED, Limit, form_packs, network_of, together
-from common.train.record import device_name
+from common.train.state import Workspace
 
 Observe = Callable[[Progress], bool | None]  # True: stop this pack, a smaller one is worth more
 Observer = Callable[[Sequence[Run]], AbstractContextManager[Observe]]
@@ -76,7 +76,7 @@ class Engine(Protocol):
         """Sleep until a pack ends, telling the observers meanwhile; returns its place and how it ended."""
 
 
-class Here:
+class LocalDevice:
     """One device in this process."""
 
     places = 1
@@ -167,7 +167,7 @@ def smaller(runs: int) -> int:
     return next(size for size in SIZES if size < max(2, min(runs, 2 * SIZES[0])))
 
 
-def conduct(planned: Sequence[Run], choose: Choose, *, root: Path, work: Workspace, engine: Engine, observer: Observer,
+def run_schedule(planned: Sequence[Run], choose: Choose, *, root: Path, work: Workspace, engine: Engine, observer: Observer,
             ended: list[Trained] | None = None, after: Callable[[], None] = lambda: None) -> list[Trained]:
     """Train packs, one at each place of the engine, until nothing that `choose` wants is missing or the deadline comes.
 
@@ -240,7 +240,8 @@ def train(planned: Sequence[Run], *, root: Path, data: Path, work: Workspace, de
           observer: Observer) -> bool:
     """Train every planned run that has no record, on one device. Returns False if the deadline came first; runs that failed
     are a UserError when the others have ended."""
-    ended = conduct(planned, in_order(work, limit), root=root, work=work, engine=Here(device, data), observer=observer)
+    ended = run_schedule(planned, in_order(work, limit), root=root, work=work, engine=LocalDevice(device, data),
+                         observer=observer)
     if aside := [t for t in ended if t.result == "set aside"]:
         why = last_line(aside[0].why)
         runs = sum(len(t.pack) for t in aside)
@@ -297,24 +298,3 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def choose_device(name: str | None, precision: str | None, compiled: bool | None, graph: bool = True) -> Device:
-    """What the user named, else CUDA where it is: bfloat16 and compiled there, float32 and eager on a CPU."""
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        cuda = torch.device(name).type == "cuda"
-    except RuntimeError:
-        raise UserError(f"{name!r} is not a device; use cpu, cuda or cuda:N.") from None
-    if cuda and (not torch.cuda.is_available() or (torch.device(name).index or 0) >= torch.cuda.device_count()):
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        raise UserError(f"{name} was asked for, but {found} CUDA devices are here; use --device cpu, or see `doctor`.")
-    default = "bfloat16" if cuda else "float32"
-    return Device(name, precision or default, cuda if compiled is None else compiled, graph)
-
-
-def place_of(device: Device) -> dict[str, Any]:
-    """Name and precision of a device, as records have them, whether packs are compiled there, and its memory in bytes (0: a
-    CPU, whose arithmetic is the limit)."""
-    memory = torch.cuda.get_device_properties(torch.device(device.name)).total_memory if device.cuda else 0
-    return {"device": device_name(device), "precision": device.precision, "compiled": device.compile, "memory": memory}

@@ -22,10 +22,11 @@ from common.methods.method import Method
 from common.metrics import summary
 from common.plan import missing_runs
 from common.store import files_by_key, load_records, record_files, save_record
-from common.train.loop import Workspace, train_pack
-from common.train.pack import Device
+from common.train.device import Device
+from common.train.loop import train_pack
 from common.train.packing import form_packs, together
 from common.train.record import best_epoch
+from common.train.state import Workspace
 from common.train.work import train
 from tests.common.train.toys import METHODS, PROTOCOL, ROTATION, planned
 from tests.records import make_record
@@ -37,8 +38,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from common.data.sets import load
-from common.train.loop import Workspace, train_pack
-from common.train.pack import Device
+from common.train.state import Workspace
+from common.train.loop import train_pack
+from common.train.device import Device
 from tests.common.train.toys import METHODS, PROTOCOL, planned
 import dataclasses, torch
 torch.set_num_threads(1)
@@ -142,15 +144,15 @@ def test_the_second_stage_starts_from_the_first_ones_backbone(digits, digits_fol
                  limit=lambda m: 8, observer=observer)
     assert begun == [["rotation"], ["second"]]
     assert missing_runs(wanted, record_files(tmp_path)) == []
-    from common.train.loop import load_start
-    from common.train.pack import Pack
+    from common.train.resident import ResidentSteps
+    from common.train.start import load_start
 
-    pack = Pack(wanted, digits, CPU)
-    before = pack.heads[0].weight.clone()
-    load_start(pack)
+    steps = ResidentSteps(wanted, digits, CPU)
+    before = steps.pack.heads[0].weight.clone()
+    load_start(steps)
     first = load_file(wanted[0].start.checkpoint)
-    assert all(torch.equal(pack.run_state(0)[n], t) for n, t in first.items() if n.startswith("backbone."))
-    assert torch.equal(pack.heads[0].weight, before)
+    assert all(torch.equal(steps.pack.run_state(0)[n], t) for n, t in first.items() if n.startswith("backbone."))
+    assert torch.equal(steps.pack.heads[0].weight, before)
 
 
 def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_folder, tmp_path):
@@ -176,6 +178,10 @@ def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_f
     with pytest.raises(UserError, match="another version"):
         go()
     states[0].write_bytes(content)
+    older = torch.load(states[0], weights_only=True)
+    for name in ("batch", "images", "loss_sum"):
+        del older[name]
+    torch.save(older, states[0])  # written before positions within an epoch were: those of an epoch's end
     done = len(epochs)
     assert go(limit=lambda m: 1)  # the pack of three goes on as it was formed
     assert [e.epoch for e in epochs] == list(range(1, PROTOCOL.epochs + 1))
@@ -194,20 +200,20 @@ def go_on(wanted, folder, data, limit=8) -> list:
 
 def test_a_kill_between_two_records_of_a_pack_costs_no_epoch(digits_folder, tmp_path, monkeypatch):
     """The runs that have no record yet go on from the pack's last state, and the state is gone when all have theirs."""
-    import common.train.loop as loop
+    import common.train.record as record
 
     wanted = [planned(METHODS[0], tmp_path, seed) for seed in range(3)]
-    save, saved = loop.save_record, []
+    save, saved = record.save_record, []
 
-    def killed_after_one(folder, record):
+    def killed_after_one(folder, content):
         if saved:
             raise SystemExit("killed")
-        saved.append(save(folder, record))
+        saved.append(save(folder, content))
 
-    monkeypatch.setattr(loop, "save_record", killed_after_one)
+    monkeypatch.setattr(record, "save_record", killed_after_one)
     with pytest.raises(SystemExit):
         go_on(wanted, tmp_path, digits_folder)
-    monkeypatch.setattr(loop, "save_record", save)
+    monkeypatch.setattr(record, "save_record", save)
     states = list((tmp_path / "work" / "resume").glob("*.pt"))
     assert len(states) == 1
     assert go_on(wanted, tmp_path, digits_folder) == [[2, 3]]
