@@ -28,8 +28,9 @@ from common.checkout import commit
 from common.errors import exit_code
 from common.report.text import markdown_table
 from common.store import file_stem
-from common.train.pack import Device, Pack
+from common.train.device import Device
 from common.train.record import device_name
+from common.train.resident import ResidentSteps
 
 CPU = Device("cpu", "float32", False)
 FOLDER = RESULTS / "cores"
@@ -54,17 +55,17 @@ def ways(cores: int) -> list[Way]:
 def train(way: Way, ready, begin, seconds: float, answer) -> None:
     """The life of one training process: get ready, wait for the common moment, count the steps until the time is over."""
     torch.set_num_threads(way.threads)
-    pack = Pack(members(1), read_images(None)[0], CPU)
+    trained = ResidentSteps(members(1), read_images(None)[0], CPU)
     if not way.native:
-        pack.go_eager()
-    pack.begin_epoch(0)
-    batches = cycle(pack.batches()[:pack.batch_sizes.count(PROTOCOL.batch_size)])
-    pack._run_step(next(batches))
+        trained.go_eager()
+    trained.begin_epoch(0)
+    batches = cycle(trained.batches()[:trained.pack.batch_sizes.count(PROTOCOL.batch_size)])
+    trained.train_batch(0, next(batches))
     ready.release()
     begin.wait()
     begun, steps = time.monotonic(), 0
     while time.monotonic() - begun < seconds:
-        pack._run_step(next(batches))
+        trained.train_batch(0, next(batches))
         steps += 1
     answer.put(steps * PROTOCOL.batch_size / (time.monotonic() - begun))
 

@@ -52,35 +52,36 @@ def smoke(device: str, column: str, runs: int) -> None:
 
     from benchmarks.packs import with_batch
     from common.data.sets import load
-    from common.train.pack import Device, Pack
+    from common.train.device import Device
+    from common.train.resident import ResidentSteps
 
     members = [with_batch(m, SMALL_BATCH) for m in together(best_runs(column, runs))]
-    images, packs = load(members[0].spec.column.dataset, ROOT / "data"), []
+    images, found = load(members[0].spec.column.dataset, ROOT / "data"), []
     for name in (device, "cpu"):
         begun = time.perf_counter()
-        pack = Pack(members, images, Device(name, "float64", False))
-        pack.begin_epoch(0)
-        for batch in pack.batches()[:STEPS]:
-            pack._run_step(batch)
-        losses = pack.loss_sum.cpu() / STEPS / SMALL_BATCH
-        print(f"{STEPS} steps of {pack.runs} runs in float64 on {name}: mean loss {losses.mean():.4f}, "
+        steps = ResidentSteps(members, images, Device(name, "float64", False))
+        steps.begin_epoch(0)
+        for batch in steps.batches()[:STEPS]:
+            steps.train_batch(0, batch)
+        losses = steps.pack.loss_sum.cpu() / STEPS / SMALL_BATCH
+        print(f"{STEPS} steps of {steps.pack.runs} runs in float64 on {name}: mean loss {losses.mean():.4f}, "
               f"{time.perf_counter() - begun:.1f} s", flush=True)
-        packs.append(pack)
+        found.append(steps.pack)
+        steps.close()
     for run, member in enumerate(members):
-        theirs = packs[1].run_state(run)
-        for part, tensor in packs[0].run_state(run).items():
+        theirs = found[1].run_state(run)
+        for part, tensor in found[0].run_state(run).items():
             torch.testing.assert_close(tensor.cpu(), theirs[part], rtol=1e-4, atol=1e-6,
                                        msg=lambda m, at=f"{member.label}, {part}": f"{at} differs from the CPU's: {m}")
-    for pack in packs:
-        pack.close()
     print(f"All weights, statistics and momenta of the {len(members)} runs agree.")
 
 
 def compare(device: str, column: str) -> None:
     """Train seed 0 of cross-entropy alone, in float32, not compiled, in a folder of its own, and say how it ends."""
     from common.data.sets import load
-    from common.train.loop import Workspace, train_pack
-    from common.train.pack import Device
+    from common.train.device import Device
+    from common.train.loop import train_pack
+    from common.train.state import Workspace
 
     chosen, _ = wanted(PAPERS, profile_of(column), [column], seeds=1)
     member = next(m for m in chosen if m.method.name == "ce")

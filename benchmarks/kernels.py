@@ -25,9 +25,9 @@ from benchmarks import packs
 from common.errors import exit_code
 from common.report.text import markdown_table
 from common.store import file_stem
-from common.train.pack import Device, Pack
+from common.train.device import Device, choose_device
 from common.train.record import surroundings
-from common.train.work import choose_device
+from common.train.resident import ResidentSteps
 
 RESULTS = packs.RESULTS / "kernels"
 WARM, PROFILED = 4, 2  # steps
@@ -41,25 +41,25 @@ def profile_steps(device: Device, runs: int, batch: int) -> dict[str, Any]:
     images, data = packs.read_images(None)
     members = [packs.with_batch(m, batch) for m in packs.members(runs)]
     begun = time.perf_counter()
-    pack = Pack(members, images, device)
-    pack.begin_epoch(0)
-    batches = pack.batches()
+    steps = ResidentSteps(members, images, device)
+    steps.begin_epoch(0)
+    batches = steps.batches()
     for drawn in batches[:WARM]:
-        pack._run_step(drawn)
-    packs.drain(pack.rate.device)
+        steps.train_batch(0, drawn)
+    packs.drain(steps.pack.rate.device)
     ready = time.perf_counter() - begun
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.cuda else [])]
     begun = time.perf_counter()
     with profile(activities=activities, record_shapes=True) as found:
         for drawn in batches[WARM:WARM + PROFILED]:
-            pack._run_step(drawn)
-        packs.drain(pack.rate.device)
+            steps.train_batch(0, drawn)
+        packs.drain(steps.pack.rate.device)
     took = (time.perf_counter() - begun) / PROFILED
     kinds = {event.correlation_id(): event.dtypes() for event in found.profiler.kineto_results.events() if event.shapes()}
     rows = kernel_rows(found.events(), kinds, device.cuda)
-    about = {k: v for k, v in surroundings(pack).items() if k != "runs_in_pack"}
-    bandwidth = round(packs.copy_bandwidth(pack.rate.device))
-    pack.close()
+    about = {k: v for k, v in surroundings(steps.pack.device).items() if k != "runs_in_pack"}
+    bandwidth = round(packs.copy_bandwidth(steps.pack.rate.device))
+    steps.close()
     return {**about, "data": data, "runs": runs, "batch": batch, "ready_seconds": round(ready, 1),
             "step_ms": round(1e3 * took, 3), "bandwidth": bandwidth, "rows": rows}
 

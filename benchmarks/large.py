@@ -6,7 +6,7 @@
 Measured: a training step of ResNet-50 on 1,000 classes (cross-entropy, SGD with momentum), from random pixels that cost
 nothing, and from JPEG files of the size of ImageNet's, decoded, cropped and mirrored by worker processes.
 
-  ours   `common.large.engine.LargeRun`, stepped exactly as `common.large.train` does
+  ours   `common.train.sharded.ShardedSteps`, stepped exactly as `common.train.loop` does
   timm   timm's train script is not in its wheel, so what that script is made of: its model, optimiser, dataset and loader
          (`create_model`, `create_optimizer_v2`, `ImageDataset`, `create_loader`), and the step that its loop has: forward
          under autocast, cross-entropy, backward, optimiser
@@ -42,12 +42,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs by its path, with nothing installed
 
 from benchmarks.packs import digits, drain, fill_readme, whole
+from common.data.decoding import Batch, synthetic
 from common.data.large_sets import LARGE
+from common.data.lists import LargeImages
 from common.errors import UserError, exit_code
-from common.large.engine import LargeRun
-from common.large.input import Batch, synthetic
-from common.large.lists import LargeImages
-from common.large.processes import Processes
 from common.methods.losses import softmax_cross_entropy
 from common.methods.method import Method, run_spec
 from common.models.sizes import NETWORKS
@@ -55,9 +53,10 @@ from common.plan import Run
 from common.report.text import markdown_table
 from common.spec import Column, LargeProtocol
 from common.store import file_stem, write_atomically
-from common.train.pack import Device
+from common.train.device import Device, choose_device
+from common.train.distributed import Processes
 from common.train.record import surroundings
-from common.train.work import choose_device
+from common.train.sharded import ShardedSteps
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "large"
@@ -126,24 +125,24 @@ def batches_wanted(effort: Effort) -> int:
     return effort.warm + effort.steps * effort.repeats + 4 * effort.workers
 
 
-def our_run(folder: Path, effort: Effort, device: Device) -> LargeRun:
+def our_run(folder: Path, effort: Effort, device: Device) -> ShardedSteps:
     """A run of cross-entropy on as many images as are measured, so that its first epoch does not end before."""
     protocol = LargeProtocol(epochs=1, batch_size=effort.batch, rate=0.01, momentum=0.9, weight_decay=0.0001, warmup_epochs=0,
                              decay_epochs=(), decay_factor=1.0, drop_last=True)
     column = Column("imagenet", "none", 1, effort.backbone)
     member = Run(run_spec(column, protocol, METHOD, 0), METHOD, RESULTS)
     images = listed(folder, batches_wanted(effort) * effort.batch, LARGE["imagenet"].classes)
-    run = LargeRun(member, images, device, Processes(), folder, workers=effort.workers)
-    run.distribute()
-    run.begin_epoch(0)
-    return run
+    steps = ShardedSteps(member, images, device, Processes(), folder, workers=effort.workers)
+    steps.get_ready()
+    steps.begin_epoch(0)
+    return steps
 
 
 def measure_ours(kind: str, folder: Path, effort: Effort, device: Device) -> dict[str, Any]:
-    run, at = our_run(folder, effort, device), torch.device(device.name)
-    batches: Iterator[Batch] = (run.train_batches(0) if kind == JPEG else
-                                synthetic(run.facts, run.feed.size, run.spans(), 1, device.cuda))
-    return row("ours", kind, effort, seconds_of(lambda: run.train_batch(0, next(batches)), effort, at))
+    steps, at = our_run(folder, effort, device), torch.device(device.name)
+    batches: Iterator[Batch] = (steps.train_batches(0) if kind == JPEG else
+                                synthetic(steps.facts, steps.pack.size, steps.spans(), 1, device.cuda))
+    return row("ours", kind, effort, seconds_of(lambda: steps.train_batch(0, next(batches)), effort, at))
 
 
 class Repeated(ImageDataset):
@@ -236,7 +235,8 @@ def page(result: dict[str, Any]) -> str:
 
 def conditions(effort: Effort, device: Device, folder: Path) -> dict[str, Any]:
     """What the rows of a result have in common."""
-    about = {name: value for name, value in surroundings(our_run(folder, effort, device)).items() if name != "runs_in_pack"}
+    used = our_run(folder, effort, device).pack.device
+    about = {name: value for name, value in surroundings(used).items() if name != "runs_in_pack"}
     more = {"side": LARGE["imagenet"].side, "timm": timm.__version__, "cores": os.cpu_count()}
     return {**about, **vars(effort), **more, "load": round(os.getloadavg()[0], 2)}
 

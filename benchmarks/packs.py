@@ -7,7 +7,7 @@ Measured, all on CIFAR-10-LT 100 with ResNet-32 and batch 128:
 
   the common recipe   PIL images, torchvision transforms, a DataLoader with 4 workers, float32, SGD
   plain eager         the same network and optimiser, the images and their augmentation on the device, float32
-  packs of M runs     `common.train.pack.Pack`, stepped and tested exactly as `common.train.loop` does
+  packs of M runs     `common.train.resident.ResidentSteps`, stepped and tested exactly as `common.train.loop` does
 
 A time means something beside the others of the same run only, so every row carries its ratios to the first two. Rows are
 printed and stored as they are measured. Warm-up, compilation and graph capture are not in the times (see `ready_seconds`).
@@ -39,7 +39,7 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs by its path, with nothing installed
 
 from benchmarks.textbook import PlainResNet, step_bytes
-from common.data.feed import INDEX, Draw, Feed
+from common.data.feed import INDEX, DrawSpec, Feed
 from common.data.imbalance import select
 from common.data.sets import SETS, Images, load
 from common.errors import UserError, exit_code
@@ -52,10 +52,10 @@ from common.report.readme import fill
 from common.report.text import markdown_table
 from common.spec import Column, Protocol
 from common.store import file_stem, write_atomically
-from common.train.loop import evaluation_stride
-from common.train.pack import Device, Pack
+from common.train.device import Device, choose_device
+from common.train.loop import evaluation_stride, train_epoch
 from common.train.record import surroundings
-from common.train.work import choose_device
+from common.train.resident import ResidentSteps
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, README = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "README.md"
@@ -209,7 +209,7 @@ def measure_eager(feed: Feed, effort: Effort, at: torch.device) -> dict[str, Any
     step, batch = plain_training(at), PROTOCOL.batch_size
 
     def draw() -> Tensor:
-        return feed.draw([Draw(0, None, False)], 0, batch).images.to(at)
+        return feed.draw([DrawSpec(0, None, False)], 0, batch).images.to(at)
 
     drawn = draw()
     batches = cycle(drawn[:, :, i:i + batch] for i in range(0, len(feed.labels) - batch + 1, batch))
@@ -232,14 +232,14 @@ def measure_pack(runs: int, images: Images, device: Device, effort: Effort, at: 
     """A pack as training steps and tests it; what it draws at the start of an epoch is shared among the epoch's steps."""
     release(device)
     begun = time.perf_counter()
-    pack = Pack(members(runs), images, device)
-    warm_up(pack, at)
+    steps = ResidentSteps(members(runs), images, device)
+    warm_up(steps, at)
     ready = time.perf_counter() - begun
-    draw_ms = median(times(partial(pack.begin_epoch, 1), 1, effort.repeats, at))
-    batches = cycle(pack.batches()[:pack.batch_sizes.count(PROTOCOL.batch_size)])
-    measured = times(lambda: pack._run_step(next(batches)), effort.steps, effort.repeats, at)
-    result = row(f"pack of {runs}", runs, device.precision, measured, draw_ms / epoch_steps(pack.feed))
-    result["evaluation"] = measure_evaluation(pack, result["ms"] * epoch_steps(pack.feed), effort, at)
+    draw_ms = median(times(partial(steps.begin_epoch, 1), 1, effort.repeats, at))
+    batches = cycle(steps.batches()[:steps.pack.batch_sizes.count(PROTOCOL.batch_size)])
+    measured = times(lambda: steps.train_batch(1, next(batches)), effort.steps, effort.repeats, at)
+    result = row(f"pack of {runs}", runs, device.precision, measured, draw_ms / epoch_steps(steps.feed))
+    result["evaluation"] = measure_evaluation(steps, result["ms"] * epoch_steps(steps.feed), effort, at)
     result["ready_seconds"] = round(ready, 1)
     if device.cuda:
         result["allocated_gib"] = round(torch.cuda.max_memory_allocated(at) / 2**30, 2)
@@ -250,38 +250,38 @@ def measure_pack(runs: int, images: Images, device: Device, effort: Effort, at: 
 def measure_paths(images: Images, device: Device, effort: Effort, at: torch.device) -> dict[str, float] | None:
     """How often faster a pack of one steps in C++ than by torch's own operations: of steps by turns, the median of the ratios,
     the lowest and the highest. None where it has no C++ step."""
-    native, eager = (Pack(members(1), images, device) for _ in range(2))
+    native, eager = (ResidentSteps(members(1), images, device) for _ in range(2))
     if native.path == "eager":
         return None
     eager.go_eager()
     both = (eager, native)
-    for pack in both:
-        warm_up(pack, at)
+    for steps in both:
+        warm_up(steps, at)
     ratios = []
     for _ in range(PAIRS):
-        of_eager, of_native = (times(partial(pack._run_step, pack.batches()[0]), effort.steps, 1, at)[0] for pack in both)
+        of_eager, of_native = (times(partial(steps.train_batch, 0, steps.batches()[0]), effort.steps, 1, at)[0] for steps in both)
         ratios.append(of_eager / of_native)
     return {"pairs": PAIRS, "ratio": round(median(ratios), 3), "low": round(min(ratios), 3), "high": round(max(ratios), 3)}
 
 
-def warm_up(pack: Pack, at: torch.device) -> None:
+def warm_up(steps: ResidentSteps, at: torch.device) -> None:
     """On CUDA a whole epoch, so that the graphs of both batch sizes exist as in training; on the CPU one step."""
-    if pack.device.cuda:
-        pack.train_epoch(0)
+    if steps.pack.device.cuda:
+        train_epoch(steps, 0)
     else:
-        pack.begin_epoch(0)
-        pack._run_step(pack.batches()[0])
+        steps.begin_epoch(0)
+        steps.train_batch(0, steps.batches()[0])
     drain(at)
 
 
-def measure_evaluation(pack: Pack, epoch_ms: float, effort: Effort, at: torch.device) -> dict[str, float]:
+def measure_evaluation(steps: ResidentSteps, epoch_ms: float, effort: Effort, at: torch.device) -> dict[str, float]:
     """What testing costs as fractions of the training epoch it follows: whole set, strided, and the protocol's average."""
-    scale = SETS[COLUMN.dataset].test / len(pack.feed.test_labels)
-    strides, share = [evaluation_stride(pack, epoch) for epoch in range(PROTOCOL.epochs)], {}
+    scale = SETS[COLUMN.dataset].test / len(steps.feed.test_labels)
+    strides, share = [evaluation_stride(steps.pack, epoch) for epoch in range(PROTOCOL.epochs)], {}
     for stride in sorted(set(strides)):
-        pack.evaluate(stride)  # compiles, or chooses its kernels
-        repeats = effort.repeats if pack.device.cuda else 1
-        share[stride] = scale * median(times(partial(pack.evaluate, stride), 1, repeats, at)) / epoch_ms
+        steps.evaluate(stride)  # compiles, or chooses its kernels
+        repeats = effort.repeats if steps.pack.device.cuda else 1
+        share[stride] = scale * median(times(partial(steps.evaluate, stride), 1, repeats, at)) / epoch_ms
     return {"stride": max(strides), "whole": share[1], "strided": share[max(strides)],
             "protocol": sum(share[s] for s in strides) / len(strides)}
 
@@ -375,7 +375,7 @@ def benchmark(device: Device, effort: Effort, images: Images, data: str, out: Pa
     """Measure, print and store every row; returns the result's file."""
     at = torch.device(device.name)
     images = Images(images.x_train, images.y_train, *every(images, effort.tested), images.classes, images.archive_order)
-    single = Pack(members(1), images, device)  # lends its feed to the eager loop
+    single = ResidentSteps(members(1), images, device)  # lends its feed to the eager loop
     result = {**conditions(single, effort, at), "data": f"{COLUMN.name}, {data}"}
     name = file_stem(f"{result['device_type']}-{result['device']}")
     out, rows = out or RESULTS / f"{name}.json", []
@@ -397,7 +397,7 @@ def benchmark(device: Device, effort: Effort, images: Images, data: str, out: Pa
         result["paths"] = paths
         save(out, result)
     if len(rows) > 1:
-        again = measure_eager(Pack(members(1), images, device).feed, effort, at)
+        again = measure_eager(ResidentSteps(members(1), images, device).feed, effort, at)
         result["drift"] = round(again["ms"] / rows[1]["ms"], 3)
         save(out, result)
         print(f"\n{page(result)}\nStored in {out}.")
@@ -408,12 +408,12 @@ def save(out: Path, result: dict[str, Any]) -> None:
     write_atomically(out, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
 
 
-def conditions(pack: Pack, effort: Effort, at: torch.device) -> dict[str, Any]:
+def conditions(steps: ResidentSteps, effort: Effort, at: torch.device) -> dict[str, Any]:
     """What the rows of a result have in common. bytes, floors: of a run and step, by precision; bandwidth: bytes a second."""
     facts, batch, bandwidth = SETS[COLUMN.dataset], PROTOCOL.batch_size, copy_bandwidth(at)
     shape = (batch, facts.channels, facts.side, facts.side)
-    moved = {p: step_bytes(plain_network("cpu"), shape, ITEM[p]) for p in ("float32", pack.device.precision)}
-    about = {name: value for name, value in surroundings(pack).items() if name != "runs_in_pack"}
+    moved = {p: step_bytes(plain_network("cpu"), shape, ITEM[p]) for p in ("float32", steps.pack.device.precision)}
+    about = {name: value for name, value in surroundings(steps.pack.device).items() if name != "runs_in_pack"}
     return {**about, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2), "batch": batch, "steps": effort.steps,
             "repeats": effort.repeats, "bandwidth": round(bandwidth), "bytes": moved,
             "floors": {p: 1000 * n / bandwidth for p, n in moved.items()}}

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the scri
 
 from rich.console import Console
 
-from common.campaign.campaign import SHOWN, Campaign, Ground, Wanted, print_rest, show_plan
+from common.campaign.campaign import SHOWN, Campaign, CampaignPaths, Wanted, print_rest, show_plan
 from common.campaign.priority import by_worth, schedule, wanted
 from common.paper import Paper
 from common.plan import missing_runs, plan
@@ -83,10 +83,10 @@ def simulate(folder: Path, options: argparse.Namespace) -> None:
     runs, worth = timed("what is wanted", lambda: wanted(papers, "paper", columns))
     chosen = Wanted(runs, worth, timed("what all want", lambda: wanted(papers, "paper")[0]))
     place = {"device": options.card, "precision": "bfloat16", "compiled": True, "memory": options.gib * 2**30}
-    ground = Ground(folder / "papers", folder / "work", ROOT / "benchmarks" / "results",
+    paths = CampaignPaths(folder / "papers", folder / "work", ROOT / "benchmarks" / "results",
                     lambda m: memory_limit(m, "bfloat16", place["memory"]))
     deadline = time.monotonic() + 60 * options.minutes
-    campaign = timed("reading the records", lambda: Campaign(ground, chosen, place, console, deadline))
+    campaign = timed("reading the records", lambda: Campaign(paths, chosen, place, console, deadline))
     timed("reading them again", campaign.read_costs)
     campaign.deadline = time.monotonic() + 60 * options.minutes
     show_plan(campaign, 1)

@@ -11,12 +11,12 @@ from typing import Any
 
 from common.data.imbalance import class_counts
 from common.data.sets import SETS
+from common.metrics import EARLY_EVAL_STRIDE
 from common.models.sizes import multiplications
 from common.plan import Run
 from common.spec import Column, Protocol, build, canonical_json
 
 BACKWARD = 3  # a training step costs about three forward passes
-WATCHED = 10  # `common.train.loop.WATCH`, which needs torch
 SPEEDS, PROTOTYPES = "speeds", "prototypes"  # folders, beside benchmarks, of what campaigns timed and of what a prototype did
 
 
@@ -46,7 +46,8 @@ def work(column: Column, protocol: Protocol, streams: int = 1) -> float:
 def epoch_work(column: Column, protocol: Protocol, streams: int = 1, watched: bool = False) -> float:
     """Multiplications of an epoch of one run and of the test after it, of every tenth image where the epoch is only watched."""
     facts = SETS[column.dataset]
-    tested = facts.test / (WATCHED if watched else 1) * multiplications(column.backbone, facts.side, facts.channels) / 1e12
+    images = facts.test / (EARLY_EVAL_STRIDE if watched else 1)
+    tested = images * multiplications(column.backbone, facts.side, facts.channels) / 1e12
     return tested + (work(column, protocol, streams) / protocol.epochs if protocol.epochs else 0.0)
 
 
@@ -218,7 +219,7 @@ class Costs:
     def of(self, pack: Sequence[Run]) -> float | None:
         """Seconds from the start of a pack until its records are there; None where nobody knows."""
         column, protocol, method = pack[0].spec.column, pack[0].spec.protocol, pack[0].method
-        trained = expected_seconds(column, protocol, len(pack), self.speed, 1 + len(method.companions))
+        trained = expected_seconds(column, protocol, len(pack), self.speed, 1 + len(method.extra_samplers))
         return None if trained is None else self.ready(pack) * self.speed.slower + trained + len(pack) * READY.ends
 
     def ready(self, pack: Sequence[Run]) -> float:

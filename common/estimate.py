@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.cost import BACKWARD, WATCHED
+from common.cost import BACKWARD
 from common.data.large_sets import find_large
 from common.methods.method import Method
+from common.metrics import EARLY_EVAL_STRIDE
 from common.models.sizes import NETWORKS
 from common.paper import Paper
 from common.spec import Column, Protocol
@@ -31,7 +32,7 @@ def training_equivalents(column: Column, protocol: Protocol, streams: int = 1) -
     """
     facts, p = find_large(column.dataset), protocol
     whole = p.epochs - min(min(p.decay_epochs, default=0), max(0, p.epochs - 1))
-    tested = facts.test.images * (whole + (p.epochs - whole) / WATCHED) if p.epochs else facts.test.images
+    tested = facts.test.images * (whole + (p.epochs - whole) / EARLY_EVAL_STRIDE) if p.epochs else facts.test.images
     passes = BACKWARD if p.trains == "all" else 1
     return (facts.train.images * p.epochs * streams * passes + tested) / BACKWARD
 
@@ -68,7 +69,7 @@ def known_speeds(paper: Paper, records: Mapping[str, Mapping[str, Any]]) -> list
 def hours(paper: Paper, column: Column, method: Method, speeds: Sequence[Speed]) -> float:
     """GPU-hours of a run, with the stages that it starts from."""
     protocol = method.protocol or paper.settings("paper", column)[method.reading]
-    own = gpu_hours(column, protocol, basis(speeds), 1 + len(method.companions))
+    own = gpu_hours(column, protocol, basis(speeds), 1 + len(method.extra_samplers))
     return own + (hours(paper, column, method.starts_from, speeds) if method.starts_from else 0.0)
 
 

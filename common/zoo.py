@@ -19,10 +19,10 @@ from common.data.class_names import TURNS, class_names
 from common.data.large_sets import LARGE
 from common.data.sets import SETS, Images
 from common.errors import UserError
-from common.large.network import LargeNetwork
 from common.methods.method import Head, Method
 from common.methods.one_stage import prior_adjustment
 from common.models.backbones import backbone
+from common.models.imagenet import LargeNetwork
 from common.plan import checkpoint_path
 from common.spec import Profile
 from common.store import files_by_key, parse_record, read_weights

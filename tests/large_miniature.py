@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from common.data.large_sets import LARGE, LargeSet, Split
-from common.large.miniature import class_sizes, draw_image
+from common.data.miniature import class_sizes, draw_image
 
 CLASSES, LARGEST, SMALLEST, TEST = 30, 24, 2, 2
 WHOLE = 26  # training images of every class of the whole "imagenet" but the last, which has one fewer

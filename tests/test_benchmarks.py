@@ -18,10 +18,11 @@ from benchmarks.textbook import PlainResNet, step_bytes
 from common.campaign.priority import fit, offers
 from common.cost import Costs, speed_of
 from common.data.sets import SETS, Images
+from common.metrics import EARLY_EVAL_STRIDE
 from common.models.sizes import BACKBONES
-from common.train.loop import WATCH
-from common.train.pack import Device, Pack
+from common.train.device import Device
 from common.train.packing import form_packs, memory_limit
+from common.train.resident import ResidentSteps
 
 SCRIPT = Path(packs.__file__)
 
@@ -31,16 +32,16 @@ def test_the_textbook_network_is_a_pack_of_one():
     facts, generator = SETS["cifar10"], np.random.default_rng(0)
     labels = np.repeat(np.arange(10, dtype=np.uint8), 200)
     pixels = generator.integers(256, size=(len(labels), facts.side, facts.side, facts.channels), dtype=np.uint8)
-    pack = Pack(packs.members(1), Images(pixels, labels, pixels[::20], labels[::20], tuple("0123456789"), np.arange(2000)),
-                Device("cpu", "float64", False))
+    images = Images(pixels, labels, pixels[::20], labels[::20], tuple("0123456789"), np.arange(2000))
+    steps = ResidentSteps(packs.members(1), images, Device("cpu", "float64", False))
     net = PlainResNet(BACKBONES["resnet32"].blocks, BACKBONES["resnet32"].width, facts.channels, facts.classes).double()
-    head = {"fc.weight": pack.heads[0].weight[0].T, "fc.bias": pack.heads[0].bias[0, 0]}
-    net.load_state_dict({**pack.net.state_dict(), **head}, strict=False)  # all but the batch counters, which a pack has not
-    pack.begin_epoch(0)
-    images = pack.feed.batch(pack.drawn[:, :, :4])
+    head = {"fc.weight": steps.pack.heads[0].weight[0].T, "fc.bias": steps.pack.heads[0].bias[0, 0]}
+    net.load_state_dict({**steps.pack.net.state_dict(), **head}, strict=False)  # all but the batch counters, which a pack has not
+    steps.begin_epoch(0)
+    images = steps.feed.batch(steps.pack.drawn[:, :, :4])
     for training in (True, False):
-        net.train(training), pack.net.train(training)
-        torch.testing.assert_close(pack.heads[0](pack.net(images))[0], net(images), rtol=1e-9, atol=1e-10)
+        net.train(training), steps.pack.net.train(training)
+        torch.testing.assert_close(steps.pack.heads[0](steps.pack.net(images))[0], net(images), rtol=1e-9, atol=1e-10)
 
 
 def test_bytes_of_a_step_by_hand():
@@ -88,7 +89,7 @@ def test_the_smallest_benchmark_prints_ratios_and_stores_every_row(monkeypatch, 
         assert r["floor_share"] > 0
     assert stored["drift"] > 0
     share = stored["rows"][2]["evaluation"]
-    assert share["stride"] == WATCH
+    assert share["stride"] == EARLY_EVAL_STRIDE
     assert share["protocol"] == pytest.approx((160 * share["strided"] + 40 * share["whole"]) / 200)
     assert packs.page(stored).splitlines()[-1] in printed
 

@@ -17,7 +17,6 @@ LEVELS = [
     {"paper"},
     {"draws", "plan", "cost", "estimate"},
     {"train", "report"},
-    {"large"},
     {"campaign", "publish", "zoo"},
     {"guests", "cli"},
 ]

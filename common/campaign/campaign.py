@@ -34,7 +34,7 @@ ENDING = 5.0  # seconds before the deadline for states and what goes home, where
 
 
 @dataclass(frozen=True)
-class Ground:
+class CampaignPaths:
     """Where a campaign works. root: of the papers; benchmarks: measured speeds; limit: most runs of a pack of a run's kind."""
 
     root: Path
@@ -69,30 +69,31 @@ def select(papers: Sequence[Paper], profile: Profile, only: Sequence[str], colum
 class Campaign:
     """One campaign on one engine: it knows the time left and what the device has been seen to need.
 
-    place: `common.train.work.place_of` the device.
+    place: `common.train.device.place_of` the device.
     """
 
-    def __init__(self, ground: Ground, chosen: Wanted, place: dict[str, Any], console: Console, deadline: float = float("inf")):
-        self.ground, self.chosen, self.place, self.console, self.deadline = ground, chosen, place, console, deadline
+    def __init__(self, paths: CampaignPaths, chosen: Wanted, place: dict[str, Any], console: Console,
+                 deadline: float = float("inf")):
+        self.paths, self.chosen, self.place, self.console, self.deadline = paths, chosen, place, console, deadline
         self.costs = self.read_costs()
 
     def read_costs(self) -> Costs:
         """From the records, the benchmarks, and what this device's own packs have shown."""
-        folder, probes = self.ground.benchmarks, self.ground.work / "probes"
-        known = speeds(thin_records(self.ground.root, self.ground.work / "records.json"), folder, folder / SPEEDS, probes)
+        folder, probes = self.paths.benchmarks, self.paths.work / "probes"
+        known = speeds(thin_records(self.paths.root, self.paths.work / "records.json"), folder, folder / SPEEDS, probes)
         found = speed_of(self.place["device"], self.place["precision"], known, folder / PROTOTYPES)
         seen = frozenset((row["backbone"], row["runs"]) for row in self._rows())
         return Costs(replace(found, compiled=self.place["compiled"]), seen)
 
     @property
     def _file(self) -> Path:
-        return self.ground.work / "probes" / f"{file_stem(place_name(self.place['device'], self.place['precision']))}.json"
+        return self.paths.work / "probes" / f"{file_stem(place_name(self.place['device'], self.place['precision']))}.json"
 
     def _rows(self) -> list[dict[str, Any]]:
         return json.loads(self._file.read_text())["rows"] if self._file.exists() else []
 
     def form(self, runs: Sequence[Run], most: Limit = unlimited) -> list[list[Run]]:
-        return form_packs(runs, lambda m: min(self.ground.limit(m), most(m)))
+        return form_packs(runs, lambda m: min(self.paths.limit(m), most(m)))
 
     def offer(self, ready: Sequence[Run], costs: Costs, most: Limit = unlimited) -> list[Offer]:
         """What could be begun now."""
@@ -103,7 +104,7 @@ class Campaign:
         return self.deadline - time.monotonic()
 
     def chooser(self, states: Callable[[Sequence[Run]], list[list[Run]]]) -> Callable:
-        """What `conduct` asks for the next pack: unfinished ones first, then the best that fits the time."""
+        """What `run_schedule` asks for the next pack: unfinished ones first, then the best that fits the time."""
         def choose(ready: Sequence[Run], most: Limit) -> Sequence[Run]:
             begun = states(ready)
             keys = {m.spec.key for pack in begun for m in pack}
@@ -132,7 +133,7 @@ class Campaign:
     def learn(self, pack: Sequence[Run], epochs: int, times: Sequence[float]) -> None:
         """Keep what the epochs since the second have taken, and what the first took longer. times: of the start and of the end
         of each epoch."""
-        column, p, streams = pack[0].spec.column, pack[0].spec.protocol, 1 + len(pack[0].method.companions)
+        column, p, streams = pack[0].spec.column, pack[0].spec.protocol, 1 + len(pack[0].method.extra_samplers)
         took = [b - a for a, b in itertools.pairwise(times)]
         each = median(took[1:])
         units = len(pack) * epoch_work(column, p, streams, epochs <= watched_epochs(p))
@@ -154,12 +155,12 @@ class Campaign:
 
     def lacking(self, runs: Sequence[Run]) -> int:
         """How many of the runs have no record."""
-        have = record_files(self.ground.root)
+        have = record_files(self.paths.root)
         return sum(m.identity not in have for m in runs)
 
     def missing(self) -> list[Run]:
         """What is to be trained: the selected runs without a record, and those that they start from."""
-        return missing_runs(self.chosen.runs, record_files(self.ground.root))
+        return missing_runs(self.chosen.runs, record_files(self.paths.root))
 
 
 def show_plan(campaign: Campaign, places: int) -> None:
@@ -206,7 +207,7 @@ def print_done(console: Console, ended: Sequence["Trained"]) -> None:
 
 def print_rest(campaign: Campaign) -> None:
     """The device-hours that all papers still need."""
-    whole = missing_runs(campaign.chosen.all, record_files(campaign.ground.root))
+    whole = missing_runs(campaign.chosen.all, record_files(campaign.paths.root))
     seconds, unknown = needs(whole, campaign.form, campaign.costs)
     said = f" and {unknown} runs on networks that this device has not been seen to train" if unknown else ""
     lacking, where = campaign.lacking(campaign.chosen.all), place_name(campaign.place["device"], campaign.place["precision"])
@@ -220,16 +221,16 @@ def run_campaign(campaign: Campaign, engine: "Engine", observer: "Observer", sav
 
     observer: tells a person about packs in training. home: brings home what is finished; called after every pack.
     """
-    from common.train.loop import Workspace
-    from common.train.work import conduct, unfinished_packs
+    from common.train.state import Workspace
+    from common.train.work import run_schedule, unfinished_packs
 
     if campaign.place["compiled"]:
         campaign.deadline -= ENDING
-    work = Workspace(campaign.ground.work, save_seconds, campaign.deadline)
+    work = Workspace(campaign.paths.work, save_seconds, campaign.deadline)
     ended: list[Trained] = []
     try:
-        conduct(campaign.chosen.runs, campaign.chooser(partial(unfinished_packs, work)), root=campaign.ground.root, work=work,
-                engine=engine, observer=partial(campaign.watch, observer), ended=ended, after=home)
+        run_schedule(campaign.chosen.runs, campaign.chooser(partial(unfinished_packs, work)), root=campaign.paths.root, work=work,
+                     engine=engine, observer=partial(campaign.watch, observer), ended=ended, after=home)
     finally:
         print_done(campaign.console, ended)
     following = schedule(campaign.missing(), campaign.offer, campaign.costs, float("inf"), most=SHOWN)

@@ -36,6 +36,6 @@ def choose_devices(options: argparse.Namespace) -> list["Device"]:
 def local_engine(devices: Sequence["Device"], data: Path) -> tuple["Engine", dict[str, Any]]:
     """The engine over devices of this machine, and what `place_of` says of the first."""
     from common.train.processes import Processes
-    from common.train.work import Here, place_of
+    from common.train.work import LocalDevice, place_of
 
-    return Here(devices[0], data) if len(devices) == 1 else Processes(devices, data), place_of(devices[0])
+    return LocalDevice(devices[0], data) if len(devices) == 1 else Processes(devices, data), place_of(devices[0])

@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from common.data.large_sets import LARGE
+from common.data.lists import load_large, summarise
 from common.data.sets import load
 from common.errors import UserError
-from common.large.lists import load_large, summarise
 from common.plan import how_to_get
 
 NEEDED = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "rich", "PyYAML",

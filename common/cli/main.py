@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.campaign.campaign import Campaign, Ground, print_rest, run_campaign, select, show_plan
+from common.campaign.campaign import Campaign, CampaignPaths, print_rest, run_campaign, select, show_plan
 from common.campaign.merging import Place, merge, pack_records
 from common.campaign.priority import needs
 from common.campaign.travel import Home, bring_in
@@ -135,7 +135,7 @@ def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
 
 def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argparse.Namespace) -> int:
     """Train what is missing. Returns 0, or 3 when the minutes ran out first."""
-    from common.train.loop import Workspace
+    from common.train.state import Workspace
     from common.train.work import train
 
     observer = observer_of(options.tensorboard if RANK == 0 else None, WORK / "log.jsonl", planned, pack_observer())
@@ -175,13 +175,12 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argpars
 
 def train_large_runs(planned: Sequence[Run], options: argparse.Namespace, observer: Watch) -> int:
     """The columns of large sets, one run after another, on all processes of torchrun; the first of them alone speaks."""
-    from common.large.train import LargeOptions, train_large
-    from common.train.loop import Workspace
+    from common.train.state import Workspace
+    from common.train.torchrun import LargeOptions, train_large
 
     if not missing_runs(planned, record_files(planned[0].root)):
         console.print(f"All {len(planned)} runs have their records: nothing to train.")
-    share = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    workers = options.workers or max(1, min(8, share))
+    workers = options.workers or max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     chosen = LargeOptions(options.device, options.precision, options.compile, options.per_device, workers)
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     done = train_large(planned, DATA, Workspace(WORK, options.save_every or LARGE_SAVE, deadline), chosen, observer)
@@ -304,9 +303,9 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
         prepare("digits", DATA, None)
     chosen = select(papers, profile, options.only, options.columns, options.seeds, DATA, console)
     engine, where = find_engine(options, papers_root(papers), DATA)
-    ground = Ground(papers_root(papers), WORK, RESULTS, most_side_by_side(options, where))
+    paths = CampaignPaths(papers_root(papers), WORK, RESULTS, most_side_by_side(options, where))
     try:
-        campaign = Campaign(ground, chosen, where, console, begun + seconds)
+        campaign = Campaign(paths, chosen, where, console, begun + seconds)
         time_left = "no limit of time" if seconds == float("inf") else clock(seconds)
         console.print(f"Campaign, profile {profile}: {campaign.lacking(chosen.runs)} of {len(chosen.runs)} runs are missing; "
                       f"{time_left} on {engine.places} × {where['device']} in {where['precision']}.")
@@ -334,8 +333,8 @@ def home_of(campaign: Campaign, options: argparse.Namespace) -> Home | None:
     """Where --out wants finished things, or None."""
     if not options.out:
         return None
-    before = frozenset(path.name for path in files_by_key(campaign.ground.root).values())
-    return Home(options.out, campaign.chosen.runs, campaign.ground.root, WORK, before, options.out_limit, options.weights_of)
+    before = frozenset(path.name for path in files_by_key(campaign.paths.root).values())
+    return Home(options.out, campaign.chosen.runs, campaign.paths.root, WORK, before, options.out_limit, options.weights_of)
 
 
 def bring_home(home: Home | None) -> None:

@@ -11,12 +11,12 @@ from rich.markup import escape
 
 from common.checkout import commit, source_digest
 from common.data.large_sets import LARGE
+from common.data.large_sources import prepare_large
 from common.data.parcel import instead_of_parcel, is_parcel, pack_data, unpack_data
 from common.data.second_tests import prepare_second_tests
 from common.data.sets import find_set
 from common.data.sources import prepare
 from common.errors import UserError
-from common.large.prepare import prepare_large
 from common.paper import Paper
 from common.plan import needed_images
 from common.spec import Column, build

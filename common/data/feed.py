@@ -22,16 +22,16 @@ from common.spec import Column
 INDEX, DY, DX, FLIP, TURN, PARTNER = ROWS = range(6)  # rows of an epoch's draws; PARTNER is a position in the batch
 
 
-def stream(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
+def generator_for(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
     """The run's own generator for one purpose and epoch (CPU)."""
     digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-class Drawn(NamedTuple):
+class EpochDraws(NamedTuple):
     """What all runs of a pack draw in an epoch, or a part of it that is one batch.
 
-    images: int64 [ROWS, runs, images]; others: the same of every companion stream, [companions, ROWS, runs, images].
+    images: int64 [ROWS, runs, images]; others: the same of every extra sampler, [extra samplers, ROWS, runs, images].
     blend: share of an image against its partner, [runs, images], or [0] where no run has mixup. noise: [terms, runs, images,
     classes] of each group of runs that asks for it.
     """
@@ -41,20 +41,20 @@ class Drawn(NamedTuple):
     blend: Tensor
     noise: tuple[Tensor, ...] = ()
 
-    def part(self, start: int, size: int) -> "Drawn":
+    def part(self, start: int, size: int) -> "EpochDraws":
         """Images start to start + size of every run: views."""
         stop = start + size
-        return Drawn(self.images[..., start:stop], self.others[..., start:stop], self.blend[..., start:stop],
-                     tuple(n[:, :, start:stop] for n in self.noise))
+        return EpochDraws(self.images[..., start:stop], self.others[..., start:stop], self.blend[..., start:stop],
+                          tuple(n[:, :, start:stop] for n in self.noise))
 
     def tensors(self) -> list[Tensor]:
         return [self.images, self.others, self.blend, *self.noise]
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Drawn":
+    def map(self, function: Callable[[Tensor], Tensor]) -> "EpochDraws":
         images, others, blend, *noise = map(function, self.tensors())
-        return Drawn(images, others, blend, tuple(noise))
+        return EpochDraws(images, others, blend, tuple(noise))
 
-    def copy_(self, other: "Drawn") -> None:
+    def copy_(self, other: "EpochDraws") -> None:
         for mine, its in zip(self.tensors(), other.tensors(), strict=True):
             mine.copy_(its, non_blocking=True)
 
@@ -63,17 +63,17 @@ Order = np.ndarray | str | None  # what a sampler returns: class probabilities, 
 
 
 @dataclass(frozen=True)
-class Draw:
-    """How a run draws: what its sampler and its companions' samplers say, whether its task turns the images, its mixup."""
+class DrawSpec:
+    """How a run draws: what its sampler and its extra samplers say, whether its task turns the images, its mixup."""
 
     seed: int
     order: Order
     turns: bool
-    companions: tuple[Order, ...] = ()
+    extra_samplers: tuple[Order, ...] = ()
     mixup: float = 0.0
 
 
-def draw_epoch(draw: Draw, epoch: int, labels: Tensor, *, pad: int, flip: bool, batch: int) -> Tensor:
+def draw_epoch(draw: DrawSpec, epoch: int, labels: Tensor, *, pad: int, flip: bool, batch: int) -> Tensor:
     """One run's epoch of its own images: int64 [ROWS, images].
 
     labels: int64 [images] on the CPU. A sampler draws as many images as the set has, with replacement. Turns are
@@ -82,10 +82,10 @@ def draw_epoch(draw: Draw, epoch: int, labels: Tensor, *, pad: int, flip: bool, 
     n = len(labels)
     result = draw_stream(draw.seed, "", epoch, draw.order, labels, pad=pad, flip=flip)
     if draw.turns:
-        turns = stream(draw.seed, "turns", epoch)
+        turns = generator_for(draw.seed, "turns", epoch)
         result[TURN] = torch.cat([torch.randperm(min(batch, n - i), generator=turns) % 4 for i in range(0, n, batch)])
     if draw.mixup:
-        partners = stream(draw.seed, "partners", epoch)
+        partners = generator_for(draw.seed, "partners", epoch)
         result[PARTNER] = torch.cat([torch.randperm(min(batch, n - i), generator=partners) for i in range(0, n, batch)])
     return result
 
@@ -95,7 +95,7 @@ def draw_stream(seed: int, name: str, epoch: int, order: Order, labels: Tensor, 
     """Images, crops and flips of one stream, int64 [ROWS, images]; `first` are the indices of the run's own stream."""
     n = len(labels)
     result = torch.zeros(len(ROWS), n, dtype=torch.int64)
-    generator = stream(seed, f"order{name}", epoch)
+    generator = generator_for(seed, f"order{name}", epoch)
     if order is None:
         result[INDEX] = torch.randperm(n, generator=generator)
     elif isinstance(order, str):
@@ -103,7 +103,7 @@ def draw_stream(seed: int, name: str, epoch: int, order: Order, labels: Tensor, 
     else:
         each = torch.from_numpy(order / np.bincount(labels, minlength=len(order)))
         result[INDEX] = torch.multinomial(each[labels], n, replacement=True, generator=generator)
-    augmentation = stream(seed, f"augmentation{name}", epoch)
+    augmentation = generator_for(seed, f"augmentation{name}", epoch)
     if pad:
         result[DY:DX + 1] = torch.randint(0, 2 * pad + 1, (2, n), generator=augmentation)
     if flip:
@@ -111,19 +111,19 @@ def draw_stream(seed: int, name: str, epoch: int, order: Order, labels: Tensor, 
     return result
 
 
-def draw_blend(draw: Draw, epoch: int, images: int, batch: int) -> Tensor:
+def draw_blend(draw: DrawSpec, epoch: int, images: int, batch: int) -> Tensor:
     """The share of an image against its partner, float64 [images]: one Beta(mixup, mixup) a batch (Zhang et al., 2018); without
     mixup 1, which leaves the image as it is to the last bit."""
     if not draw.mixup:
         return torch.ones(images, dtype=torch.float64)
-    generator = np.random.default_rng(stream(draw.seed, "blend", epoch).initial_seed())
+    generator = np.random.default_rng(generator_for(draw.seed, "blend", epoch).initial_seed())
     shares = generator.beta(draw.mixup, draw.mixup, -(-images // batch))
     return torch.from_numpy(shares).repeat_interleave(batch)[:images]
 
 
 def draw_noise(seed: int, epoch: int, kind: str, shape: Sequence[int]) -> Tensor:
     """Standard normal or uniform noise of a run, float32 of this shape."""
-    generator = stream(seed, "noise", epoch)
+    generator = generator_for(seed, "noise", epoch)
     return torch.randn(*shape, generator=generator) if kind == "normal" else torch.rand(*shape, generator=generator)
 
 
@@ -153,18 +153,18 @@ class Feed:
         self.mean, self.std = (torch.tensor(v, device=device) for v in (self.facts.mean, self.facts.std))
         self.pixels = source_pixels(self.facts.side, turns, device)
 
-    def draw(self, draws: Sequence[Draw], epoch: int, batch: int) -> Drawn:
+    def draw(self, draws: Sequence[DrawSpec], epoch: int, batch: int) -> EpochDraws:
         """The epoch of every run, on the CPU, without noise."""
         how = {"pad": self.facts.pad, "flip": self.facts.flip}
         own = [draw_epoch(d, epoch, self.cpu_labels, batch=batch, **how) for d in draws]
         others = [torch.stack([
             draw_stream(d.seed, f"-{k}", epoch, order, self.cpu_labels, first=mine[INDEX],
-                        held_out=len(self.labels) - self.size, **how) for k, order in enumerate(d.companions, 1)], 0)
-            for d, mine in zip(draws, own, strict=True) if d.companions]
+                        held_out=len(self.labels) - self.size, **how) for k, order in enumerate(d.extra_samplers, 1)], 0)
+            for d, mine in zip(draws, own, strict=True) if d.extra_samplers]
         blend = [draw_blend(d, epoch, self.size, batch) for d in draws] if any(d.mixup for d in draws) else []
-        return Drawn(torch.stack(own, 1), torch.stack(others, 2) if others else torch.zeros(0, len(ROWS), len(draws), self.size,
-                                                                                          dtype=torch.int64),
-                     torch.stack(blend) if blend else torch.zeros(0))
+        none = torch.zeros(0, len(ROWS), len(draws), self.size, dtype=torch.int64)
+        return EpochDraws(torch.stack(own, 1), torch.stack(others, 2) if others else none,
+                          torch.stack(blend) if blend else torch.zeros(0))
 
     def batch(self, drawn: Tensor, blend: Tensor | None = None) -> Tensor:
         """Network input [batch, runs * channels, side, side] of the draws int64 [ROWS, runs, batch]; with `blend`

@@ -1,6 +1,6 @@
 """What a loss has to be before it is trained, and what is worth knowing of it: tried on drawn outputs, a sentence each.
 
-Drawn are outputs of a linear or cosine head on images of few classes. A loss that sees more (companions, clusters, a head of
+Drawn are outputs of a linear or cosine head on images of few classes. A loss that sees more (extra samplers, clusters, a head of
 another kind) is tried on its first real batch alone, which every training begins with.
 """
 
@@ -73,7 +73,7 @@ def is_plain(method: Method) -> bool:
     """Whether outputs can be drawn for the loss."""
     head = method.head
     usual = head.kind in ("linear", "cosine") and not (head.groups or head.centres or head.rescale)
-    return usual and not (method.companions or method.combine or method.clusters) and method.task == "classes"
+    return usual and not (method.extra_samplers or method.combine or method.clusters) and method.task == "classes"
 
 
 class Trial:

@@ -130,7 +130,7 @@ def check(case: Case, console: Console) -> tuple[str, ...]:
 def train_case(case: Case, options: argparse.Namespace, ground: Ground, limit_of: LimitOf, console: Console) -> bool:
     """Train every run of the trial that nobody has a record of; False when the minutes ran out first."""
     from common.train.loop import Workspace
-    from common.train.work import Here, place_of, train
+    from common.train.work import LocalDevice, place_of, train
 
     known = case.records(ground)
     wanted = [item for entry in case.entries for item in entry.runs if item.identity not in known]
@@ -144,7 +144,7 @@ def train_case(case: Case, options: argparse.Namespace, ground: Ground, limit_of
     console.print(f"Training {len(wanted)} runs on {device.name} in {device.precision}; {len(known)} are here already.")
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     work = Workspace(ground.work / "guests" / case.home.name, options.save_every, deadline)
-    engine = Here(device, ground.data)  # in this process: no other one knows the functions of the file
+    engine = LocalDevice(device, ground.data)  # in this process: no other one knows the functions of the file
     return train(wanted, root=case.home, work=work, engine=engine, limit=limit_of(place_of(device)), observer=pack_observer())
 
 

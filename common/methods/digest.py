@@ -79,7 +79,7 @@ def method_digest(method: "Method", column: "Column") -> str:
     In it are too, as values, what no function of the method says: how the dataset is normalised, padded and mirrored, and
     the layers of the backbone.
     """
-    parts = [method.loss, method.weights, method.sampler, *method.companions, method.combine, method.adjust, method.clusters]
+    parts = [method.loss, method.weights, method.sampler, *method.extra_samplers, method.combine, method.adjust, method.clusters]
     network, images = (NETWORKS, LARGE) if column.dataset in LARGE else (BACKBONES, SETS)
     return _hash([
         [part and part_tree(part) for part in parts],

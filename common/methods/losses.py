@@ -3,7 +3,7 @@
 A loss maps (outputs, labels, context) to per-sample values: logits [..., batch, classes] in float32 or float64,
 labels [..., batch] (int64), values [..., batch]. It draws nothing, moves nothing, reads no global state and never
 synchronises. Only tensor methods are used, so this file, and a plan of runs, load without torch. Where a method has
-companion streams, labels are [..., streams, batch] and outputs have that axis too.
+extra samplers, labels are [..., streams, batch] and outputs have that axis too.
 
 n_j: training images of class j; s: scale of the cosine logits; m_j: margin of class j.
 """

@@ -32,7 +32,8 @@ class Outputs(NamedTuple):
     head: the head's own tensors by name, for losses that need them: weight [..., width, classes] (of a Gaussian head the
     means), bias, log_variances, inverse_deviations, centres, centroids.
     balanced: [..., batch, classes] where the head has groups of channels, one a class; else None.
-    Of a method with companions and no `combine`, all but `head` have a stream axis before the batch: [..., streams, batch, .].
+    Of a method with extra samplers and no `combine`, all but `head` have an axis of streams before the batch's:
+    [..., streams, batch, .].
     Of a method with clusters, `logits` has an entry for each cluster.
     """
 
@@ -117,11 +118,11 @@ class Method:
     protocol: the setting, where it is not the paper's for this reading
     mixup: alpha of the Beta(alpha, alpha) with which a batch is mixed with a permutation of itself; 0 for none
     noise: what is drawn per sample and class for the loss: "normal" (standard) or "uniform" (on [0, 1))
-    companions: samplers of further images that a step sees beside its own (`again`: the same images under another crop;
-    `held_out`: of the held-out images); the loss then gets labels [..., 1 + companions, batch]
+    extra_samplers: samplers of further images that a step sees beside its own (`again`: the same images under another crop;
+    `held_out`: of the held-out images); the loss then gets labels [..., 1 + extra samplers, batch]
     combine(features [..., streams, batch, width], context) -> [..., batch, .]: what the head sees of the streams, or None
     network: "plain", "bilateral" with a last block for each of two streams (BBN), "two-branch" with these two blocks side by
-    side for one stream, or "shifted", whose features are nine means of each channel (`common.models.tail`); adapter: channels
+    side for one stream, or "shifted", whose features are nine means of each channel (`common.models.pooling`); adapter: channels
     of a 1x1 convolution with batch normalisation and ReLU at the end of the backbone, 0 for none
     held_out: images of each class that are taken from the training set first, for meta-learning
     meta_rate: step size of the sample weights that are learned on held-out images; 0 for none
@@ -148,7 +149,7 @@ class Method:
     protocol: Protocol | None = None
     mixup: float = 0.0
     noise: Literal["", "normal", "uniform"] = ""
-    companions: tuple[Callable, ...] = ()
+    extra_samplers: tuple[Callable, ...] = ()
     combine: Callable | None = None
     network: Literal["plain", "bilateral", "two-branch", "shifted"] = "plain"
     held_out: int = 0
@@ -175,7 +176,7 @@ class Method:
     @property
     def shape(self) -> tuple:
         """What the runs of a pack have in common, beside column and protocol."""
-        return self.network, self.adapter, len(self.companions), self.held_out, self.meta_rate > 0
+        return self.network, self.adapter, len(self.extra_samplers), self.held_out, self.meta_rate > 0
 
     def describe(self) -> dict[str, Any]:
         """All of a method that decides the numbers, as JSON; name, reading and variant do not.
@@ -198,7 +199,7 @@ class Method:
             "starts_from": first.describe() | {"protocol": vars(first.protocol) if first.protocol else None} if first else None,
             "mixup": self.mixup,
             "noise": self.noise,
-            "companions": [describe_function(f) for f in self.companions],
+            "companions": [describe_function(f) for f in self.extra_samplers],
             "combine": describe_function(self.combine) if self.combine else None,
             "network": self.network,
             "held_out": self.held_out,
@@ -240,7 +241,8 @@ def digest_of(method: Method, column: Column) -> str:
 
 def named_parts(method: Method) -> Iterator[tuple[str, Path, str]]:
     """Name, file and digest of every function that a method is made of, and of those that are bound to them."""
-    waiting = [method.loss, method.weights, method.sampler, *method.companions, method.combine, method.adjust, method.clusters]
+    waiting = [method.loss, method.weights, method.sampler, *method.extra_samplers, method.combine, method.adjust,
+               method.clusters]
     while waiting:
         if (part := waiting.pop()) is None:
             continue

@@ -162,7 +162,7 @@ def bbn_row(reading: Reading, protocol: Protocol) -> Method:
     Its code divides the epoch by the number of epochs, but by 100 where that is 90 and by 200 where it is 180.
     """
     parts = {"epochs": {90: 100, 180: 200}.get(protocol.epochs, protocol.epochs)}
-    return Method("bbn", reading, partial(bilateral, **parts), network="bilateral", companions=(reversed_frequency,),
+    return Method("bbn", reading, partial(bilateral, **parts), network="bilateral", extra_samplers=(reversed_frequency,),
                   combine=partial(cumulative, **parts))
 
 
@@ -171,7 +171,7 @@ def meta_rows(reading: Reading, protocol: Protocol, s: float = 30.0, largest: fl
     """Meta-learning of sample weights as domain adaptation (Jamal et al., 2020), from the first decay on: ten held-out images a
     class, steps of 0.01 from the effective-number weights. Its released script has cross-entropy only; LDAM and focal
     loss are put in its place."""
-    meta = {"weights": _deferred_weights(protocol, beta), "reduction": "batch", "companions": (held_out,), "held_out": 10,
+    meta = {"weights": _deferred_weights(protocol, beta), "reduction": "batch", "extra_samplers": (held_out,), "held_out": 10,
             "meta_rate": 0.01}
     return [
         Method("meta-ldam", reading, partial(ldam, s=s, largest=largest), COSINE, **meta),
@@ -183,7 +183,7 @@ def hybrid_sc_row(reading: Reading, protocol: Protocol, temperature: float = 0.1
     """Hybrid-SC (Wang et al., 2021): contrast of two views of the shuffled images, cross-entropy on class-balanced ones.
     Settings from memory of the literature; see `hybrid_contrastive`."""
     loss = partial(hybrid_contrastive, temperature=temperature, epochs=protocol.epochs)
-    return Method("hybrid-sc", reading, loss, Head("linear", project=128), companions=(again, class_balanced),
+    return Method("hybrid-sc", reading, loss, Head("linear", project=128), extra_samplers=(again, class_balanced),
                   last=True)
 
 

@@ -68,12 +68,12 @@ def reversed_frequency(counts: Vector, epoch: int) -> Vector:
 
 
 def again(counts: Vector, epoch: int) -> str:
-    """Of a companion stream: the images of the first stream once more, under a crop and flip of their own."""
+    """An extra sampler: the images of the first stream once more, under a crop and flip of their own."""
     return "again"
 
 
 def held_out(counts: Vector, epoch: int) -> str:
-    """Of a companion stream: any of the images that were held out from training."""
+    """An extra sampler: any of the images that were held out from training."""
     return "held out"
 
 

@@ -4,9 +4,9 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.models.mobile import PackedMobile
+from common.models.pooling import Pooling, batch_norm
 from common.models.resnet import PackedBilateral, PackedFull, PackedResNet
 from common.models.sizes import BACKBONES, Mobile, Plain, Residual
-from common.models.tail import Tail, batch_norm
 
 
 class PackedPlain(nn.Module):
@@ -30,7 +30,7 @@ class PackedPlain(nn.Module):
                 layers.append(nn.MaxPool2d(2))
                 side //= 2
             elif kind == "mean":
-                tail = Tail(runs, channels, adapter, shifted)
+                tail = Pooling(runs, channels, adapter, shifted)
                 layers.append(tail)
                 channels, side, self.copies = tail.width, 0, tail.copies
             elif kind == "full":
@@ -86,7 +86,7 @@ def backbone(name: str, runs: int, channels: int = 3, network: str = "plain", si
     copies * width].
 
     network: "bilateral" and "two-branch" give a ResNet its last block twice, for two streams or for one; "shifted" has nine
-    copies (`Tail`) and not one.
+    copies (`Pooling`) and not one.
     adapter: channels of its last 1x1 convolution, 0 for none.
     """
     shape, shifted = BACKBONES[name], network == "shifted"

@@ -6,8 +6,8 @@ a depthwise one a group for each of its M * c channels. ReLU6; the last convolut
 
 from torch import Tensor, nn
 
+from common.models.pooling import Pooling, batch_norm
 from common.models.sizes import Mobile
-from common.models.tail import Tail, batch_norm
 
 
 class Inverted(nn.Module):
@@ -28,14 +28,14 @@ class Inverted(nn.Module):
 
 
 class PackedMobile(nn.Module):
-    """Images [batch, runs * channels, height, width] -> features [runs, batch, copies * width]; adapter, shifted: see `Tail`."""
+    """Images [batch, runs * channels, height, width] -> features [runs, batch, copies * width]; for the rest see `Pooling`."""
 
     def __init__(self, shape: Mobile, runs: int, channels: int = 3, adapter: int = 0, shifted: bool = False):
         super().__init__()
         blocks = [Inverted(*block, runs) for block in shape.blocks]
         c_last = shape.groups[-1][1]
         self.layers = nn.Sequential(*_layer(channels, shape.stem, 3, runs), *blocks, *_layer(c_last, shape.last, 1, runs))
-        self.tail = Tail(runs, shape.last, adapter, shifted)
+        self.tail = Pooling(runs, shape.last, adapter, shifted)
         self.runs, self.width, self.copies = runs, self.tail.width, self.tail.copies
 
     def forward(self, x: Tensor, stream: int | None = None) -> Tensor:

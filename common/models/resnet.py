@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.models.pooling import Pooling, batch_norm, full_precision
 from common.models.sizes import Residual
-from common.models.tail import Tail, batch_norm, full_precision
 
 
 class Block(nn.Module):
@@ -49,7 +49,7 @@ class Block(nn.Module):
 
 
 class PackedResNet(nn.Module):
-    """Images [batch, runs * channels, height, width] -> features [runs, batch, copies * width]; see `Tail`."""
+    """Images [batch, runs * channels, height, width] -> features [runs, batch, copies * width]; see `Pooling`."""
 
     def __init__(self, shape: Residual, runs: int, channels: int = 3, adapter: int = 0, shifted: bool = False):
         super().__init__()
@@ -63,7 +63,7 @@ class PackedResNet(nn.Module):
                 layers.append(Block(c_in, c_out, 2 if stage and i == 0 else 1, runs, shape.projection))
                 c_in = c_out
         self.blocks = nn.Sequential(*layers)
-        self.tail = Tail(runs, c_in, adapter, shifted)
+        self.tail = Pooling(runs, c_in, adapter, shifted)
         self.width, self.copies = self.tail.width, self.tail.copies
 
     def forward(self, x: Tensor, stream: int | None = None) -> Tensor:

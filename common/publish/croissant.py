@@ -17,8 +17,8 @@ import numpy as np
 from common.data.class_names import class_names
 from common.data.imbalance import read_list, select
 from common.data.large_sets import LARGE
+from common.data.lists import load_large
 from common.data.sets import LISTS, SETS, archive_order, load
-from common.large.lists import load_large
 from common.publish.about import LICENCE, author, citation, pretty, repository
 from common.spec import Column
 from common.store import write_atomically

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from common.data.feed import Drawn
+from common.data.feed import EpochDraws
 
 
 class Ahead:
@@ -16,17 +16,17 @@ class Ahead:
     itself never calls CUDA, which a capture in progress would forbid.
     """
 
-    def __init__(self, draw: Callable[[int], Drawn], dtype: torch.dtype):
+    def __init__(self, draw: Callable[[int], EpochDraws], dtype: torch.dtype):
         self._draw, self._dtype = draw, dtype
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="draws")
-        self._buffers: list[Drawn] = []
-        self._begun: dict[int, Future[Drawn]] = {}
+        self._buffers: list[EpochDraws] = []
+        self._begun: dict[int, Future[EpochDraws]] = {}
 
     def begin(self, epoch: int) -> None:
         """Draw the epoch in the thread."""
         self._begun = {epoch: self._thread.submit(lambda: self._fill(self._draw(epoch)))}
 
-    def take(self, epoch: int) -> Drawn:
+    def take(self, epoch: int) -> EpochDraws:
         """The epoch's draws. They hold until the second next `begin` or `take`, by when the device must have copied them."""
         begun, self._begun = self._begun, {}
         found = {number: future.result() for number, future in begun.items()}
@@ -36,7 +36,7 @@ class Ahead:
         self._buffers = self._buffers or [drawn.map(self._page_locked) for _ in range(2)]
         return self._fill(drawn)
 
-    def _fill(self, drawn: Drawn) -> Drawn:
+    def _fill(self, drawn: EpochDraws) -> EpochDraws:
         buffer = self._buffers.pop(0)
         buffer.copy_(drawn)
         self._buffers.append(buffer)

@@ -14,19 +14,20 @@ from common.errors import UserError
 from common.plan import Run
 from common.predictions import Answers, Predictions
 from common.store import read_weights_metadata
-from common.train.pack import Device, Pack
+from common.train.device import Device
+from common.train.resident import ResidentSteps
 
 
 def answer(members: Sequence[Run], tests: FurtherImages, images: Images, device: Device) -> list[Predictions]:
     """The predictions of each run of a pack, in the form of a record's; `best` is `last`, as no other epoch's weights are left.
     images: the dataset that the runs were trained on."""
-    pack = Pack(members, replace(images, x_test=tests.images, y_test=tests.labels), device)
+    steps = ResidentSteps(members, replace(images, x_test=tests.images, y_test=tests.labels), device)
     try:
-        for run, member in enumerate(pack.members):
-            pack.load_run_state(run, read_weights(member))
-        tallies = pack.evaluate()
+        for run, member in enumerate(steps.pack.members):
+            steps.pack.load_run_state(run, read_weights(member))
+        tallies = steps.evaluate()
     finally:
-        pack.close()
+        steps.close()
     labels, found = torch.cat(tallies[0].labels).cpu().numpy(), []
     for tally in tallies:
         for last, confidence, *plain in zip(*(part.numpy() for part in tally.answered()), strict=True):

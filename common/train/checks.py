@@ -1,8 +1,6 @@
 """What a method's parts have to be, asked before the first step; a failure is one sentence that names the row and the way out."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,10 +8,14 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.methods.method import Method
+from common.plan import Run
 from common.spec import Protocol
 
-if TYPE_CHECKING:
-    from common.train.pack import Pack
+
+def check_members(members: Sequence[Run], counts: np.ndarray) -> None:
+    """The parts of every method among runs of one protocol. counts: training images of each class."""
+    for method in dict.fromkeys(m.method for m in members):
+        check_parts(method, counts, members[0].spec.protocol)
 
 
 def check_parts(method: Method, counts: np.ndarray, protocol: Protocol) -> None:
@@ -23,7 +25,7 @@ def check_parts(method: Method, counts: np.ndarray, protocol: Protocol) -> None:
     for epoch in sorted({0, *protocol.decay_epochs, max(protocol.epochs - 1, 0)}):
         if method.task == "classes":
             _check_vector(method, "weights", method.weights(counts, epoch), classes, epoch)
-        for sampler in (method.sampler, *method.companions):
+        for sampler in (method.sampler, *method.extra_samplers):
             order = sampler(counts, epoch)
             if isinstance(order, str) and order not in ("again", "held out"):
                 raise UserError(f"{method.label}: its sampler says {order!r}; it returns None for every image once, or a "
@@ -59,24 +61,3 @@ def per_sample(losses: Tensor, labels: Tensor, method: Method) -> Tensor:
         raise UserError(f"{method.label}: its loss returns {shape} for labels of shape {tuple(labels.shape)}; it has to "
                         "return one value for each sample, without a mean or a sum over the batch.")
     return losses
-
-
-def check_first_batch(pack: "Pack") -> None:
-    """The losses of all runs on their first batch are finite. Nothing of the pack is changed."""
-    pack.begin_epoch(0)
-    with torch.no_grad(), _kept_buffers(pack):
-        _, losses = pack.features_and_losses(pack.batches()[0], None, compiled=False)
-    for member, alive, loss in zip(pack.members, pack.alive, losses.tolist(), strict=True):
-        if alive and not np.isfinite(loss):
-            raise UserError(f"{member.label}: its loss is {loss} on the very first batch, before any step; look for a "
-                            "logarithm, a power or a division of 0 in it.")
-
-
-@contextmanager
-def _kept_buffers(pack: "Pack") -> Iterator[None]:
-    """What happens inside leaves statistics and centres as they were."""
-    buffers = [*pack.net.buffers(), *pack.heads.buffers()]
-    before = [buffer.clone() for buffer in buffers]
-    yield
-    for buffer, old in zip(buffers, before, strict=True):
-        buffer.copy_(old)

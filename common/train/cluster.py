@@ -21,8 +21,10 @@ from common.data.sets import Images, load
 from common.errors import UserError
 from common.plan import Run
 from common.store import record_files, write_atomically
-from common.train.loop import Progress, Workspace
-from common.train.work import Observe, Outcome, choose_device, place_of, try_pack
+from common.train.device import choose_device, place_of
+from common.train.loop import Progress
+from common.train.state import Workspace
+from common.train.work import Observe, Outcome, try_pack
 
 CODE = {".py", ".yaml", ".toml", ".csv", ".json"}  # what a machine is sent of the checkout, up to LARGEST bytes a file
 LARGEST = 2**20

@@ -2,48 +2,41 @@
 
 import gc
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-
-from common.data.feed import Drawn
-
-if TYPE_CHECKING:
-    from common.train.pack import Pack
+from torch import Tensor
 
 WARM_UP = 4  # steps before capture: lazy initialisation, cuDNN's choices and compilation must lie behind it
 
 
-def capture(pack: "Pack", drawn: Drawn, compiled: bool) -> Callable[[Drawn], None]:
-    """Capture `pack.step` for batches of drawn's shape. Returns a function that trains on other draws of that shape.
+def capture(step: Callable[[], None], tensors: Sequence[Tensor], optimiser: torch.optim.Optimizer, pool: Any
+            ) -> Callable[[], None]:
+    """Capture `step`, which reads and writes memory that stays. Returns a function that takes the step once more.
 
-    The warm-up trains for real, so weights, statistics, momenta and the loss sum are put back. `drawn` becomes the
-    graph's own input. Where the capture fails, the stream is again the one that it was.
+    The warm-up trains for real, so `tensors` (weights, statistics, moments, sums) are put back. optimiser: the one of the step,
+    whose gradients are to lie in the graph's memory. pool: the memory, which graphs may share whose replays never overlap.
+    Where the capture fails, the stream is again the one that it was.
     """
     here = torch.cuda.current_stream()
-    saved = [(t, t.clone()) for t in (*pack.state().values(), *pack.counters(), pack.loss_sum)]
+    saved = [(t, t.clone()) for t in tensors]
     side = torch.cuda.Stream()
     side.wait_stream(here)
     with torch.cuda.stream(side), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*constructed with capturable=True")  # the warm-up is no capture
         for _ in range(WARM_UP):
-            pack.step(drawn, compiled)
+            step()
     here.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    pack.optimiser.zero_grad(set_to_none=True)
+    optimiser.zero_grad(set_to_none=True)
     gc.collect()  # what only a cycle holds must not be freed while the capture runs
     try:
-        with torch.cuda.graph(graph, pool=pack.memory):
-            pack.step(drawn, compiled)
+        with torch.cuda.graph(graph, pool=pool):
+            step()
     finally:
         torch.cuda.set_stream(here)  # the end of a failed capture raises before it does this
     with torch.no_grad():
         for tensor, before in saved:
             tensor.copy_(before)
-
-    def replay(other: Drawn) -> None:
-        drawn.copy_(other)
-        graph.replay()
-
-    return replay
+    return graph.replay

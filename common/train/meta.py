@@ -1,60 +1,60 @@
 """Sample weights that are learned on held-out images (Jamal et al., 2020): one virtual step, one slope along its gradient."""
 
 import warnings
-from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from common.data.feed import INDEX, Drawn
-from common.train.groups import make_outputs
+from common.methods.method import Context
+from common.train.groups import Group, make_outputs
 
-if TYPE_CHECKING:
-    from common.train.pack import Pack
+Batch = tuple[Tensor, Tensor]  # network input, and labels [runs, batch]
 
 
 class Whole(nn.Module):
-    """Backbone and heads of a pack as one module: images and labels [runs, batch] -> per-sample losses [runs, batch]."""
+    """Backbone and heads of a pack as one module: images and labels [runs, batch] -> per-sample losses [runs, batch].
 
-    def __init__(self, pack: "Pack"):
+    autocast: the context of a forward pass; dtype: of the weights.
+    """
+
+    def __init__(self, net: nn.Module, heads: nn.ModuleList, groups: Sequence[Group], context: Context,
+                 autocast: Callable[[], AbstractContextManager], dtype: torch.dtype):
         super().__init__()
-        self.net, self.heads, self._pack = pack.net, pack.heads, [pack]
+        self.net, self.heads = net, heads
+        self.groups, self.context, self.autocast, self.dtype = groups, context, autocast, dtype
 
     def forward(self, images: Tensor, labels: Tensor, autocast: bool = True) -> Tensor:
-        pack = self._pack[0]
-        with pack.autocast() if autocast else nullcontext():
-            features = self.net(images if autocast else images.to(pack.device.dtype))
-        features, losses = features.to(pack.device.dtype), []
-        for group, head in zip(pack.groups, self.heads, strict=True):
+        with self.autocast() if autocast else nullcontext():
+            features = self.net(images if autocast else images.to(self.dtype))
+        features, losses = features.to(self.dtype), []
+        for group, head in zip(self.groups, self.heads, strict=True):
             part = slice(group.first, group.stop)
-            outputs = make_outputs(group.method, head, features[part], pack.context)
-            losses.append(group.method.loss(outputs, labels[part], pack.context))
+            outputs = make_outputs(group.method, head, features[part], self.context)
+            losses.append(group.method.loss(outputs, labels[part], self.context))
         return torch.cat(losses)
 
 
-def learn_weights(pack: "Pack", drawn: Drawn) -> Tensor:
+def learn_weights(whole: Whole, weights: Tensor, trained: Batch, held_out: Batch, rate: Tensor, meta_rate: float) -> Tensor:
     """w_i - meta_rate * dL_held / d eps_i at eps = 0, [runs, batch], where L_held is the mean loss of the held-out batch
     after a virtual step at the present rate on sum_i (w_i + eps_i) l_i. The network's own statistics are left alone.
 
-    The virtual weights are linear in eps, so dL_held / d eps_i = -rate * <grad l_i, grad L_held at the virtual weights>:
-    the slope of l_i along one direction, which forward-mode differentiation gives for all samples and runs at once.
+    weights: the w_i, [runs, batch]. The virtual weights are linear in eps, so dL_held / d eps_i = -rate * <grad l_i, grad
+    L_held at the virtual weights>: the slope of l_i along one direction, which forward-mode differentiation gives for all
+    samples and runs at once.
     """
-    whole = Whole(pack)
     parameters = dict(whole.named_parameters())
     buffers = {name: buffer.clone() for name, buffer in whole.named_buffers()}
-    labels, held = (pack.feed.labels[rows[INDEX]] for rows in (drawn.images, drawn.others[0]))
-    weights = torch.cat([w[labels[g.first:g.stop]] for g, w in zip(pack.groups, pack.weights, strict=True)])
-    images = pack.feed.batch(drawn.images)
-    losses = functional_call(whole, {**parameters, **buffers}, (images, labels))
+    losses = functional_call(whole, {**parameters, **buffers}, trained)
     gradients = torch.autograd.grad((weights * losses).sum(), list(parameters.values()))
-    virtual = {name: (p - pack.rate * g).detach().requires_grad_()
+    virtual = {name: (p - rate * g).detach().requires_grad_()
                for (name, p), g in zip(parameters.items(), gradients, strict=True)}
-    held_losses = functional_call(whole, {**virtual, **buffers}, (pack.feed.batch(drawn.others[0]), held))
+    held_losses = functional_call(whole, {**virtual, **buffers}, held_out)
     direction = torch.autograd.grad(held_losses.mean(-1).sum(), list(virtual.values()))
-    slopes = slopes_along(whole, dict(zip(virtual, direction, strict=True)), parameters, buffers, images, labels)
-    return weights + pack.shape.meta_rate * pack.rate * slopes
+    slopes = slopes_along(whole, dict(zip(virtual, direction, strict=True)), parameters, buffers, *trained)
+    return weights + meta_rate * rate * slopes
 
 
 def slopes_along(whole: Whole, direction: dict[str, Tensor], parameters: dict[str, Tensor], buffers: dict[str, Tensor],

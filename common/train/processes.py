@@ -14,9 +14,9 @@ import torch
 
 from common.errors import UserError
 from common.plan import Run
-from common.train.loop import Workspace
-from common.train.pack import Device
-from common.train.work import Here, Observe, Outcome, way
+from common.train.device import Device
+from common.train.state import Workspace
+from common.train.work import LocalDevice, Observe, Outcome, way
 
 
 class Processes:
@@ -82,7 +82,7 @@ def _serve(connection: Connection, device: Device, data: Path, threads: int) -> 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    here = Here(device, data)
+    here = LocalDevice(device, data)
     while True:
         try:
             pack, work, plainer = connection.recv()

@@ -1,50 +1,125 @@
-"""What a run counts over a test set, on the device: confusion, calibration, feature norms, and the answer to every image."""
+"""What runs count over a test set, on the device: hits, calibration, feature norms, and the answer to every image."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from common.metrics import BINS
+from common.metrics import BINS, class_summary, summary
+from common.train.distributed import Processes, add_up
+
+TOP = 5
+
+
+class Confusion:
+    """How often each class was taken for each. matrix: int64 [runs, classes, classes], rows: true class."""
+
+    def __init__(self, runs: int, classes: int, device: torch.device | str):
+        self.matrix = torch.zeros(runs, classes, classes, dtype=torch.int64, device=device)
+        self.tensors = [self.matrix]
+
+    def add(self, logits: Tensor, predicted: Tensor, labels: Tensor) -> None:
+        cell = labels * self.matrix.shape[-1] + predicted
+        self.matrix.view(len(cell), -1).scatter_add_(1, cell, torch.ones_like(cell))
+
+    @property
+    def hits(self) -> Tensor:
+        return self.matrix.diagonal(dim1=1, dim2=2)
+
+    @property
+    def tested(self) -> Tensor:
+        return self.matrix.sum(2)
+
+
+class ClassCounts:
+    """Images and hits of each class, int64 [runs, classes], and images whose class is among the first TOP, [runs]: a confusion
+    matrix of 8,142 classes would take half a gibibyte."""
+
+    def __init__(self, runs: int, classes: int, device: torch.device | str):
+        self.tested = torch.zeros(runs, classes, dtype=torch.int64, device=device)
+        self.hits, self.near = torch.zeros_like(self.tested), torch.zeros(runs, dtype=torch.int64, device=device)
+        self.tensors = [self.tested, self.hits, self.near]
+
+    def add(self, logits: Tensor, predicted: Tensor, labels: Tensor) -> None:
+        self.tested.scatter_add_(1, labels, torch.ones_like(labels))
+        self.hits.scatter_add_(1, labels, (predicted == labels).long())
+        nearest = logits.topk(min(TOP, logits.shape[-1]), -1).indices
+        self.near += (nearest == labels.unsqueeze(-1)).sum((1, 2))
 
 
 class Tally:
-    """Counts of M runs over a test set. `common.metrics.summary` turns those of one run into percentages.
+    """Counts of M runs over a test set of so many images. `summary` turns those of one run into percentages.
 
-    labels: per batch, [batch]. answers: per batch the predicted classes and the floored confidence in 255ths, each [runs, batch];
-    and, where logits are adjusted at test time, the same without that.
+    large: of a large set, with the top-5 accuracy in the place of a confusion matrix. adjusted: whether logits are adjusted at
+    test time. labels: int64 [images]. answers: the predicted classes and the floored confidence in 255ths, each [runs, images];
+    and, where logits are adjusted, the same without that. What is on another process is 0 until all are added up.
     """
 
-    def __init__(self, runs: int, classes: int, device: torch.device | str):
-        self.classes = classes
-        self.confusion = torch.zeros(runs, classes, classes, dtype=torch.int64, device=device)  # rows: true class
+    def __init__(self, runs: int, classes: int, images: int, device: torch.device | str, *, adjusted: bool = False,
+                 large: bool = False):
+        self.large = large
+        self.counts = (ClassCounts if large else Confusion)(runs, classes, device)
         self.bins = torch.zeros(runs, BINS, 3, dtype=torch.float64, device=device)  # count, confidence, correct
         self.norms = torch.zeros(runs, classes, dtype=torch.float64, device=device)
-        self.answers: list[tuple[Tensor, ...]] = []
-        self.labels: list[Tensor] = []
+        self.answers = [torch.zeros(runs, images, dtype=torch.int32, device=device) for _ in range(4 if adjusted else 2)]
+        self.labels = torch.zeros(images, dtype=torch.int64, device=device)
 
-    def add(self, logits: Tensor, features: Tensor, labels: Tensor, unadjusted: Tensor | None = None) -> None:
-        """logits [runs, batch, classes] (scaled as the loss scales them), features [runs, batch, width], labels [batch];
-        unadjusted: the logits before something was added to them for the test."""
-        runs, batch, _ = logits.shape
+    def add(self, logits: Tensor, features: Tensor, labels: Tensor, at: slice | Tensor, unadjusted: Tensor | None = None) -> None:
+        """logits [runs, batch, classes] (scaled as the loss scales them), features [runs, batch, width], labels [batch]; at: the
+        places of the images in the test set. unadjusted: the logits before something was added to them for the test."""
         confidence, predicted = logits.float().softmax(-1).max(-1)
-        cell = labels.expand(runs, batch) * self.classes + predicted
-        self.confusion.view(runs, -1).scatter_add_(1, cell, torch.ones_like(cell))
+        each = labels.expand(predicted.shape)
+        self.counts.add(logits, predicted, each)
         column = (confidence * BINS).nan_to_num().long().clamp(max=BINS - 1).unsqueeze(-1).expand(-1, -1, 3)
         values = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).float()], -1).double()
         self.bins.scatter_add_(1, column, values)
-        self.norms.scatter_add_(1, labels.expand(runs, batch), features.double().norm(dim=-1))
-        self.labels.append(labels)
-        kept = answer(predicted, confidence)
-        self.answers.append(kept if unadjusted is None else (*kept, *answer(*reversed(unadjusted.float().softmax(-1).max(-1)))))
+        self.norms.scatter_add_(1, each, features.double().norm(dim=-1))
+        self.labels[at] = labels
+        kept = [*answer(predicted, confidence)]
+        kept += answer(*reversed(unadjusted.float().softmax(-1).max(-1))) if unadjusted is not None else ()
+        for mine, part in zip(self.answers, kept, strict=True):
+            mine[:, at] = part.int()
+
+    def add_up(self, processes: Processes) -> None:
+        """The counts of all processes, on each: hits are whole numbers, so the accuracy does not depend on how many there are."""
+        add_up(processes, [*self.counts.tensors, self.bins, self.norms, self.labels, *self.answers])
+
+    @property
+    def confusion(self) -> Tensor:
+        """How often each class was taken for each, int64 [runs, classes, classes]; of a small set."""
+        return self.counts.matrix
+
+    @property
+    def hits(self) -> Tensor:
+        """Test images of each class that were taken for it, int64 [runs, classes]."""
+        return self.counts.hits
+
+    @property
+    def tested(self) -> Tensor:
+        """Test images of each class, int64 [runs, classes]."""
+        return self.counts.tested
 
     def accuracy(self) -> Tensor:
         """Top-1 accuracy of each run in percent, [runs] float64."""
-        return 100 * self.confusion.diagonal(dim1=1, dim2=2).sum(1).double() / self.confusion.sum((1, 2))
+        return 100 * self.hits.sum(1).double() / self.tested.sum(1)
+
+    def top5(self) -> Tensor:
+        """How often the class is among the five largest logits, in percent, [runs] float64; of a large set."""
+        return 100 * self.counts.near.double() / self.tested.sum(1)
+
+    def summary(self, run: int, counts: np.ndarray) -> dict[str, Any]:
+        """What `common.metrics.summary` says of a run; of a large set without a confusion matrix. counts: training images."""
+        bins = self.bins[run].cpu().numpy()
+        if not self.large:
+            return summary(self.confusion[run].cpu().numpy(), bins, counts)
+        hits, tested = (part[run].cpu().numpy() for part in (self.hits, self.tested))
+        return {"accuracy": round(float(self.accuracy()[run]), 4), **class_summary(hits, tested, bins, counts), "confusion": []}
 
     def answered(self) -> list[Tensor]:
         """The answers to all images, on the CPU: classes int16 [runs, images] and confidence uint8; twice where adjusted."""
-        return [torch.cat(parts, 1).cpu() for parts in zip(*self.answers, strict=True)]
+        return [part.to(torch.uint8 if place % 2 else torch.int16).cpu() for place, part in enumerate(self.answers)]
 
 
 def answer(predicted: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:

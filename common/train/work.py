@@ -1,7 +1,6 @@
 """From missing runs to finished records: which packs to begin, in which order, and what to go on with where one fails."""
 
 import gc
-import os
 import time
 import traceback
 from collections.abc import Callable, Container, Sequence
@@ -16,10 +15,10 @@ from common.data.sets import Images, load
 from common.errors import UserError
 from common.plan import Run, missing_runs
 from common.store import record_files
-from common.train.loop import Progress, Workspace, train_pack
-from common.train.pack import Device
+from common.train.device import Device
+from common.train.loop import Progress, train_pack
 from common.train.packing import SIZES, UNLIMITED, Limit, form_packs, network_of, together
-from common.train.record import device_name
+from common.train.state import Workspace
 
 Observe = Callable[[Progress], bool | None]  # True: stop this pack, a smaller one is worth more
 Observer = Callable[[Sequence[Run]], AbstractContextManager[Observe]]
@@ -80,7 +79,7 @@ class Engine(Protocol):
         """Let go of the places; what their packs have not saved is lost."""
 
 
-class Here:
+class LocalDevice:
     """One device in this process."""
 
     places = 1
@@ -174,7 +173,7 @@ def smaller(runs: int) -> int:
     return next(size for size in SIZES if size < max(2, min(runs, 2 * SIZES[0])))
 
 
-def conduct(planned: Sequence[Run], choose: Choose, *, root: Path, work: Workspace, engine: Engine, observer: Observer,
+def run_schedule(planned: Sequence[Run], choose: Choose, *, root: Path, work: Workspace, engine: Engine, observer: Observer,
             ended: list[Trained] | None = None, after: Callable[[], None] = lambda: None) -> list[Trained]:
     """Train packs, one at each place of the engine, until nothing that `choose` wants is missing or the deadline comes.
 
@@ -246,7 +245,7 @@ def _ready(missing: Sequence[Run], busy: Container[str]) -> list[Run]:
 def train(planned: Sequence[Run], *, root: Path, work: Workspace, engine: Engine, limit: Limit, observer: Observer) -> bool:
     """Train every planned run that has no record. Returns False if the deadline came first; runs that failed
     are a UserError when the others have ended."""
-    ended = conduct(planned, in_order(work, limit), root=root, work=work, engine=engine, observer=observer)
+    ended = run_schedule(planned, in_order(work, limit), root=root, work=work, engine=engine, observer=observer)
     if aside := [t for t in ended if t.result == "set aside"]:
         why = last_line(aside[0].why)
         runs = sum(len(t.pack) for t in aside)
@@ -303,33 +302,3 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def choose_device(name: str | None, precision: str | None, compiled: bool | None, graph: bool = True) -> Device:
-    """What the user named, else CUDA where it is: bfloat16 and compiled there, float32 and eager on a CPU."""
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        cuda = torch.device(name).type == "cuda"
-    except RuntimeError:
-        raise UserError(f"{name!r} is not a device; use cpu, cuda or cuda:N.") from None
-    if cuda and (not torch.cuda.is_available() or (torch.device(name).index or 0) >= torch.cuda.device_count()):
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        raise UserError(f"{name} was asked for, but {found} CUDA devices are here; use --device cpu, or see `doctor`.")
-    default = "bfloat16" if cuda else "float32"
-    return Device(name, precision or default, cuda if compiled is None else compiled, graph)
-
-
-def use_threads(processes: int | None) -> int:
-    """How many trainings a CPU does at a time, each on its own threads: as many as the user says, else one a core. A training
-    has one thread, or as many as OMP_NUM_THREADS says; from here on this process has that many, too."""
-    threads = int(os.environ.get("OMP_NUM_THREADS") or 1)
-    torch.set_num_threads(threads)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return processes or max(1, cores // threads)
-
-
-def place_of(device: Device) -> dict[str, Any]:
-    """Name and precision of a device, as records have them, whether packs are compiled there, and its memory in bytes (0: a
-    CPU, whose arithmetic is the limit)."""
-    memory = torch.cuda.get_device_properties(torch.device(device.name)).total_memory if device.cuda else 0
-    return {"device": device_name(device), "precision": device.precision, "compiled": device.compile, "memory": memory}

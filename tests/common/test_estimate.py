@@ -10,14 +10,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from common.data.feed import stream
+from common.data.feed import generator_for
 from common.estimate import ASSUMED, Speed, basis, gpu_hours, head_bytes, hours, measured, not_run, training_equivalents
 from common.methods.method import Context
+from common.metrics import EARLY_EVAL_STRIDE
 from common.paper import Paper
 from common.spec import Column, LargeProtocol
 from common.train.groups import group_runs, make_head, make_outputs
-from common.train.loop import WATCH
-from tests.common.large.toys import member, row
+from tests.common.train.large_toys import member, row
 
 COLUMN = Column("imagenet-lt", "lt", 1, "resnet50")
 PROTOCOL = LargeProtocol(epochs=180, batch_size=512, rate=0.2, momentum=0.9, weight_decay=0.0001, warmup_epochs=0,
@@ -26,7 +26,7 @@ PROTOCOL = LargeProtocol(epochs=180, batch_size=512, rate=0.2, momentum=0.9, wei
 
 def test_hours_by_hand():
     """180 epochs of 115,846 images; 50,000 test images in the last 60 epochs and a tenth of them before, a third of the work."""
-    images = 180 * 115_846 + 50_000 * (60 + 120 / WATCH) / 3
+    images = 180 * 115_846 + 50_000 * (60 + 120 / EARLY_EVAL_STRIDE) / 3
     assert training_equivalents(COLUMN, PROTOCOL) == pytest.approx(images)
     assert gpu_hours(COLUMN, PROTOCOL, Speed("H", "resnet50", 2000.0, "")) == pytest.approx(images / 2000 / 3600)
     deep = dataclasses.replace(COLUMN, backbone="resnet152")
@@ -102,8 +102,8 @@ def test_no_loss_needs_more_than_is_stated(paper, label, batch, width, tmp_path)
     counts = np.maximum(1200 * 0.01 ** (np.arange(classes) / classes), 1).astype(np.int64)
     group, = group_runs([member(method, tmp_path, PROTOCOL)], counts)
     head = make_head(group, width, 1, int(counts.sum()))
-    head.initialise([stream(0, "head")])
-    streams, outputs = 1 + len(method.companions), group.outputs
+    head.initialise([generator_for(0, "head")])
+    streams, outputs = 1 + len(method.extra_samplers), group.outputs
     axes, wide = (1, streams, batch) if streams > 1 else (1, batch), width // 2 if method.network == "bilateral" else width
     features = torch.randn(*axes, wide, requires_grad=True)
     labels = torch.randint(0, outputs, axes)

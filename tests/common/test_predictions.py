@@ -65,9 +65,9 @@ def test_a_record_s_numbers_follow_from_the_answers():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(10).repeat_interleave(30)
     logits = torch.randn(2, 300, 10, generator=generator) + 2 * torch.nn.functional.one_hot(labels, 10)
-    tally = Tally(2, 10, "cpu")
+    tally = Tally(2, 10, 300, "cpu")
     for part in (slice(0, 170), slice(170, 300)):
-        tally.add(logits[:, part], torch.ones(2, 130 + 40 * (part.start == 0), 3), labels[part])
+        tally.add(logits[:, part], torch.ones(2, 130 + 40 * (part.start == 0), 3), labels[part], part)
     last, confidence = (part.numpy() for part in tally.answered())
     for run in range(2):
         found = measure(Predictions(labels.numpy(), Answers(last[run], last[run], confidence[run])), COUNTS[10])
@@ -83,8 +83,8 @@ def test_the_best_epoch_is_the_first_of_highest_accuracy():
     epochs = ([[0, 1, 1, 0], [1, 1, 1, 1]], [[0, 1, 1, 1], [1, 1, 0, 1]], [[0, 0, 1, 0], [1, 0, 0, 1]])
     best = BestAnswers(2)
     for epoch in epochs:
-        tally = Tally(2, 2, "cpu")
-        tally.add(torch.nn.functional.one_hot(torch.tensor(epoch), 2).float(), torch.ones(2, 4, 1), labels)
+        tally = Tally(2, 2, 4, "cpu")
+        tally.add(torch.nn.functional.one_hot(torch.tensor(epoch), 2).float(), torch.ones(2, 4, 1), labels, slice(0, 4))
         best.add([tally.answered()], tally.accuracy())
     assert best.predicted[0].tolist() == [[0, 1, 1, 1], [1, 1, 1, 1]]
     copy = BestAnswers(1)
@@ -95,8 +95,8 @@ def test_the_best_epoch_is_the_first_of_highest_accuracy():
 
 def test_an_adjustment_leaves_both_answers():
     labels, logits = torch.tensor([0, 1]), torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
-    tally = Tally(1, 2, "cpu")
-    tally.add(logits + torch.tensor([0.0, 3.0]), torch.ones(1, 2, 1), labels, logits)
+    tally = Tally(1, 2, 2, "cpu", adjusted=True)
+    tally.add(logits + torch.tensor([0.0, 3.0]), torch.ones(1, 2, 1), labels, slice(0, 2), logits)
     assert [part.tolist() for part in tally.answered()[::2]] == [[[1, 1]], [[0, 0]]]
     best = BestAnswers(1)
     best.add([tally.answered()], tally.accuracy())

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from common.data.feed import Draw, Feed, draw_epoch
+from common.data.feed import DrawSpec, Feed, draw_epoch
 from common.data.imbalance import class_counts
 from common.data.sets import SETS, Images
 from common.methods.digest import ENGINE
@@ -32,9 +32,11 @@ from common.models.resnet import initialise
 from common.models.sizes import BACKBONES
 from common.plan import Run, merged
 from common.spec import Column, Protocol, canonical_json
-from common.train.loop import load_start
-from common.train.pack import Device, Pack
+from common.train.device import Device
+from common.train.loop import train_epoch
 from common.train.packing import form_packs, together
+from common.train.resident import ResidentSteps
+from common.train.start import load_start
 from papers.catalog import PAPERS
 
 FILE = Path(__file__).with_name("golden.json")
@@ -127,16 +129,16 @@ def most(item: Run) -> int:
 
 
 def _train(members: list[Run]) -> dict[str, dict[str, Any]]:
-    pack = Pack(members, made_images(members[0].spec.column.dataset), DOUBLE)
-    load_start(pack)
-    losses = [pack.train_epoch(epoch).tolist() for epoch in epochs_of(pack.protocol)]
-    tallies, found = pack.evaluate(), {}
+    steps = ResidentSteps(members, made_images(members[0].spec.column.dataset), DOUBLE)
+    load_start(steps)
+    losses = [train_epoch(steps, epoch).tolist() for epoch in epochs_of(steps.pack.protocol)]
+    tallies, found = steps.evaluate(), {}
     for run, member in enumerate(members):
-        state = pack.run_state(run)
+        state = steps.pack.run_state(run)
         member.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         save_file({n: t.contiguous() for n, t in state.items() if n.startswith(("backbone.", "head."))}, member.checkpoint)
-        group = next(i for i, g in enumerate(pack.groups) if g.first <= run < g.stop)
-        tally, at = tallies[group], run - pack.groups[group].first
+        group = next(i for i, g in enumerate(steps.pack.groups) if g.first <= run < g.stop)
+        tally, at = tallies[group], run - steps.pack.groups[group].first
         parts = [project(t) for t in (tally.confusion[at], tally.bins[at], tally.norms[at])]
         name = f"{member.spec.column.name} {member.method.label} {member.spec.key[:4]}"
         assert name not in found
@@ -179,7 +181,7 @@ def golden_parts() -> dict[str, dict[str, Any]]:
     confusion = (torch.arange(16).view(4, 4).square() % 7 + 8 * torch.eye(4)).long().numpy()
     bins = torch.arange(1, 3 * BINS + 1, dtype=torch.float64).view(BINS, 3).sqrt().numpy()
     found = summary(confusion, bins, np.array([101, 100, 20, 19]))
-    drawn = draw_epoch(Draw(0, None, True, mixup=1.0), 1, torch.arange(7) % 3, pad=4, flip=True, batch=3)
+    drawn = draw_epoch(DrawSpec(0, None, True, mixup=1.0), 1, torch.arange(7) % 3, pad=4, flip=True, batch=3)
     summed = {name: found[name] for name in ("accuracy", "per_class_accuracy", "groups", "confusion")}
     return sizes | pictured | {"draws": {"rows": drawn.tolist()}, "summary": {**found["calibration"], **summed}}
 

@@ -11,7 +11,8 @@ import pytest
 
 from common.data.sets import load
 from common.plan import plan
-from common.train.pack import Device, Pack
+from common.train.device import Device
+from common.train.resident import ResidentSteps
 from papers.icu.replicate import PAPER
 from tests.conftest import real_data
 
@@ -36,12 +37,12 @@ def images(request, tmp_path_factory):
 @pytest.mark.parametrize("column", COLUMNS, ids=lambda c: c.name)
 def test_the_loss_of_the_text_stays_finite(column, seed, images):
     runs = plan(PAPER, "paper", columns=(column.name,), methods=("icu@written",), seeds=seed + 1)
-    pack = Pack(runs[-1:], images, Device("cpu", "float32", False))
+    steps = ResidentSteps(runs[-1:], images, Device("cpu", "float32", False))
     done = 0
     while done < STEPS:
-        pack.begin_epoch(done // len(pack.batch_sizes))
-        for batch in pack.batches()[:STEPS - done]:
-            pack.step(batch)
+        steps.begin_epoch(done // len(steps.pack.batch_sizes))
+        for batch in steps.batches()[:STEPS - done]:
+            steps.step(batch)
             done += 1
-            assert pack.loss_sum.isfinite().all(), f"the loss at step {done}"
-            assert all(p.isfinite().all() for p in pack.parameters()), f"the weights at step {done}"
+            assert steps.pack.loss_sum.isfinite().all(), f"the loss at step {done}"
+            assert all(p.isfinite().all() for p in steps.pack.parameters()), f"the weights at step {done}"

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from common.data.large_sets import LARGE
-from common.large.engine import check_method
 from common.models.sizes import NETWORKS
 from common.plan import plan
 from common.report.compare import published
+from common.train.sharded import check_method
 from papers.catalog import PAPERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,7 +147,7 @@ def test_the_pipeline_has_a_frozen_stage_for_each_large_column(name):
     assert (stage["frozen"], stage["wdir"], "outs" in stage) == (True, small["wdir"], False)
     assert shlex.split(stage["cmd"])[:5] == ["torchrun", "--standalone", "--nproc-per-node=gpu", "-m", f"papers.{name}.replicate"]
     assert shlex.split(stage["cmd"])[5:] == shlex.split(small["cmd"])[3:]
-    assert set(small["deps"]) | {"common/large"} <= set(stage["deps"])
+    assert set(small["deps"]) <= set(stage["deps"])
     assert ("common/methods/two_stage.py" in stage["deps"]) == (
         "common.methods.two_stage" in (paper.folder / "replicate.py").read_text())
     values = yaml.safe_load((paper.folder / "params.yaml").read_text())

@@ -11,7 +11,7 @@ from common.methods.method import Context, Method, Outputs
 from common.models.heads import PackedHead
 from common.store import canonical_json
 from common.train.groups import Group, make_head, make_outputs
-from common.train.pack import stream
+from common.train.pack import generator_for
 from papers.catalog import PAPERS
 
 WIDTH, BATCH = 24, 8
@@ -53,9 +53,9 @@ def place(method: Method, counts: tuple[int, ...], dtype: torch.dtype) -> tuple[
     parent = (0, 0, 0, 1, 1, 2, 3) if method.clusters else ()
     group = Group(0, 1, method, 4, parent)
     head = make_head(group, WIDTH, 9 if method.network == "shifted" else 1, BATCH)
-    head.initialise([stream(0, "head")])
+    head.initialise([generator_for(0, "head")])
     head = head.to(dtype)
-    streams = 1 + len(method.companions)
+    streams = 1 + len(method.extra_samplers)
     labels = torch.arange(BATCH) % group.outputs
     labels = labels.expand(1, streams, BATCH) if streams > 1 else labels.expand(1, BATCH)
     noise = torch.linspace(0, 1, BATCH * 4, dtype=dtype).reshape(1, BATCH, 4) if method.noise else None
@@ -65,7 +65,7 @@ def place(method: Method, counts: tuple[int, ...], dtype: torch.dtype) -> tuple[
 
 def make_features(method: Method, value: float, dtype: torch.dtype) -> torch.Tensor:
     """[1, batch, width], or with streams: one direction a sample, of the length `value`."""
-    streams, copies = 1 + len(method.companions), 9 if method.network == "shifted" else 1
+    streams, copies = 1 + len(method.extra_samplers), 9 if method.network == "shifted" else 1
     wide = WIDTH // 2 if method.combine else WIDTH
     drawn = torch.randn(BATCH, wide * copies, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     shape = (1, streams, BATCH, wide * copies) if streams > 1 else (1, BATCH, wide * copies)

@@ -4,7 +4,8 @@ import torch
 
 from common.data.sets import load
 from common.plan import plan
-from common.train.pack import Device, Pack
+from common.train.device import Device
+from common.train.resident import ResidentSteps
 from papers.mm.replicate import PAPER
 
 
@@ -12,17 +13,17 @@ def test_ce_and_mm_drw_train_on_cifar10_lt_100(cifar10):
     """Six steps on one batch of the published feed lower the loss of both runs."""
     every = plan(PAPER, "paper", columns=("cifar10-lt-100",), seeds=1)
     runs = [m for m in every if m.method.label in ("ce@written", "mm-drw@written")]
-    pack = Pack(runs, load("cifar10", cifar10), Device("cpu", "float32", False))
-    assert [m.method.label for m in pack.members] == ["ce@written", "mm-drw@written"]
-    assert sum(pack.batch_sizes) == 12_406
-    assert pack.batch_sizes[-1] == 118
-    pack.begin_epoch(0)
-    pack.rate.fill_(0.05)
-    batch = pack.epoch_drawn.part(0, 64)
+    steps = ResidentSteps(runs, load("cifar10", cifar10), Device("cpu", "float32", False))
+    assert [m.method.label for m in steps.pack.members] == ["ce@written", "mm-drw@written"]
+    assert sum(steps.pack.batch_sizes) == 12_406
+    assert steps.pack.batch_sizes[-1] == 118
+    steps.begin_epoch(0)
+    steps.pack.rate.fill_(0.05)
+    batch = steps.pack.epoch_drawn.part(0, 64)
     losses = []
     for _ in range(6):
-        before = pack.loss_sum.clone()
-        pack.step(batch)
-        losses.append((pack.loss_sum - before) / 64)
+        before = steps.pack.loss_sum.clone()
+        steps.step(batch)
+        losses.append((steps.pack.loss_sum - before) / 64)
     assert torch.stack(losses).isfinite().all()
     assert (losses[-1] < losses[0]).all()

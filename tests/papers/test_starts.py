@@ -10,18 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.data.feed import stream
+from common.data.feed import generator_for
 from common.data.imbalance import class_counts
 from common.data.large_sets import LARGE
 from common.data.sets import SETS, load
 from common.data.sources import prepare
-from common.large.network import LargeNetwork, draw_weights
 from common.models.backbones import backbone
+from common.models.imagenet import LargeNetwork, draw_weights
 from common.models.resnet import initialise
 from common.plan import Run
 from common.spec import Column
+from common.train.device import Device
 from common.train.groups import Group, group_runs, make_head
-from common.train.pack import Device, Pack, take_run
+from common.train.pack import take_run
+from common.train.resident import ResidentSteps
 from papers.catalog import PAPERS
 
 IMAGES = 30  # of a training set, where only its size matters
@@ -115,7 +117,7 @@ def test_a_backbone_starts_with_the_runs_own_weights(kind):
 
     def start(seeds):
         net = backbone(name, len(seeds), channels, network, side, adapter)
-        initialise(net, [stream(seed, "backbone") for seed in seeds])
+        initialise(net, [generator_for(seed, "backbone") for seed in seeds])
         return {f"backbone.{n}": t for n, t in net.state_dict().items()}
 
     check(start)
@@ -127,7 +129,7 @@ def test_a_large_backbone_starts_with_the_runs_own_weights(kind):
         with torch.device("meta"):
             net = LargeNetwork(*kind)
         net.to_empty(device="cpu")
-        draw_weights([net], stream(seeds[0], "backbone"))
+        draw_weights([net], generator_for(seeds[0], "backbone"))
         return net.state_dict()
 
     check(start, packed=False)
@@ -140,7 +142,7 @@ def test_every_head_starts_with_the_runs_own_weights():
 
         def start(seeds, group=group, width=width, copies=copies):
             head = make_head(replace(group, stop=group.first + len(seeds)), width, copies, IMAGES)
-            head.initialise([stream(seed, "head") for seed in seeds])
+            head.initialise([generator_for(seed, "head") for seed in seeds])
             return {f"heads.0.{n}": t.detach() for n, t in head.state_dict().items()}
 
         check(start)
@@ -160,8 +162,8 @@ def test_a_whole_pack_starts_as_its_runs_do_alone(tmp_path):
 
         def start(seeds, item=item):
             members = [replace(item, spec=replace(item.spec, seed=seed)) for seed in seeds]
-            pack = Pack(members, images, Device("cpu", "float32", False))
-            return {name: tensor.clone() for name, tensor in pack.state().items()}
+            steps = ResidentSteps(members, images, Device("cpu", "float32", False))
+            return {name: tensor.clone() for name, tensor in steps.pack.state().items()}
 
         check(start)
     assert len(seen) > 20

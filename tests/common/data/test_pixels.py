@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.data.decoding import read_image
 from common.data.forms import _read_png
 from common.data.pixels import eight_bit
 from common.errors import UserError
-from common.large.input import read_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
 SIDE = 8

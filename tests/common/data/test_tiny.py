@@ -17,7 +17,7 @@ from PIL import Image
 
 from common.cost import training_images
 from common.data import sources, tiny
-from common.data.feed import DX, DY, FLIP, INDEX, Draw, Feed
+from common.data.feed import DX, DY, FLIP, INDEX, DrawSpec, Feed
 from common.data.imbalance import class_counts, select
 from common.data.sets import SETS, Images, content_digest, load
 from common.data.sources import VARIABLE, prepare
@@ -26,8 +26,9 @@ from common.methods.losses import softmax_cross_entropy
 from common.methods.method import Method
 from common.spec import Column, Protocol
 from common.store import load_records
-from common.train.loop import Workspace, train_pack
-from common.train.pack import Device
+from common.train.device import Device
+from common.train.loop import train_pack
+from common.train.state import Workspace
 from tests.common.train.toys import planned
 
 CLASSES = {"n02": "toad, Bufo", "n01": "newt", "n10": "crane"}  # as wnids.txt has them: in no order
@@ -357,7 +358,7 @@ def test_the_feed_delivers_crops_of_64_with_the_padding_and_statistics_of_the_se
     column = Column(tiny.NAME, "lt", 4, "resnet18", "hash")
     feed = Feed(real_size, column, turns=False, device=torch.device("cpu"), dtype=torch.float64)
     assert feed.counts.tolist() == [4, 2, 1]
-    drawn = feed.draw([Draw(seed, None, False) for seed in (0, 1)], 0, 7)
+    drawn = feed.draw([DrawSpec(seed, None, False) for seed in (0, 1)], 0, 7)
     delivered = feed.batch(drawn.images).reshape(7, 2, 3, 64, 64)
     assert sorted(drawn.images[INDEX, 0].tolist()) == list(range(7))
     assert drawn.images[[DY, DX]].max() > 8

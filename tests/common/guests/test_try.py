@@ -25,7 +25,7 @@ from common.store import files_by_key, load_records
 from common.train.loop import Workspace
 from common.train.pack import Device
 from common.train.packing import unlimited
-from common.train.work import Here, train
+from common.train.work import LocalDevice, train
 from papers.catalog import PAPERS
 
 MM = next(paper for paper in PAPERS if paper.name == "mm")
@@ -139,7 +139,8 @@ def test_what_the_papers_have_trained_under_the_protocol_is_on_the_board_too(tri
     planned = plan(PAPER, "quick", columns=("digits-lt-20",), methods=("mm@written", "ce"))
     rows = [replace(item, folder=folder) for item in planned]
     assert train(rows, root=tmp_path / "papers", work=Workspace(tmp_path / "work", None), limit=unlimited,
-                 engine=Here(Device("cpu", "float32", False), digits), observer=lambda pack: nullcontext(lambda progress: None))
+                 engine=LocalDevice(Device("cpu", "float32", False), digits),
+                 observer=lambda pack: nullcontext(lambda progress: None))
     said = run(tmp_path, data=digits)[1]
     assert "nothing to train" in said
     board = read_card(card_of(tmp_path))[0].boards[0]

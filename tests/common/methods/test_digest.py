@@ -32,8 +32,8 @@ def parts() -> dict[str, object]:
         for profile, columns in paper.columns.items():
             for column in columns:
                 for method in paper.rows(profile, column):
-                    for one in (method.loss, method.weights, method.sampler, *method.companions, method.combine, method.adjust,
-                                method.clusters):
+                    for one in (method.loss, method.weights, method.sampler, *method.extra_samplers, method.combine,
+                                method.adjust, method.clusters):
                         if one is not None:
                             found.setdefault(str(describe_function(one)), one)
     return found

@@ -158,7 +158,7 @@ def test_post_hoc_adjustment_undoes_what_the_loss_adds():
 
 
 def test_bbns_second_branch_sees_the_reversed_frequencies():
-    sampler = rows.bbn_row("written", FIRST["written"]).companions[0]
+    sampler = rows.bbn_row("written", FIRST["written"]).extra_samplers[0]
     assert sampler(COUNTS, 0) == pytest.approx(np.array([100, 1, 10]) / 111)
 
 

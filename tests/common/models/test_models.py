@@ -13,9 +13,9 @@ from common.methods.losses import softmax_cross_entropy
 from common.methods.method import Method, run_spec
 from common.models.backbones import PackedPReLU, backbone
 from common.models.heads import CentreHead, CosineHead, GaussianHead, LinearHead, QuadraticHead
+from common.models.pooling import Pooling
 from common.models.resnet import PackedFull, initialise
 from common.models.sizes import BACKBONES, NETWORKS, Plain, describe_backbone, multiplications
-from common.models.tail import Tail
 from common.spec import Column, Protocol
 
 
@@ -49,7 +49,7 @@ def test_features_are_float32_where_the_convolutions_are_bfloat16(name, network,
     net, ends = backbone(name, 2, side=16, network=network, adapter=adapter), []
     initialise(net, [torch.Generator().manual_seed(s) for s in range(2)])
     for module in net.modules():
-        if isinstance(module, Tail | PackedFull):
+        if isinstance(module, Pooling | PackedFull):
             module.register_forward_hook(lambda module, given, result: ends.append((module, given[0], result)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = net(torch.randn(4, 6, 16, 16, generator=torch.Generator().manual_seed(0)))

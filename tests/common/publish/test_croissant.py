@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from common.data.imbalance import read_list, select
+from common.data.large_sources import prepare_large
 from common.data.sets import LISTS, load
 from common.data.sources import prepare
-from common.large.prepare import prepare_large
 from common.publish.croissant import CANONICAL, PATH, SPECIFICATION, export_lists
 from common.spec import Column
 

@@ -1,6 +1,8 @@
+import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from common.data.sets import load
 from common.data.sources import prepare
@@ -16,3 +18,22 @@ def digits_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def digits(digits_folder):
     return load("digits", digits_folder)
+
+
+@pytest.fixture(scope="session")
+def both(miniature, tmp_path_factory) -> Path:
+    """The folder in which two processes left what `pair.py` says."""
+    from tests.common.train import pair
+    from tests.common.train.large_toys import torchrun
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pair"  # pytest-xdist: once for all workers
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            folder.mkdir()
+            done = torchrun([pair.__file__, miniature, folder])
+            first_life = (folder / "cases.pt").exists() and (folder / "whole").exists()  # torchrun hides how that ended
+            assert done.returncode == 0, done.stderr[-4000:]
+            assert first_life, done.stderr[-4000:]
+            (folder / "done").touch()
+    return folder

@@ -13,8 +13,9 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from common.train.meta import Whole, slopes_along
-from common.train.pack import Device, Pack
+from common.train.device import Device
+from common.train.meta import slopes_along
+from common.train.resident import ResidentSteps
 
 HOST = {"cpu_labels"}  # what stays on the host
 
@@ -35,45 +36,45 @@ class OnOneDevice(TorchDispatchMode):
         return result
 
 
-def follow(pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
+def follow(steps: ResidentSteps) -> tuple[torch.Tensor, torch.Tensor]:
     """Features and losses of a CPU pack's first batch, as fake tensors of a GPU in bfloat16. `begin_epoch` comes before; the
     pack is of no use afterwards."""
     available = mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", return_value=False)
     supported = mock.patch.object(torch.cuda, "is_bf16_supported", return_value=True)
     with FakeTensorMode() as mode, torch.no_grad(), available, supported:
-        _move(pack, mode)
-        pack.device, pack.feed.dtype = Device("cuda:0", "bfloat16", False), torch.bfloat16
-        drawn = pack.batches()[0]
+        _move(steps, mode)
+        steps.pack.device, steps.feed.dtype = Device("cuda:0", "bfloat16", False), torch.bfloat16
+        drawn = steps.batches()[0]
         with OnOneDevice(zeros=True):
-            learned = _slopes(pack, drawn) if pack.learns_weights else None
+            learned = _slopes(steps, drawn) if steps.learns_weights else None
         with OnOneDevice():
-            features, losses = pack.features_and_losses(drawn, learned)
-            pack.move_centres(features, drawn)
+            features, losses = steps.features_and_losses(drawn, learned)
+            steps.pack.move_centres(features, drawn)
     return features, losses
 
 
-def _slopes(pack: Pack, drawn) -> torch.Tensor:
+def _slopes(steps: ResidentSteps, drawn) -> torch.Tensor:
     """The pass of learned weights that goes forward; the direction is of no account here."""
-    whole = Whole(pack)
+    whole = steps.whole()
     parameters, buffers = dict(whole.named_parameters()), dict(whole.named_buffers())
     return slopes_along(whole, {n: torch.empty_like(p) for n, p in parameters.items()}, parameters, buffers,
-                        pack.feed.batch(drawn.images), pack.feed.labels[drawn.images[0]])
+                        steps.feed.batch(drawn.images), steps.feed.labels[drawn.images[0]])
 
 
-def _move(pack: Pack, mode: FakeTensorMode) -> None:
+def _move(steps: ResidentSteps, mode: FakeTensorMode) -> None:
     def fake(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
         dtype = torch.float32 if value.is_floating_point() else value.dtype
         return torch.empty_strided(value.size(), value.stride(), dtype=dtype, device="cuda")
 
-    for module in (*pack.net.modules(), *pack.heads.modules()):
+    for module in (*steps.pack.net.modules(), *steps.pack.heads.modules()):
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 module._parameters[name] = nn.Parameter(fake(parameter), requires_grad=False)
         for name, buffer in module._buffers.items():
             module._buffers[name] = fake(buffer)
-    for owner in (pack, pack.feed):
+    for owner in (steps.pack, steps.feed):
         for name, value in vars(owner).items():
             if name not in HOST and not isinstance(value, nn.Module):
                 setattr(owner, name, tree_map(fake, value))

@@ -39,10 +39,10 @@ def attract(outputs, labels, context):
 MIXUP = Method("mixup", "written", softmax_cross_entropy, mixup=1.0)
 NOISY = Method("noisy", "written", partial(clouded, s=10.0), COSINE, noise="normal")
 CLOUDED = Method("clouded", "written", partial(clouded, s=10.0), COSINE, noise="normal", mixup=1.0)
-BILATERAL = Method("bilateral", "written", two_labels, network="bilateral", companions=(reversed_frequency,), combine=halves)
-CONTRAST = Method("contrast", "written", attract, Head("linear", project=16), companions=(again, class_balanced))
+BILATERAL = Method("bilateral", "written", two_labels, network="bilateral", extra_samplers=(reversed_frequency,), combine=halves)
+CONTRAST = Method("contrast", "written", attract, Head("linear", project=16), extra_samplers=(again, class_balanced))
 META = Method("meta", "written", softmax_cross_entropy, weights=effective_number_weights, reduction="batch",
-              companions=(held_out,), held_out=3, meta_rate=0.5)
+              extra_samplers=(held_out,), held_out=3, meta_rate=0.5)
 META_LDAM = replace(META, name="meta-ldam", loss=METHODS[1].loss, head=COSINE)
 CAUSAL = Method("causal", "written", softmax_cross_entropy, Head("causal", alpha=1.0))
 LADE = Method("lade", "written", partial(lade, alpha=0.1, strength=0.01))

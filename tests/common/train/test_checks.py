@@ -10,9 +10,10 @@ import torch
 from common.errors import UserError
 from common.methods.losses import softmax_cross_entropy
 from common.methods.method import Method
-from common.train.checks import check_first_batch
-from common.train.loop import Workspace, train_pack
-from common.train.pack import Device, Pack
+from common.train.device import Device
+from common.train.loop import train_epoch, train_pack
+from common.train.resident import ResidentSteps
+from common.train.state import Workspace
 from tests.common.train.kinds import CAUSAL, CLOUDED, MEANS
 from tests.common.train.toys import METHODS, PROTOCOL, planned
 
@@ -83,9 +84,10 @@ def test_what_a_part_must_not_be_is_one_sentence_before_the_first_step(change, s
 
 @pytest.mark.parametrize("methods", [[CE], [CAUSAL], [CLOUDED], [MEANS]], ids=lambda m: m[0].name)
 def test_the_look_at_the_first_batch_changes_nothing(methods, digits, tmp_path):
-    looked, plain = (Pack([planned(m, tmp_path, 0, m.protocol or PROTOCOL) for m in methods], digits, CPU) for _ in range(2))
-    check_first_batch(looked)
-    losses = [pack.train_epoch(0) for pack in (looked, plain)]
+    members = [planned(m, tmp_path, 0, m.protocol or PROTOCOL) for m in methods]
+    looked, plain = (ResidentSteps(members, digits, CPU) for _ in range(2))
+    looked.check_first_batch()
+    losses = [train_epoch(steps, 0) for steps in (looked, plain)]
     assert torch.equal(*losses)
-    for name, tensor in plain.state().items():
-        assert torch.equal(looked.state()[name], tensor), name
+    for name, tensor in plain.pack.state().items():
+        assert torch.equal(looked.pack.state()[name], tensor), name

@@ -17,8 +17,10 @@ from common.methods.sampling import class_balanced
 from common.models import cpu_step
 from common.spec import Column, Protocol
 from common.store import load_records
-from common.train.loop import Workspace, train_pack
-from common.train.pack import Device, Pack
+from common.train.device import Device
+from common.train.loop import train_epoch, train_pack
+from common.train.resident import ResidentSteps
+from common.train.state import Workspace
 from tests.common.train.toys import BROKEN, METHODS, PROTOCOL, planned
 
 COLUMN = Column("cifar10", "none", 1, "resnet20", subset="hash")
@@ -71,7 +73,7 @@ def test_a_resumed_run_gives_the_same_bits_and_the_record_names_the_path(small, 
 def test_a_resume_goes_the_way_of_its_state_or_says_why_not(small, tmp_path, monkeypatch):
     assert not train(tmp_path / "native", small, time.monotonic())
     with monkeypatch.context() as without:
-        without.setattr("common.train.pack.cpu_step", lambda *_: None)
+        without.setattr("common.train.resident.cpu_step", lambda *_: None)
         with pytest.raises(UserError, match="was begun with the C\\+\\+ step"):
             train(tmp_path / "native", small)
         assert not train(tmp_path / "eager", small, time.monotonic())
@@ -99,32 +101,32 @@ def first_stream(features, context):
 @pytest.mark.parametrize("case", ["two runs", "two streams", "frozen", "learned weights", "float64", "digits"])
 def test_what_it_does_not_know_goes_the_eager_way(case, small, digits, tmp_path):
     sampler = partial(class_balanced)
+    two = Method("two", "written", softmax_cross_entropy, extra_samplers=(sampler,), combine=first_stream)
+    meta = Method("meta", "written", softmax_cross_entropy, meta_rate=0.1, held_out=2, extra_samplers=(sampler,))
     ways = {
-        "two runs": lambda: Pack([member(tmp_path), member(tmp_path, METHODS[1])], small, CPU),
-        "two streams": lambda: Pack([member(tmp_path, Method("two", "written", softmax_cross_entropy, companions=(sampler,),
-                                                             combine=first_stream))], small, CPU),
-        "frozen": lambda: Pack([member(tmp_path, trains="head")], small, CPU),
-        "learned weights": lambda: Pack([member(tmp_path, Method("meta", "written", softmax_cross_entropy, meta_rate=0.1,
-                                                                 held_out=2, companions=(sampler,)))], small, CPU),
-        "float64": lambda: Pack([member(tmp_path)], small, Device("cpu", "float64", False)),
-        "digits": lambda: Pack([planned(METHODS[0], tmp_path)], digits, CPU),
+        "two runs": lambda: ResidentSteps([member(tmp_path), member(tmp_path, METHODS[1])], small, CPU),
+        "two streams": lambda: ResidentSteps([member(tmp_path, two)], small, CPU),
+        "frozen": lambda: ResidentSteps([member(tmp_path, trains="head")], small, CPU),
+        "learned weights": lambda: ResidentSteps([member(tmp_path, meta)], small, CPU),
+        "float64": lambda: ResidentSteps([member(tmp_path)], small, Device("cpu", "float64", False)),
+        "digits": lambda: ResidentSteps([planned(METHODS[0], tmp_path)], digits, CPU),
     }
-    pack = ways[case]()
-    assert pack.path == "eager"
-    assert pack._forward is pack.net
+    steps = ways[case]()
+    assert steps.path == "eager"
+    assert steps._forward is steps.pack.net
 
 
 def test_a_step_and_a_test_are_those_of_float64(small, tmp_path):
     """But for rounding, and the few gradients of inputs of ReLUs that it carries past zero: torch's float32 differs as much."""
-    native, right = (Pack([member(tmp_path)], small, Device("cpu", name, False)) for name in ("float32", "float64"))
-    for pack in (native, right):
-        pack.begin_epoch(0)
-        pack.step(pack.batches()[0])
-    torch.testing.assert_close(native.loss_sum, right.loss_sum, rtol=1e-5, atol=0)
-    for name, tensor in native.state().items():
-        exact = right.state()[name]
+    native, right = (ResidentSteps([member(tmp_path)], small, Device("cpu", name, False)) for name in ("float32", "float64"))
+    for steps in (native, right):
+        steps.begin_epoch(0)
+        steps.step(steps.batches()[0])
+    torch.testing.assert_close(native.pack.loss_sum, right.pack.loss_sum, rtol=1e-5, atol=0)
+    for name, tensor in native.pack.state().items():
+        exact = right.pack.state()[name]
         assert (tensor - exact).norm() <= (0.05 if name.startswith("momentum") else 0.02) * exact.norm() + 1e-6, name
-    tallies = [pack.evaluate()[0].confusion for pack in (native, right)]
+    tallies = [steps.evaluate()[0].confusion for steps in (native, right)]
     assert tallies[0].sum() == tallies[1].sum() == 30
     assert (tallies[0] - tallies[1]).abs().sum() <= 2
 
@@ -137,10 +139,10 @@ def test_losses_of_two_epochs_are_those_of_the_eager_path_over_four_seeds(cifar1
     losses = np.zeros((2, 4))
     for seed in range(4):
         for way in range(2):
-            pack = Pack([planned(METHODS[0], tmp_path, seed, PUBLISHED, COLUMN)], part, CPU)
+            steps = ResidentSteps([planned(METHODS[0], tmp_path, seed, PUBLISHED, COLUMN)], part, CPU)
             if way:
-                pack.go_eager()
-            losses[way, seed] = [pack.train_epoch(epoch).item() for epoch in range(2)][-1]
+                steps.go_eager()
+            losses[way, seed] = [train_epoch(steps, epoch).item() for epoch in range(2)][-1]
     difference = losses[0] - losses[1]
     assert abs(difference).max() < 0.15, losses
     assert abs(difference.mean()) < 0.08, losses

@@ -8,10 +8,11 @@ import torch
 
 from common.methods.method import Method
 from common.store import load_records
-from common.train import pack as pack_module
-from common.train.loop import Workspace, train_pack
-from common.train.meta import learn_weights
-from common.train.pack import Device, Pack, use_device
+from common.train import resident as resident_module
+from common.train.device import Device, use_device
+from common.train.loop import train_epoch, train_pack
+from common.train.resident import ResidentSteps
+from common.train.state import Workspace
 from tests.common.train.kinds import FIRST_STAGES, META
 from tests.common.train.toys import BROKEN, COLUMN, METHODS, PROTOCOL, broken, planned, train_between
 
@@ -21,11 +22,11 @@ DOUBLE, SINGLE = Device("cuda", "float64", False), Device("cuda", "float32", Fal
 FAST = Device("cuda", "bfloat16", True)
 
 
-def trained(members, digits, device: Device, epochs: int = 3) -> Pack:
-    pack = Pack(members, digits, device)
+def trained(members, digits, device: Device, epochs: int = 3) -> ResidentSteps:
+    steps = ResidentSteps(members, digits, device)
     for epoch in range(epochs):
-        pack.train_epoch(epoch)
-    return pack
+        train_epoch(steps, epoch)
+    return steps
 
 
 def test_a_captured_step_is_the_cpus_step(digits, tmp_path):
@@ -34,7 +35,7 @@ def test_a_captured_step_is_the_cpus_step(digits, tmp_path):
     there, here = trained(members, digits, DOUBLE), trained(members, digits, Device("cpu", "float64", False))
     assert set(there._graphs) == {(50, False), (14, False)}
     for run in range(len(members)):
-        mine, theirs = there.run_state(run), here.run_state(run)
+        mine, theirs = there.pack.run_state(run), here.pack.run_state(run)
         for name in mine:
             torch.testing.assert_close(mine[name].cpu(), theirs[name], rtol=1e-4, atol=1e-6)
 
@@ -45,7 +46,7 @@ def test_every_kind_of_method_captured_is_the_cpus(methods, digits, tmp_path):
     members = [planned(m, tmp_path, seed, m.protocol or PROTOCOL) for m in methods for seed in (0, 3)]
     there, here = trained(members, digits, DOUBLE), trained(members, digits, Device("cpu", "float64", False))
     for run in range(len(members)):
-        mine, theirs = there.run_state(run), here.run_state(run)
+        mine, theirs = there.pack.run_state(run), here.pack.run_state(run)
         for name in mine:
             torch.testing.assert_close(mine[name].cpu(), theirs[name], rtol=1e-4, atol=1e-5)
 
@@ -55,9 +56,9 @@ def test_each_run_of_a_captured_pack_equals_the_run_alone(digits, tmp_path):
     packed = trained(members, digits, DOUBLE)
     for run, member in enumerate(members):
         alone = trained([member], digits, DOUBLE)
-        assert torch.equal(packed.drawn[:, run], alone.drawn[:, 0])
-        for name, tensor in packed.run_state(run).items():
-            torch.testing.assert_close(tensor, alone.run_state(0)[name], rtol=1e-7, atol=1e-9)
+        assert torch.equal(packed.pack.drawn[:, run], alone.pack.drawn[:, 0])
+        for name, tensor in packed.pack.run_state(run).items():
+            torch.testing.assert_close(tensor, alone.pack.run_state(0)[name], rtol=1e-7, atol=1e-9)
 
 
 def test_a_diverged_run_leaves_its_neighbours_alone(digits, tmp_path, monkeypatch):
@@ -66,12 +67,12 @@ def test_a_diverged_run_leaves_its_neighbours_alone(digits, tmp_path, monkeypatc
         torch.backends.cudnn.benchmark = False  # its choice of kernels may differ between the packs
         return at
 
-    monkeypatch.setattr(pack_module, "use_device", without_choices)
+    monkeypatch.setattr(resident_module, "use_device", without_choices)
     sound, hurt = (train_between(m, digits, tmp_path, SINGLE) for m in (METHODS[2], BROKEN))
-    assert hurt.alive == [True, False, True]
+    assert hurt.pack.alive == [True, False, True]
     for run in (0, 2):
-        for name, tensor in sound.run_state(run).items():
-            torch.testing.assert_close(tensor, hurt.run_state(run)[name], rtol=1e-3, atol=1e-4)
+        for name, tensor in sound.pack.run_state(run).items():
+            torch.testing.assert_close(tensor, hurt.pack.run_state(run)[name], rtol=1e-3, atol=1e-4)
             assert tensor.isfinite().all()
 
 
@@ -83,11 +84,11 @@ def test_a_diverged_run_does_not_reach_its_neighbours_through_the_fast_kernels(d
         return broken(outputs, labels, context._replace(epoch=context.epoch + 1))
 
     members = [planned(m, tmp_path, column=column) for m in (METHODS[0], Method("early", "written", early), METHODS[1])]
-    pack = Pack(members, digits, FAST)
-    losses = pack.train_epoch(0)
+    steps = ResidentSteps(members, digits, FAST)
+    losses = train_epoch(steps, 0)
     assert [bool(v) for v in losses.isfinite()] == [True, False, True]
     for run in (0, 2):
-        assert all(t.isfinite().all() for t in pack.run_state(run).values())
+        assert all(t.isfinite().all() for t in steps.pack.run_state(run).values())
 
 
 @pytest.mark.parametrize("device", [replace(DOUBLE, graph=False), replace(SINGLE, graph=False)], ids=lambda d: d.precision)
@@ -96,17 +97,17 @@ def test_plain_steps_train_as_a_graph_does(device, digits, tmp_path):
     members = [planned(m, tmp_path, seed) for seed, m in enumerate(METHODS)]
     plain, captured = trained(members, digits, device, 1), trained(members, digits, replace(device, graph=True), 1)
     assert not plain._graphs
-    for name, tensor in captured.state().items():
-        torch.testing.assert_close(plain.state()[name], tensor, rtol=1e-3, atol=1e-4)
+    for name, tensor in captured.pack.state().items():
+        torch.testing.assert_close(plain.pack.state()[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_learned_weights_in_bfloat16_point_where_those_of_float64_do(digits, tmp_path):
     found = []
     for device in (Device("cuda", "bfloat16", False), DOUBLE):
-        pack = Pack([planned(META, tmp_path, seed) for seed in (0, 1)], digits, device)
-        pack.begin_epoch(2)
-        batch = pack.batches()[0]
-        found.append((learn_weights(pack, batch) - pack.weights[0][pack.feed.labels[batch.images[0]]]).double().flatten())
+        steps = ResidentSteps([planned(META, tmp_path, seed) for seed in (0, 1)], digits, device)
+        steps.begin_epoch(2)
+        batch = steps.batches()[0]
+        found.append((steps.learn_weights(batch) - steps.pack.weights[0][steps.feed.labels[batch.images[0]]]).double().flatten())
     assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.98
 
 
@@ -123,8 +124,8 @@ def test_a_paused_pack_goes_on(digits, tmp_path):
 
 def test_a_compiled_pack_of_mixed_methods_is_close_to_the_eager_one(digits, tmp_path):
     members = [planned(m, tmp_path, seed) for seed, m in enumerate(METHODS)]
-    fast, plain = (Pack(members, digits, Device("cuda", "float32", compiled)) for compiled in (True, False))
-    torch.testing.assert_close(fast.train_epoch(0), plain.train_epoch(0), rtol=0.05, atol=0.05)
+    fast, plain = (ResidentSteps(members, digits, Device("cuda", "float32", compiled)) for compiled in (True, False))
+    torch.testing.assert_close(train_epoch(fast, 0), train_epoch(plain, 0), rtol=0.05, atol=0.05)
 
 
 def test_the_fast_way_learns_as_well_as_float32(digits, tmp_path):

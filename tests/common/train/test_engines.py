@@ -21,10 +21,10 @@ from common.methods.losses import ldam, softmax_cross_entropy
 from common.methods.method import Method
 from common.plan import missing_runs
 from common.store import load_records, record_files, save_record
-from common.train.loop import Workspace
-from common.train.pack import Device
+from common.train.device import Device
 from common.train.processes import Processes
-from common.train.work import Here, Outcome, conduct, in_order, train, way
+from common.train.state import Workspace
+from common.train.work import LocalDevice, Outcome, in_order, run_schedule, train, way
 from tests.common.train.toys import METHODS, PROTOCOL, ROTATION, planned
 from tests.records import make_record
 
@@ -57,7 +57,7 @@ def go(folder: Path, engine, watch: Watch, methods=METHODS[:2], deadline=float("
     """Train two seeds of each method, in packs of `limit`, saving at every epoch."""
     wanted = [planned(m, folder, seed, LONGER) for m in methods for seed in range(2)]
     work = Workspace(folder / "work", 0.0, deadline)
-    ended = conduct(wanted, in_order(work, lambda item: limit), root=folder, work=work, engine=engine, observer=watch)
+    ended = run_schedule(wanted, in_order(work, lambda item: limit), root=folder, work=work, engine=engine, observer=watch)
     return wanted, ended
 
 
@@ -69,7 +69,7 @@ def same_weights(wanted, twins) -> bool:
 @pytest.fixture(scope="module")
 def whole(digits_folder, tmp_path_factory):
     """The same packs, trained in this process without a disturbance."""
-    return go(tmp_path_factory.mktemp("whole"), Here(CPU, digits_folder), Watch())[0]
+    return go(tmp_path_factory.mktemp("whole"), LocalDevice(CPU, digits_folder), Watch())[0]
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_a_bad_run_is_set_aside_and_its_neighbours_are_trained(bad, two, tmp_pat
 def test_a_device_that_fails_whatever_it_gets_ends_the_work_with_a_sentence(digits_folder, tmp_path):
     methods = [Method(f"bad-{i}", "written", partial(breaks_by, part=float(i))) for i in range(8)]
     with pytest.raises(UserError, match=r"12 packs in a row failed.*This loss breaks"):
-        go(tmp_path, Here(CPU, digits_folder), Watch(), methods, limit=1)
+        go(tmp_path, LocalDevice(CPU, digits_folder), Watch(), methods, limit=1)
 
 
 def breaks_by(outputs, labels, context, *, part: float):
@@ -203,7 +203,7 @@ def test_train_says_what_it_set_aside_when_the_others_have_ended(digits_folder, 
     planned_runs = [planned(m, tmp_path, 0, LONGER) for m in (METHODS[0], BREAKS)]
     work = Workspace(tmp_path / "work", 30.0)
     with pytest.raises(UserError, match=r"1 runs failed and were set aside, the first digits-lt-20 breaks@written seed 0: Run"):
-        train(planned_runs, root=tmp_path, work=work, engine=Here(CPU, digits_folder), limit=lambda m: 4, observer=Watch())
+        train(planned_runs, root=tmp_path, work=work, engine=LocalDevice(CPU, digits_folder), limit=lambda m: 4, observer=Watch())
     assert [m.label for m in missing_runs(planned_runs, record_files(tmp_path))] == [planned_runs[1].label]
 
 
@@ -272,7 +272,7 @@ def test_an_observer_can_stop_a_pack_which_leaves_nothing_behind(digits_folder, 
             return stopped.append(True) is None
         return False
 
-    wanted, ended = go(tmp_path, Here(CPU, digits_folder), Watch(stop_the_first), METHODS[:1], limit=2)
+    wanted, ended = go(tmp_path, LocalDevice(CPU, digits_folder), Watch(stop_the_first), METHODS[:1], limit=2)
     assert [t.result for t in ended] == ["slow", "done"]
     assert missing_runs(wanted, record_files(tmp_path)) == []
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from common.data.augment import as_network_input, crop, normalise, pad_images, source_pixels
-from common.data.feed import DX, DY, FLIP, INDEX, TURN, Draw, Feed, draw_epoch
+from common.data.feed import DX, DY, FLIP, INDEX, TURN, DrawSpec, Feed, draw_epoch
 from common.methods import sampling
 from common.spec import Column
 from tests.common.train.toys import COLUMN
@@ -58,7 +58,7 @@ def test_network_input_puts_the_channels_of_a_run_together():
 
 
 def test_a_shuffle_delivers_every_image_once(feed):
-    drawn = draw_epoch(Draw(0, None, False), 3, feed.cpu_labels, pad=1, flip=True, batch=32)
+    drawn = draw_epoch(DrawSpec(0, None, False), 3, feed.cpu_labels, pad=1, flip=True, batch=32)
     assert sorted(drawn[INDEX].tolist()) == list(range(len(feed.cpu_labels)))
     assert drawn[DY].unique().tolist() == drawn[DX].unique().tolist() == [0, 1, 2]
     assert drawn[FLIP].unique().tolist() == [0, 1]
@@ -67,7 +67,7 @@ def test_a_shuffle_delivers_every_image_once(feed):
 
 def test_draws_are_the_runs_own_and_repeat(feed):
     def draw(seed, epoch):
-        return draw_epoch(Draw(seed, None, True), epoch, feed.cpu_labels, pad=1, flip=True, batch=32)
+        return draw_epoch(DrawSpec(seed, None, True), epoch, feed.cpu_labels, pad=1, flip=True, batch=32)
 
     first = draw(1, 5)
     torch.manual_seed(99)
@@ -79,7 +79,7 @@ def test_draws_are_the_runs_own_and_repeat(feed):
 
 
 def test_turns_are_balanced_in_each_batch(feed):
-    drawn = draw_epoch(Draw(0, None, True), 0, feed.cpu_labels, pad=0, flip=False, batch=32)
+    drawn = draw_epoch(DrawSpec(0, None, True), 0, feed.cpu_labels, pad=0, flip=False, batch=32)
     for start in range(0, 448, 32):
         assert torch.bincount(drawn[TURN, start:start + 32]).tolist() == [8, 8, 8, 8]
 
@@ -103,7 +103,7 @@ def test_the_histogram_delivered_is_the_one_declared(feed, name):
     assert probabilities == pytest.approx(share)
     seen = np.zeros(10)
     for epoch in range(40):
-        drawn = draw_epoch(Draw(0, probabilities, False), epoch, feed.cpu_labels, pad=1, flip=False, batch=32)
+        drawn = draw_epoch(DrawSpec(0, probabilities, False), epoch, feed.cpu_labels, pad=1, flip=False, batch=32)
         seen += np.bincount(feed.cpu_labels[drawn[INDEX]], minlength=10)
     total = seen.sum()
     assert total == 40 * len(feed.cpu_labels)
@@ -113,7 +113,7 @@ def test_the_histogram_delivered_is_the_one_declared(feed, name):
 def test_images_of_one_class_are_equally_likely(feed):
     seen = np.zeros(len(feed.cpu_labels))
     for epoch in range(60):
-        drawn = draw_epoch(Draw(0, sampling.class_balanced(feed.counts, 0), False), epoch, feed.cpu_labels, pad=1, flip=False,
+        drawn = draw_epoch(DrawSpec(0, sampling.class_balanced(feed.counts, 0), False), epoch, feed.cpu_labels, pad=1, flip=False,
                            batch=32)
         seen += np.bincount(drawn[INDEX], minlength=len(seen))
     tail = seen[feed.cpu_labels == 9]
@@ -151,7 +151,7 @@ def test_cifar10_lt_100_from_real_images(cifar10):
 
     images = load("cifar10", cifar10)
     feed = Feed(images, Column("cifar10", "lt", 100, "resnet32"), turns=False, device=torch.device("cpu"), dtype=torch.float32)
-    drawn = feed.draw([Draw(0, None, False)], 0, 128).images
+    drawn = feed.draw([DrawSpec(0, None, False)], 0, 128).images
     labels = feed.labels[drawn[INDEX, 0]]
     assert torch.bincount(labels).tolist() == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     batch = feed.batch(drawn[:, :, :128])

@@ -15,20 +15,22 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.data.augment import as_network_input, crop, normalise
-from common.data.feed import INDEX, PARTNER, Draw, Feed, draw_blend, draw_noise
+from common.data.feed import INDEX, PARTNER, DrawSpec, Feed, draw_blend, draw_noise
 from common.errors import UserError
 from common.methods.method import Outputs
 from common.models.heads import CausalHead, CentreHead, CosineHead, GaussianHead, LinearHead, QuadraticHead, channel_groups
+from common.models.pooling import SHIFTS
 from common.models.resnet import PackedBilateral
 from common.models.sizes import Residual
-from common.models.tail import SHIFTS
 from common.plan import missing_runs
 from common.spec import Column
 from common.store import load_records
-from common.train.loop import Workspace, load_start, train_pack
-from common.train.meta import Whole, learn_weights
-from common.train.pack import Device, Pack
+from common.train.device import Device
+from common.train.loop import train_epoch, train_pack
 from common.train.packing import form_packs
+from common.train.resident import ResidentSteps
+from common.train.start import load_start
+from common.train.state import Workspace
 from tests.common.train.kinds import (
     ADAM,
     AGAIN,
@@ -84,9 +86,9 @@ def first_stages(digits, tmp_path_factory):
 
 
 def packs_of(members, digits, device):
-    packs = Pack(members, digits, device), [Pack([m], digits, device) for m in members]
-    for pack in (packs[0], *packs[1]):
-        load_start(pack)
+    packs = ResidentSteps(members, digits, device), [ResidentSteps([m], digits, device) for m in members]
+    for steps in (packs[0], *packs[1]):
+        load_start(steps)
     return packs
 
 
@@ -94,15 +96,15 @@ def packs_of(members, digits, device):
 def test_each_run_of_a_pack_equals_the_run_alone(methods, digits, tmp_path, first_stages):
     members = members_of(methods, first_stages if methods in SECOND_STAGES else tmp_path)
     packed, alone = packs_of(members, digits, DOUBLE)
-    for epoch in range(packed.protocol.epochs):
-        losses = packed.train_epoch(epoch)
+    for epoch in range(packed.pack.protocol.epochs):
+        losses = train_epoch(packed, epoch)
         for run, single in enumerate(alone):
-            assert losses[run] == pytest.approx(float(single.train_epoch(epoch)), rel=1e-9)
-            assert torch.equal(packed.drawn[:, run], single.drawn[:, 0])
-            if packed.streams > 1:
-                assert torch.equal(packed.epoch_drawn.others[:, :, run], single.epoch_drawn.others[:, :, 0])
+            assert losses[run] == pytest.approx(float(train_epoch(single, epoch)), rel=1e-9)
+            assert torch.equal(packed.pack.drawn[:, run], single.pack.drawn[:, 0])
+            if packed.pack.streams > 1:
+                assert torch.equal(packed.pack.epoch_drawn.others[:, :, run], single.pack.epoch_drawn.others[:, :, 0])
     for run, single in enumerate(alone):
-        mine, theirs = packed.run_state(run), single.run_state(0)
+        mine, theirs = packed.pack.run_state(run), single.pack.run_state(0)
         assert mine.keys() == theirs.keys()
         for name in mine:
             torch.testing.assert_close(mine[name], theirs[name], rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
@@ -136,10 +138,10 @@ def test_a_run_that_pauses_after_every_epoch_ends_with_the_same_bits(methods, di
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
 def test_beside_runs_with_mixup_a_run_without_sees_its_images_to_the_last_bit(precision, digits, tmp_path):
     device = Device("cpu", precision, False)
-    mixed, alone = Pack([planned(m, tmp_path, 5) for m in (MIXUP, METHODS[0])], digits, device), Pack(
+    mixed, alone = ResidentSteps([planned(m, tmp_path, 5) for m in (MIXUP, METHODS[0])], digits, device), ResidentSteps(
         [planned(METHODS[0], tmp_path, 5)], digits, device)
-    for pack in (mixed, alone):
-        pack.begin_epoch(0)
+    for steps in (mixed, alone):
+        steps.begin_epoch(0)
     for theirs, mine in zip(mixed.batches(), alone.batches(), strict=True):
         assert (theirs.blend[1] == 1).all()
         assert (theirs.blend[0] < 1).all()
@@ -151,48 +153,48 @@ def test_beside_runs_with_mixup_a_run_without_sees_its_images_to_the_last_bit(pr
 
 def test_mixup_mixes_images_and_losses_with_one_share_a_batch(digits, tmp_path):
     """Against the definition, image by image: x = l x_a + (1 - l) x_b before normalising, loss = l L(y_a) + (1 - l) L(y_b)."""
-    pack = Pack([planned(MIXUP, tmp_path, 5)], digits, DOUBLE)
-    pack.begin_epoch(0)
+    steps = ResidentSteps([planned(MIXUP, tmp_path, 5)], digits, DOUBLE)
+    steps.begin_epoch(0)
     shares = []
-    for batch in pack.batches()[:3]:
+    for batch in steps.batches()[:3]:
         drawn, share = batch.images, batch.blend
         assert len(share.unique()) == 1
         shares.append(float(share[0, 0]))
         partner = drawn[PARTNER, 0]
         assert partner.sort().values.tolist() == list(range(50))
-        plain = crop(pack.feed.padded, pack.feed.pixels, *drawn[:PARTNER])[0].double()
+        plain = crop(steps.feed.padded, steps.feed.pixels, *drawn[:PARTNER])[0].double()
         mixed = torch.stack([shares[-1] * plain[i] + (1 - shares[-1]) * plain[partner[i]] for i in range(50)])
-        wanted = as_network_input(normalise(mixed[None], pack.feed.mean, pack.feed.std, torch.float64))
-        torch.testing.assert_close(pack.feed.batch(drawn, share), wanted, rtol=1e-12, atol=1e-12)
-        features = pack.net(wanted)
-        z, y = pack.heads[0](features)[0], pack.feed.labels[drawn[INDEX, 0]]
+        wanted = as_network_input(normalise(mixed[None], steps.feed.mean, steps.feed.std, torch.float64))
+        torch.testing.assert_close(steps.feed.batch(drawn, share), wanted, rtol=1e-12, atol=1e-12)
+        features = steps.pack.net(wanted)
+        z, y = steps.pack.heads[0](features)[0], steps.feed.labels[drawn[INDEX, 0]]
         loss = shares[-1] * F.cross_entropy(z, y) + (1 - shares[-1]) * F.cross_entropy(z, y[partner])
-        assert pack._losses(features, batch).item() == pytest.approx(loss.item(), rel=1e-12)
+        assert steps.pack.losses(features, batch).item() == pytest.approx(loss.item(), rel=1e-12)
     assert len(set(shares)) == 3
 
 
 def test_shares_follow_beta():
-    drawn = torch.stack([draw_blend(Draw(seed, None, False, (), 0.2), 0, 1000, 1) for seed in range(20)]).flatten()
+    drawn = torch.stack([draw_blend(DrawSpec(seed, None, False, (), 0.2), 0, 1000, 1) for seed in range(20)]).flatten()
     assert drawn.mean() == pytest.approx(0.5, abs=0.01)
     assert drawn.var() == pytest.approx(0.25 / 1.4, abs=0.01)  # of Beta(0.2, 0.2)
 
 
 def test_each_label_of_mixup_has_its_own_noise_and_each_run_its_own(digits, tmp_path):
-    pack = Pack([planned(CLOUDED, tmp_path, 0), planned(CLOUDED, tmp_path, 1)], digits, DOUBLE)
-    pack.begin_epoch(0)
-    noise, = pack.epoch_drawn.noise
+    steps = ResidentSteps([planned(CLOUDED, tmp_path, 0), planned(CLOUDED, tmp_path, 1)], digits, DOUBLE)
+    steps.begin_epoch(0)
+    noise, = steps.pack.epoch_drawn.noise
     assert noise.shape == (2, 2, 464, 10)
     assert len({round(float(t[0, 0]), 9) for t in noise.flatten(0, 1)}) == 4
     assert noise.std() == pytest.approx(1, abs=0.02)
-    batch = pack.batches()[2]
-    features = pack.net(pack.feed.batch(batch.images, batch.blend))
+    batch = steps.batches()[2]
+    features = steps.pack.net(steps.feed.batch(batch.images, batch.blend))
     for run in range(2):
-        z, y = pack.heads[0](features)[run], pack.feed.labels[batch.images[INDEX, run]]
-        terms = [CLOUDED.loss(Outputs(z, features[run]), labels, pack.context._replace(noise=batch.noise[0][k, run]))
+        z, y = steps.pack.heads[0](features)[run], steps.feed.labels[batch.images[INDEX, run]]
+        terms = [CLOUDED.loss(Outputs(z, features[run]), labels, steps.pack.context._replace(noise=batch.noise[0][k, run]))
                  for k, labels in enumerate((y, y[batch.images[PARTNER, run]]))]
         share = batch.blend[run]
         wanted = (share * terms[0] + (1 - share) * terms[1]).mean()
-        assert pack._losses(features, batch)[run].item() == pytest.approx(wanted.item(), rel=1e-12)
+        assert steps.pack.losses(features, batch)[run].item() == pytest.approx(wanted.item(), rel=1e-12)
 
 
 def test_noise_is_of_its_kind_and_repeats():
@@ -208,44 +210,44 @@ def test_noise_is_of_its_kind_and_repeats():
 
 
 def test_streams_see_the_images_that_their_samplers_name(digits, tmp_path):
-    pack = Pack([planned(CONTRAST, tmp_path, 2)], digits, SINGLE)
-    pack.begin_epoch(0)
-    own, others = pack.drawn[:, 0], pack.epoch_drawn.others[:, :, 0]
+    steps = ResidentSteps([planned(CONTRAST, tmp_path, 2)], digits, SINGLE)
+    steps.begin_epoch(0)
+    own, others = steps.pack.drawn[:, 0], steps.pack.epoch_drawn.others[:, :, 0]
     assert torch.equal(own[INDEX], others[0, INDEX]), "`again` shows the same images"
     assert not torch.equal(own[1:4], others[0, 1:4]), "under crops and flips of their own"
-    counts = torch.bincount(pack.feed.labels[others[1, INDEX]], minlength=10)
+    counts = torch.bincount(steps.feed.labels[others[1, INDEX]], minlength=10)
     assert counts.max() < 2 * counts.min(), "class-balanced"
 
 
 def test_a_loss_of_several_streams_gets_labels_and_outputs_of_each(digits, tmp_path):
-    pack = Pack([planned(CONTRAST, tmp_path, 2)], digits, DOUBLE)
-    pack.begin_epoch(0)
-    batch = pack.batches()[0]
-    features = torch.stack([pack.net(pack.feed.batch(d)) for d in (batch.images, *batch.others)], 1)
-    labels = pack.feed.labels[torch.cat([batch.images[INDEX], batch.others[:, INDEX, 0]])]
+    steps = ResidentSteps([planned(CONTRAST, tmp_path, 2)], digits, DOUBLE)
+    steps.begin_epoch(0)
+    batch = steps.batches()[0]
+    features = torch.stack([steps.pack.net(steps.feed.batch(d)) for d in (batch.images, *batch.others)], 1)
+    labels = steps.feed.labels[torch.cat([batch.images[INDEX], batch.others[:, INDEX, 0]])]
     outputs = Outputs(*(torch.stack([f(features[0, k][None])[0] for k in range(3)])
-                        for f in (pack.heads[0], lambda x: x, pack.heads[0].projection)))
+                        for f in (steps.pack.heads[0], lambda x: x, steps.pack.heads[0].projection)))
     assert labels.shape == (3, 50)
-    wanted = CONTRAST.loss(outputs, labels, pack.context).mean()
-    assert pack._losses(features, batch).item() == pytest.approx(wanted.item(), rel=1e-12)
+    wanted = CONTRAST.loss(outputs, labels, steps.pack.context).mean()
+    assert steps.pack.losses(features, batch).item() == pytest.approx(wanted.item(), rel=1e-12)
     assert outputs.projected.norm(dim=-1).allclose(torch.ones(3, 50, dtype=torch.float64))
 
 
 def test_a_bilateral_network_trains_a_branch_a_stream_and_tests_with_both(digits, tmp_path):
-    pack = Pack([planned(BILATERAL, tmp_path)], digits, DOUBLE)
-    pack.begin_epoch(1)
-    batch = pack.batches()[0]
-    own = [pack.net(pack.feed.batch(d), k) for k, d in enumerate((batch.images, batch.others[0]))]
+    steps = ResidentSteps([planned(BILATERAL, tmp_path)], digits, DOUBLE)
+    steps.begin_epoch(1)
+    batch = steps.batches()[0]
+    own = [steps.pack.net(steps.feed.batch(d), k) for k, d in enumerate((batch.images, batch.others[0]))]
     features = torch.stack(own, 1)
     combined = torch.cat([0.75 * own[0], 0.25 * own[1]], -1)
-    outputs = Outputs(pack.heads[0](combined), combined)
-    labels = pack.feed.labels[torch.stack([batch.images[INDEX], batch.others[0, INDEX]], 1)]
-    wanted = BILATERAL.loss(outputs, labels, pack.context).mean()
-    assert pack._losses(features, batch).item() == pytest.approx(wanted.item(), rel=1e-12)
-    pack.net.eval()
-    both = pack.net(pack.feed.batch(batch.images))
-    assert torch.equal(both, torch.cat([pack.net(pack.feed.batch(batch.images), k) for k in (0, 1)], -1))
-    branches = [list(b.parameters()) for b in pack.net.branches]
+    outputs = Outputs(steps.pack.heads[0](combined), combined)
+    labels = steps.feed.labels[torch.stack([batch.images[INDEX], batch.others[0, INDEX]], 1)]
+    wanted = BILATERAL.loss(outputs, labels, steps.pack.context).mean()
+    assert steps.pack.losses(features, batch).item() == pytest.approx(wanted.item(), rel=1e-12)
+    steps.pack.net.eval()
+    both = steps.pack.net(steps.feed.batch(batch.images))
+    assert torch.equal(both, torch.cat([steps.pack.net(steps.feed.batch(batch.images), k) for k in (0, 1)], -1))
+    branches = [list(b.parameters()) for b in steps.pack.net.branches]
     assert not torch.equal(branches[0][0], branches[1][0])
 
 
@@ -257,65 +259,66 @@ def test_the_bilateral_resnet32_has_the_literatures_parameters():
 
 
 def test_held_out_images_are_never_trained_on_and_the_counts_are_the_smaller_ones(digits, tmp_path):
-    pack, plain = (Pack([planned(m, tmp_path, 1)], digits, SINGLE) for m in (META, METHODS[0]))
-    pack.begin_epoch(0)
-    assert pack.feed.counts[0] == plain.feed.counts[0] - 3
-    assert len(pack.feed.labels) == pack.feed.size + 30
-    assert torch.bincount(pack.feed.labels[pack.feed.size:]).tolist() == [3] * 10
-    assert pack.drawn[INDEX].max() < pack.feed.size
-    held = pack.epoch_drawn.others[0, INDEX]
-    assert held.min() >= pack.feed.size
-    assert held.max() < pack.feed.size + 30
-    images = pack.feed.padded.flatten(1)
-    trained, kept = images[:pack.feed.size], images[pack.feed.size:]
+    steps, plain = (ResidentSteps([planned(m, tmp_path, 1)], digits, SINGLE) for m in (META, METHODS[0]))
+    steps.begin_epoch(0)
+    assert steps.feed.counts[0] == plain.feed.counts[0] - 3
+    assert len(steps.feed.labels) == steps.feed.size + 30
+    assert torch.bincount(steps.feed.labels[steps.feed.size:]).tolist() == [3] * 10
+    assert steps.pack.drawn[INDEX].max() < steps.feed.size
+    held = steps.pack.epoch_drawn.others[0, INDEX]
+    assert held.min() >= steps.feed.size
+    assert held.max() < steps.feed.size + 30
+    images = steps.feed.padded.flatten(1)
+    trained, kept = images[:steps.feed.size], images[steps.feed.size:]
     assert not any((trained == image).all(1).any() for image in kept)
 
 
 def test_learned_weights_are_the_slope_of_the_held_out_loss(digits, tmp_path):
     """Against central differences: move one sample's weight, take the virtual step by hand, test on the held-out batch."""
-    pack = Pack([planned(META, tmp_path, 0), planned(META, tmp_path, 1)], digits, DOUBLE)
-    pack.begin_epoch(2)
-    assert pack.learns_weights
-    batch = pack.batches()[0]
-    before = {n: t.clone() for n, t in pack.state().items()}
-    learned = learn_weights(pack, batch)
-    assert all(torch.equal(t, before[n]) for n, t in pack.state().items()), "weights and statistics are left alone"
+    steps = ResidentSteps([planned(META, tmp_path, 0), planned(META, tmp_path, 1)], digits, DOUBLE)
+    steps.begin_epoch(2)
+    assert steps.learns_weights
+    batch = steps.batches()[0]
+    before = {n: t.clone() for n, t in steps.pack.state().items()}
+    learned = steps.learn_weights(batch)
+    assert all(torch.equal(t, before[n]) for n, t in steps.pack.state().items()), "weights and statistics are left alone"
 
     def held_loss(run: int, sample: int, eps: float) -> float:
-        labels = pack.feed.labels[batch.images[INDEX]]
-        w = pack.weights[0][labels].clone()
+        labels = steps.feed.labels[batch.images[INDEX]]
+        w = steps.pack.weights[0][labels].clone()
         w[run, sample] += eps
-        each = F.cross_entropy(pack.heads[0](pack.net(pack.feed.batch(batch.images))).transpose(1, 2), labels, reduction="none")
-        gradients = torch.autograd.grad((w * each).sum(), pack.parameters())
+        logits = steps.pack.heads[0](steps.pack.net(steps.feed.batch(batch.images)))
+        each = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        gradients = torch.autograd.grad((w * each).sum(), steps.pack.parameters())
         with torch.no_grad():
-            for p, g in zip(pack.parameters(), gradients, strict=True):
-                p.sub_(pack.rate * g)
-            held = pack.feed.labels[batch.others[0, INDEX]]
-            z = pack.heads[0](pack.net(pack.feed.batch(batch.others[0])))
+            for p, g in zip(steps.pack.parameters(), gradients, strict=True):
+                p.sub_(steps.pack.rate * g)
+            held = steps.feed.labels[batch.others[0, INDEX]]
+            z = steps.pack.heads[0](steps.pack.net(steps.feed.batch(batch.others[0])))
             loss = F.cross_entropy(z.transpose(1, 2), held, reduction="none").mean(-1).sum().item()
-            for name, tensor in pack.state().items():
+            for name, tensor in steps.pack.state().items():
                 tensor.copy_(before[name])
         return loss
 
     for run, sample in ((0, 0), (1, 7)):
         slope = (held_loss(run, sample, 1e-4) - held_loss(run, sample, -1e-4)) / 2e-4
-        weight = pack.weights[0][pack.feed.labels[batch.images[INDEX, run, sample]]]
+        weight = steps.pack.weights[0][steps.feed.labels[batch.images[INDEX, run, sample]]]
         assert float(learned[run, sample]) == pytest.approx(float(weight - META.meta_rate * slope), rel=1e-5)
 
 
-def weights_by_a_double_backward(pack: Pack, batch) -> torch.Tensor:
+def weights_by_a_double_backward(steps: ResidentSteps, batch) -> torch.Tensor:
     """The same by the definition: the gradient of the held-out loss through the virtual step."""
-    whole = Whole(pack)
+    whole = steps.whole()
     parameters = dict(whole.named_parameters())
     buffers = {name: buffer.clone() for name, buffer in whole.named_buffers()}
-    labels, held = pack.feed.labels[batch.images[INDEX]], pack.feed.labels[batch.others[0, INDEX]]
-    weights = torch.cat([w[labels[g.first:g.stop]] for g, w in zip(pack.groups, pack.weights, strict=True)])
+    labels, held = steps.feed.labels[batch.images[INDEX]], steps.feed.labels[batch.others[0, INDEX]]
+    weights = torch.cat([w[labels[g.first:g.stop]] for g, w in zip(steps.pack.groups, steps.pack.weights, strict=True)])
     eps = torch.zeros_like(weights, requires_grad=True)
-    losses = functional_call(whole, {**parameters, **buffers}, (pack.feed.batch(batch.images), labels))
+    losses = functional_call(whole, {**parameters, **buffers}, (steps.feed.batch(batch.images), labels))
     gradients = torch.autograd.grad(((weights + eps) * losses).sum(), list(parameters.values()), create_graph=True)
-    virtual = {name: p - pack.rate * g for (name, p), g in zip(parameters.items(), gradients, strict=True)}
-    held_losses = functional_call(whole, {**virtual, **buffers}, (pack.feed.batch(batch.others[0]), held))
-    return weights - pack.shape.meta_rate * torch.autograd.grad(held_losses.mean(-1).sum(), eps)[0]
+    virtual = {name: p - steps.pack.rate * g for (name, p), g in zip(parameters.items(), gradients, strict=True)}
+    held_losses = functional_call(whole, {**virtual, **buffers}, (steps.feed.batch(batch.others[0]), held))
+    return weights - steps.pack.shape.meta_rate * torch.autograd.grad(held_losses.mean(-1).sum(), eps)[0]
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["linear", "dense"])
@@ -323,25 +326,25 @@ def test_learned_weights_are_those_of_the_double_backward(bias, digits, tmp_path
     """To rounding, for both heads and a network with dense layers, whose slope is found in forward mode."""
     column = COLUMN if bias else replace(COLUMN, backbone="cnn4")
     members = [planned(m, tmp_path, seed, column=column) for m in (META, META_LDAM) for seed in (0, 1)]
-    pack = Pack(members, digits, DOUBLE)
-    pack.begin_epoch(2)
-    for batch in pack.batches()[:2]:
-        wanted, found = weights_by_a_double_backward(pack, batch), learn_weights(pack, batch)
-        plain = torch.cat([pack.weights[0][pack.feed.labels[batch.images[INDEX]]]])
+    steps = ResidentSteps(members, digits, DOUBLE)
+    steps.begin_epoch(2)
+    for batch in steps.batches()[:2]:
+        wanted, found = weights_by_a_double_backward(steps, batch), steps.learn_weights(batch)
+        plain = torch.cat([steps.pack.weights[0][steps.feed.labels[batch.images[INDEX]]]])
         assert (wanted - plain).abs().max() > 1e-6
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
-        pack.step(batch)
+        steps.step(batch)
 
 
 def test_autocast_keeps_the_slopes_of_learned_weights(digits, tmp_path):
     """In bfloat16 they point where those of float64 do: no product is lost between a value and its slope."""
     found = []
     for device in (Device("cpu", "bfloat16", False), DOUBLE):
-        pack = Pack([planned(META, tmp_path, seed) for seed in (0, 1)], digits, device)
-        pack.begin_epoch(2)
-        batch = pack.batches()[0]
-        plain = pack.weights[0][pack.feed.labels[batch.images[INDEX]]]
-        found.append((learn_weights(pack, batch) - plain).double().flatten())
+        steps = ResidentSteps([planned(META, tmp_path, seed) for seed in (0, 1)], digits, device)
+        steps.begin_epoch(2)
+        batch = steps.batches()[0]
+        plain = steps.pack.weights[0][steps.feed.labels[batch.images[INDEX]]]
+        found.append((steps.learn_weights(batch) - plain).double().flatten())
     assert F.cosine_similarity(*found, dim=0) > 0.98
 
 
@@ -361,18 +364,18 @@ def operations_of(function) -> int:
 def test_a_step_with_learned_weights_has_as_many_operations_for_six_runs_as_for_two(digits, tmp_path):
     found = []
     for runs in (2, 6):
-        pack = Pack([planned(META, tmp_path, seed) for seed in range(runs)], digits, SINGLE)
-        pack.begin_epoch(2)
-        batch = pack.batches()[0]
-        found.append(operations_of(lambda pack=pack, batch=batch: pack.step(batch)))
+        steps = ResidentSteps([planned(META, tmp_path, seed) for seed in range(runs)], digits, SINGLE)
+        steps.begin_epoch(2)
+        batch = steps.batches()[0]
+        found.append(operations_of(lambda steps=steps, batch=batch: steps.step(batch)))
     assert found[0] == found[1]
 
 
 def test_weights_are_learned_from_the_first_decay_on(digits, tmp_path):
-    pack = Pack([planned(META, tmp_path)], digits, SINGLE)
+    steps = ResidentSteps([planned(META, tmp_path)], digits, SINGLE)
     for epoch in range(3):
-        pack.begin_epoch(epoch)
-        assert pack.learns_weights == (epoch >= 2)
+        steps.begin_epoch(epoch)
+        assert steps.learns_weights == (epoch >= 2)
 
 
 # ---------------------------------------------------------------- heads
@@ -444,24 +447,24 @@ def test_optimisers_are_torchs_own(kind, reference, digits, tmp_path):
     """Five steps of a pack of two against torch's optimiser on each run's own network."""
     protocol = dataclasses.replace(ADAM, optimiser=kind)
     members = [planned(METHODS[0], tmp_path, seed, protocol) for seed in range(2)]
-    pack = Pack(members, digits, DOUBLE)
-    alone = [Pack([m], digits, DOUBLE) for m in members]
+    steps = ResidentSteps(members, digits, DOUBLE)
+    alone = [ResidentSteps([m], digits, DOUBLE) for m in members]
     for run, single in enumerate(alone):
         how = {"lr": protocol.learning_rate(0), "weight_decay": protocol.weight_decay}
-        parameters = single.parameters()
-        single.optimiser = reference(parameters, betas=(0.9, 0.999), **how) if reference else torch.optim.SGD(
+        parameters = single.pack.parameters()
+        single.pack.optimiser = reference(parameters, betas=(0.9, 0.999), **how) if reference else torch.optim.SGD(
             parameters, momentum=0.9, nesterov=True, **how)
         single.begin_epoch(0)
         for batch in single.batches()[:5]:
             single.step(batch)
         if run == 0:
-            pack.begin_epoch(0)
-            for batch in pack.batches()[:5]:
-                pack.step(batch)
-        parts = (("backbone", single.net), ("head", single.heads[0]))
+            steps.begin_epoch(0)
+            for batch in steps.batches()[:5]:
+                steps.step(batch)
+        parts = (("backbone", single.pack.net), ("head", single.pack.heads[0]))
         theirs = {f"{part}.{n}": p for part, module in parts for n, p in module.named_parameters()}
         for name, tensor in theirs.items():
-            torch.testing.assert_close(pack.run_state(run)[name], tensor.detach(), rtol=1e-7, atol=1e-9)
+            torch.testing.assert_close(steps.pack.run_state(run)[name], tensor.detach(), rtol=1e-7, atol=1e-9)
 
 
 def test_rescaled_heads_begin_where_the_first_stage_ended():
@@ -492,9 +495,9 @@ def to_class_three(counts):
 
 def test_logits_are_adjusted_at_test_time_only(digits, tmp_path):
     towards_three = dataclasses.replace(METHODS[0], adjust=to_class_three)
-    plain, pack = (Pack([planned(m, tmp_path)], digits, DOUBLE) for m in (METHODS[0], towards_three))
-    assert torch.equal(plain.train_epoch(0), pack.train_epoch(0))
-    assert pack.evaluate()[0].confusion[0].sum(0).tolist()[3] == 360
+    plain, steps = (ResidentSteps([planned(m, tmp_path)], digits, DOUBLE) for m in (METHODS[0], towards_three))
+    assert torch.equal(train_epoch(plain, 0), train_epoch(steps, 0))
+    assert steps.evaluate()[0].confusion[0].sum(0).tolist()[3] == 360
 
 
 # ---------------------------------------------------------------- second stages
@@ -504,14 +507,14 @@ def test_logits_are_adjusted_at_test_time_only(digits, tmp_path):
 def test_a_second_stage_leaves_the_backbone_untouched_bit_for_bit(method, digits, first_stages):
     member = members_of([method], first_stages, seeds=(0,))[0]
     first = load_file(member.start.checkpoint)
-    pack = Pack([member], digits, SINGLE)
-    load_start(pack)
-    head = {n: t.clone() for n, t in pack.run_state(0).items() if n.startswith("head.")}
+    steps = ResidentSteps([member], digits, SINGLE)
+    load_start(steps)
+    head = {n: t.clone() for n, t in steps.pack.run_state(0).items() if n.startswith("head.")}
     kept = {n for n in head if n in first and torch.equal(head[n], first[n])}
     assert kept == ({n for n in head if n in first} if method.head.keep else set())
     for epoch in range(2):
-        pack.train_epoch(epoch)
-    state = pack.run_state(0)
+        train_epoch(steps, epoch)
+    state = steps.pack.run_state(0)
     moving = method.protocol == MOVING
     for name, tensor in first.items():
         if name.startswith("backbone."):
@@ -526,11 +529,11 @@ def test_a_second_stage_leaves_the_backbone_untouched_bit_for_bit(method, digits
 
 
 def test_a_head_may_have_a_rate_of_its_own(digits, first_stages):
-    pack = Pack(members_of([HALF], first_stages, seeds=(0,)), digits, SINGLE)
-    pack.begin_epoch(1)
-    rates = {id(p): float(g["lr"]) for g in pack.optimiser.param_groups for p in g["params"]}
-    assert rates[id(pack.heads[0].weight)] == pytest.approx(0.5 * MOVING.learning_rate(1))
-    assert rates[id(pack.heads[0].scale)] == pytest.approx(MOVING.learning_rate(1))
+    steps = ResidentSteps(members_of([HALF], first_stages, seeds=(0,)), digits, SINGLE)
+    steps.begin_epoch(1)
+    rates = {id(p): float(g["lr"]) for g in steps.pack.optimiser.param_groups for p in g["params"]}
+    assert rates[id(steps.pack.heads[0].weight)] == pytest.approx(0.5 * MOVING.learning_rate(1))
+    assert rates[id(steps.pack.heads[0].scale)] == pytest.approx(MOVING.learning_rate(1))
 
 
 def test_a_cosine_schedule_falls_from_its_rate_towards_nothing():
@@ -563,12 +566,12 @@ def test_the_record_of_seed_0_keeps_features_of_plain_images_where_the_method_as
             for split, part in records[0]["features"].items()}
     assert kept["train"].shape == (464, 32)
     assert torch.equal(torch.tensor(records[0]["head"]["weight"]), load_file(members[0].checkpoint)["head.weight"][0])
-    pack = Pack(members, digits, SINGLE)
-    pack.load_run_state(0, load_file(members[0].checkpoint))
-    pack.net.eval()
-    images, labels, _ = pack.feed.test_batch(0, 360, 1, [False, False])
+    steps = ResidentSteps(members, digits, SINGLE)
+    steps.pack.load_run_state(0, load_file(members[0].checkpoint))
+    steps.pack.net.eval()
+    images, labels, _ = steps.feed.test_batch(0, 360, 1, [False, False])
     assert records[0]["features"]["test"]["labels"] == labels.sort().values.tolist()
-    wanted = pack.net(images)[0][labels.argsort(stable=True)].detach().numpy()
+    wanted = steps.pack.net(images)[0][labels.argsort(stable=True)].detach().numpy()
     assert np.allclose(kept["test"], wanted, rtol=2e-3, atol=1e-3)
 
 
@@ -597,11 +600,11 @@ def test_plain_noisy_and_mixed_runs_share_a_pack_and_others_do_not(tmp_path):
 
 def test_the_balanced_output_is_a_group_convolution_and_a_mean(digits, tmp_path):
     """Against torch's own: one 3x3 kernel a class on the class's channels, then the mean; the classifier sees plain means."""
-    pack = Pack(members_of([BALANCED], tmp_path), digits, DOUBLE)
+    steps = ResidentSteps(members_of([BALANCED], tmp_path), digits, DOUBLE)
     maps = {}
-    pack.net.tail.register_forward_hook(lambda module, given, result: maps.update(x=given[0]))
-    features = pack.net(pack.feed.plain("train", torch.arange(5), 2))
-    head, width = pack.heads[0], pack.net.width
+    steps.pack.net.tail.register_forward_hook(lambda module, given, result: maps.update(x=given[0]))
+    features = steps.pack.net(steps.feed.plain("train", torch.arange(5), 2))
+    head, width = steps.pack.heads[0], steps.pack.net.width
     assert (width, head.kernel.shape) == (32, (2, 9 * 32, 10))
     for run in range(2):
         x = maps["x"][:, run * width:(run + 1) * width]
@@ -637,23 +640,23 @@ def test_too_few_channels_for_the_classes_are_refused():
 
 
 def test_a_classes_balanced_loss_reaches_its_own_channels_only(digits, tmp_path):
-    pack = Pack(members_of([BALANCED], tmp_path, seeds=(0,)), digits, DOUBLE)
+    steps = ResidentSteps(members_of([BALANCED], tmp_path, seeds=(0,)), digits, DOUBLE)
     features = torch.rand(1, 4, 9 * 32, dtype=torch.float64, requires_grad=True)
     own = channel_groups(32, 10, "uneven")
     for c in range(10):
-        grad, = torch.autograd.grad(pack.heads[0].balanced(features)[..., c].sum(), features)
+        grad, = torch.autograd.grad(steps.pack.heads[0].balanced(features)[..., c].sum(), features)
         touched = grad.reshape(4, 9, 32).abs().sum((0, 1)) > 0
         assert torch.equal(touched, own[:, c])
 
 
 @pytest.mark.parametrize("method", [DIVIDED, BOTH], ids=lambda m: m.name)
 def test_clusters_divide_every_class_as_evenly_as_can_be(method, digits, tmp_path):
-    pack = Pack(members_of([method], tmp_path), digits, DOUBLE)
-    head, each = pack.heads[0], per_class(pack.feed.counts)
+    steps = ResidentSteps(members_of([method], tmp_path), digits, DOUBLE)
+    head, each = steps.pack.heads[0], per_class(steps.feed.counts)
     assert each.max() == 3
     assert each.min() == 1
     for clusters in head.clusters:
-        assert torch.equal(head.parent[clusters], pack.feed.cpu_labels)
+        assert torch.equal(head.parent[clusters], steps.feed.cpu_labels)
         sizes = torch.bincount(clusters, minlength=int(each.sum()))
         for c in range(10):
             mine = sizes[head.parent == c]
@@ -664,26 +667,27 @@ def test_clusters_divide_every_class_as_evenly_as_can_be(method, digits, tmp_pat
 @pytest.mark.parametrize("method", [KMEANS, WARD], ids=lambda m: m.name)
 def test_clusters_of_features_lie_closer_together_than_random_ones(method, digits, tmp_path, first_stages):
     members = members_of([method], first_stages, seeds=(0,))
-    pack, random = Pack(members, digits, DOUBLE), Pack(members_of([DIVIDED], tmp_path, seeds=(0,)), digits, DOUBLE)
-    load_start(pack)
+    steps = ResidentSteps(members, digits, DOUBLE)
+    random = ResidentSteps(members_of([DIVIDED], tmp_path, seeds=(0,)), digits, DOUBLE)
+    load_start(steps)
     start = load_file(members[0].start.checkpoint)
-    assert not torch.equal(pack.run_state(0)["backbone.conv.weight"].float(), start["backbone.conv.weight"])  # drawn anew
-    alone = Pack([members[0].start], digits, DOUBLE)
-    alone.load_run_state(0, start)
-    alone.net.eval()
-    features = alone.net(alone.feed.plain("train", torch.arange(pack.feed.size), 1))[0].detach()
+    assert not torch.equal(steps.pack.run_state(0)["backbone.conv.weight"].float(), start["backbone.conv.weight"])  # drawn anew
+    alone = ResidentSteps([members[0].start], digits, DOUBLE)
+    alone.pack.load_run_state(0, start)
+    alone.pack.net.eval()
+    features = alone.pack.net(alone.feed.plain("train", torch.arange(steps.feed.size), 1))[0].detach()
 
     def scatter(clusters):
         return sum(float(((features[clusters == k] - features[clusters == k].mean(0)) ** 2).sum()) for k in clusters.unique())
 
-    found = pack.heads[0].clusters[0]
-    assert torch.equal(pack.heads[0].parent[found], pack.feed.cpu_labels)
-    assert scatter(found) < 0.9 * scatter(random.heads[0].clusters[0])
+    found = steps.pack.heads[0].clusters[0]
+    assert torch.equal(steps.pack.heads[0].parent[found], steps.feed.cpu_labels)
+    assert scatter(found) < 0.9 * scatter(random.pack.heads[0].clusters[0])
 
 
 def test_the_two_ways_from_clusters_to_classes(digits, tmp_path):
     """Worked by hand: the class of the largest cluster, and the class of the largest sum, can differ."""
-    head = Pack(members_of([DIVIDED], tmp_path, seeds=(0,)), digits, DOUBLE).heads[0]
+    head = ResidentSteps(members_of([DIVIDED], tmp_path, seeds=(0,)), digits, DOUBLE).pack.heads[0]
     head.parent = torch.tensor([0, 0, 0, 1, 2])
     p = torch.tensor([[[0.25, 0.2, 0.15, 0.3, 0.1]]], dtype=torch.float64)
     largest, summed = (head.class_logits(p.log(), 3, how) for how in ("largest", "sum"))
@@ -728,4 +732,4 @@ def one_too_many(counts):
 
 def test_more_clusters_than_images_are_refused(digits, tmp_path):
     with pytest.raises(UserError, match="divides class 9, which has"):
-        Pack(members_of([replace(DIVIDED, clusters=one_too_many)], tmp_path), digits, DOUBLE)
+        ResidentSteps(members_of([replace(DIVIDED, clusters=one_too_many)], tmp_path), digits, DOUBLE)

@@ -22,11 +22,12 @@ from common.methods.method import Method
 from common.metrics import summary
 from common.plan import missing_runs
 from common.store import files_by_key, load_records, record_files, save_record
-from common.train.loop import Workspace, train_pack
-from common.train.pack import Device
+from common.train.device import Device
+from common.train.loop import train_pack
 from common.train.packing import form_packs, together
 from common.train.record import best_epoch
-from common.train.work import Here, train
+from common.train.state import Workspace
+from common.train.work import LocalDevice, train
 from tests.common.train.toys import METHODS, PROTOCOL, ROTATION, planned
 from tests.records import make_record
 
@@ -37,8 +38,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from common.data.sets import load
-from common.train.loop import Workspace, train_pack
-from common.train.pack import Device
+from common.train.state import Workspace
+from common.train.loop import train_pack
+from common.train.device import Device
 from tests.common.train.toys import METHODS, PROTOCOL, planned
 import dataclasses, torch
 torch.set_num_threads(1)
@@ -138,26 +140,26 @@ def test_the_second_stage_starts_from_the_first_ones_backbone(digits, digits_fol
         begun.append([m.method.name for m in pack])
         return nullcontext(lambda progress: None)
 
-    assert train(wanted, root=tmp_path, work=Workspace(tmp_path / "work", 30.0), engine=Here(CPU, digits_folder),
+    assert train(wanted, root=tmp_path, work=Workspace(tmp_path / "work", 30.0), engine=LocalDevice(CPU, digits_folder),
                  limit=lambda m: 8, observer=observer)
     assert begun == [["rotation"], ["second"]]
     assert missing_runs(wanted, record_files(tmp_path)) == []
-    from common.train.loop import load_start
-    from common.train.pack import Pack
+    from common.train.resident import ResidentSteps
+    from common.train.start import load_start
 
-    pack = Pack(wanted, digits, CPU)
-    before = pack.heads[0].weight.clone()
-    load_start(pack)
+    steps = ResidentSteps(wanted, digits, CPU)
+    before = steps.pack.heads[0].weight.clone()
+    load_start(steps)
     first = load_file(wanted[0].start.checkpoint)
-    assert all(torch.equal(pack.run_state(0)[n], t) for n, t in first.items() if n.startswith("backbone."))
-    assert torch.equal(pack.heads[0].weight, before)
+    assert all(torch.equal(steps.pack.run_state(0)[n], t) for n, t in first.items() if n.startswith("backbone."))
+    assert torch.equal(steps.pack.heads[0].weight, before)
 
 
 def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_folder, tmp_path):
     wanted = [planned(METHODS[0], tmp_path, seed) for seed in range(3)]
 
     def go(**changes):
-        arguments = {"root": tmp_path, "engine": Here(CPU, digits_folder), "limit": lambda m: 8,
+        arguments = {"root": tmp_path, "engine": LocalDevice(CPU, digits_folder), "limit": lambda m: 8,
                      "work": Workspace(tmp_path / "work", 0.0), "observer": lambda pack: nullcontext(epochs.append)}
         return train(wanted, **{**arguments, **changes})
 
@@ -167,7 +169,7 @@ def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_f
     states = list((tmp_path / "work" / "resume").glob("*.pt"))
     assert len(states) == 1
     with pytest.raises(UserError, match="begun in float32"):
-        go(engine=Here(Device("cpu", "float64", False), digits_folder))
+        go(engine=LocalDevice(Device("cpu", "float64", False), digits_folder))
     content = states[0].read_bytes()
     states[0].write_bytes(content[:1000])
     with pytest.raises(UserError, match="damaged"):
@@ -176,6 +178,10 @@ def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_f
     with pytest.raises(UserError, match="another version"):
         go()
     states[0].write_bytes(content)
+    older = torch.load(states[0], weights_only=True)
+    for name in ("batch", "images", "loss_sum"):
+        del older[name]
+    torch.save(older, states[0])  # written before positions within an epoch were: those of an epoch's end
     done = len(epochs)
     assert go(limit=lambda m: 1)  # the pack of three goes on as it was formed
     assert [e.epoch for e in epochs] == list(range(1, PROTOCOL.epochs + 1))
@@ -187,27 +193,27 @@ def test_a_pause_goes_on_with_the_same_pack_and_a_damaged_state_is_said(digits_f
 def go_on(wanted, folder, data, limit=8) -> list:
     """Train what is missing; returns [runs of the pack, epoch] of every epoch."""
     seen = []
-    train(wanted, root=folder, engine=Here(CPU, data), limit=lambda m: limit, work=Workspace(folder / "work", 0.0),
+    train(wanted, root=folder, engine=LocalDevice(CPU, data), limit=lambda m: limit, work=Workspace(folder / "work", 0.0),
           observer=lambda pack: nullcontext(lambda p: seen.append([len(pack), p.epoch])))
     return seen
 
 
 def test_a_kill_between_two_records_of_a_pack_costs_no_epoch(digits_folder, tmp_path, monkeypatch):
     """The runs that have no record yet go on from the pack's last state, and the state is gone when all have theirs."""
-    import common.train.loop as loop
+    import common.train.record as record
 
     wanted = [planned(METHODS[0], tmp_path, seed) for seed in range(3)]
-    save, saved = loop.save_record, []
+    save, saved = record.save_record, []
 
-    def killed_after_one(folder, record):
+    def killed_after_one(folder, content):
         if saved:
             raise SystemExit("killed")
-        saved.append(save(folder, record))
+        saved.append(save(folder, content))
 
-    monkeypatch.setattr(loop, "save_record", killed_after_one)
+    monkeypatch.setattr(record, "save_record", killed_after_one)
     with pytest.raises(SystemExit):
         go_on(wanted, tmp_path, digits_folder)
-    monkeypatch.setattr(loop, "save_record", save)
+    monkeypatch.setattr(record, "save_record", save)
     states = list((tmp_path / "work" / "resume").glob("*.pt"))
     assert len(states) == 1
     assert go_on(wanted, tmp_path, digits_folder) == [[2, 3]]
@@ -238,7 +244,7 @@ def test_a_start_that_is_trained_again_for_its_weights_resumes_and_keeps_its_rec
     first.checkpoint.unlink()
     files_by_key(tmp_path)[second.spec.key].unlink()
     late = Workspace(tmp_path / "work", 0.0, deadline=time.monotonic() + 0.01)
-    arguments = {"root": tmp_path, "engine": Here(CPU, digits_folder), "limit": lambda m: 8,
+    arguments = {"root": tmp_path, "engine": LocalDevice(CPU, digits_folder), "limit": lambda m: 8,
                  "observer": lambda pack: nullcontext(print)}
     while not (tmp_path / "work" / "resume").exists() or not list((tmp_path / "work" / "resume").glob("*.pt")):
         assert not train([second], work=late, **arguments)
@@ -323,7 +329,7 @@ def test_a_pack_that_does_not_fit_is_split_and_one_that_cannot_be_is_said(digits
 
     def go():
         return train([planned(METHODS[0], tmp_path, seed) for seed in range(5)], root=tmp_path,
-                     engine=Here(CPU, digits_folder),
+                     engine=LocalDevice(CPU, digits_folder),
                      limit=lambda m: 8, work=Workspace(tmp_path / "work", 30.0), observer=lambda pack: nullcontext(print))
 
     monkeypatch.setattr("common.train.work.train_pack", small_memory)

@@ -12,9 +12,12 @@ from safetensors.torch import load_file
 from common.methods.method import Outputs
 from common.models.memory import MemoryHead, class_means
 from common.store import save_record
-from common.train.loop import Workspace, load_start, train_pack
-from common.train.pack import Device, Pack
+from common.train.device import Device
+from common.train.loop import train_epoch, train_pack
 from common.train.record import Curves, make_diverged_record
+from common.train.resident import ResidentSteps
+from common.train.start import load_start
+from common.train.state import Workspace
 from tests.common.train.kinds import MEMORY
 from tests.common.train.toys import PROTOCOL, planned
 
@@ -91,83 +94,83 @@ def members(digits, tmp_path_factory):
 
 
 def test_a_run_begins_with_its_first_stages_classifier_and_class_means(digits, members):
-    pack = Pack(members, digits, DOUBLE)
-    drawn = {n: t.clone() for n, t in pack.run_state(1).items()}
-    load_start(pack)
-    state, first = pack.run_state(1), {n: t.double() for n, t in load_file(members[1].start.checkpoint).items()}
+    steps = ResidentSteps(members, digits, DOUBLE)
+    drawn = {n: t.clone() for n, t in steps.pack.run_state(1).items()}
+    load_start(steps)
+    state, first = steps.pack.run_state(1), {n: t.double() for n, t in load_file(members[1].start.checkpoint).items()}
     assert torch.equal(state["head.recall"], first["head.weight"])
     assert torch.equal(state["head.recall_bias"], first["head.bias"])
     for name in ("head.weight", "head.select", "head.select_bias"):
         assert torch.equal(state[name], drawn[name]), "drawn anew"
-    alone = Pack([members[1].start], digits, DOUBLE)
-    alone.load_run_state(0, first)
-    alone.net.eval()
-    features = alone.net(alone.feed.plain("train", torch.arange(alone.feed.size), 1))[0].detach()
+    alone = ResidentSteps([members[1].start], digits, DOUBLE)
+    alone.pack.load_run_state(0, first)
+    alone.pack.net.eval()
+    features = alone.pack.net(alone.feed.plain("train", torch.arange(alone.feed.size), 1))[0].detach()
     for c in range(10):
         torch.testing.assert_close(state["head.centroids"][0, :, c], features[alone.feed.labels == c].mean(0))
 
 
 def test_the_head_has_a_rate_of_its_own_and_the_centroids_that_of_the_backbone(digits, members):
-    pack = Pack(members, digits, SINGLE)
-    pack.begin_epoch(1)
-    rates = {id(p): float(g["lr"]) for g in pack.optimiser.param_groups for p in g["params"]}
-    named = {name: rates[id(p)] for name, p in pack.heads[0].named_parameters()}
+    steps = ResidentSteps(members, digits, SINGLE)
+    steps.begin_epoch(1)
+    rates = {id(p): float(g["lr"]) for g in steps.pack.optimiser.param_groups for p in g["params"]}
+    named = {name: rates[id(p)] for name, p in steps.pack.heads[0].named_parameters()}
     slow = 0.01 * PROTOCOL.decay_factor
     assert named.pop("centroids") == pytest.approx(slow)
     assert list(named.values()) == pytest.approx([10 * slow] * 5)
-    assert all(rates[id(p)] == pytest.approx(slow) for p in pack.net.parameters())
+    assert all(rates[id(p)] == pytest.approx(slow) for p in steps.pack.net.parameters())
 
 
 def test_a_step_is_the_loss_on_the_heads_tensors(digits, members):
-    pack = Pack(members[:1], digits, DOUBLE)
-    load_start(pack)
-    pack.begin_epoch(0)
-    batch = pack.batches()[0]
-    features = pack.net(pack.feed.batch(batch.images))
-    outputs = Outputs(pack.heads[0](features), features, head={"centroids": pack.heads[0].centroids})
-    wanted = MEMORY.loss(outputs, pack.feed.labels[batch.images[0]], pack.context).mean()
-    assert pack._losses(features, batch).item() == pytest.approx(wanted.item(), rel=1e-12)
-    before = {n: t.clone() for n, t in pack.run_state(0).items()}
-    pack.step(batch)
-    after = pack.run_state(0)
+    steps = ResidentSteps(members[:1], digits, DOUBLE)
+    load_start(steps)
+    steps.begin_epoch(0)
+    batch = steps.batches()[0]
+    features = steps.pack.net(steps.feed.batch(batch.images))
+    outputs = Outputs(steps.pack.heads[0](features), features, head={"centroids": steps.pack.heads[0].centroids})
+    wanted = MEMORY.loss(outputs, steps.feed.labels[batch.images[0]], steps.pack.context).mean()
+    assert steps.pack.losses(features, batch).item() == pytest.approx(wanted.item(), rel=1e-12)
+    before = {n: t.clone() for n, t in steps.pack.run_state(0).items()}
+    steps.step(batch)
+    after = steps.pack.run_state(0)
     assert not [n for n in before if n.startswith("head.") and torch.equal(before[n], after[n])], "all of the head is trained"
     assert not torch.equal(before["backbone.conv.weight"], after["backbone.conv.weight"])
 
 
 def test_plain_features_leave_the_pack_as_it_is(digits, members):
-    pack = Pack(members, digits, DOUBLE)
-    before = {n: t.clone() for n, t in pack.state().items()}
-    batches = list(pack.plain_features())
-    assert sum(len(y) for _, y in batches) == pack.feed.size
-    assert torch.equal(torch.cat([y for _, y in batches]), pack.feed.cpu_labels)
+    steps = ResidentSteps(members, digits, DOUBLE)
+    before = {n: t.clone() for n, t in steps.pack.state().items()}
+    batches = list(steps.plain_features())
+    assert sum(len(y) for _, y in batches) == steps.feed.size
+    assert torch.equal(torch.cat([y for _, y in batches]), steps.feed.cpu_labels)
     assert not any(x.requires_grad for x, _ in batches)
-    assert all(torch.equal(t, before[n]) for n, t in pack.state().items())
+    assert all(torch.equal(t, before[n]) for n, t in steps.pack.state().items())
 
 
 def test_a_start_that_diverged_ends_the_run_alone(digits, members, tmp_path):
     """Its neighbour begins as it does without it."""
     broken = replace(MEMORY, starts_from=replace(MEMORY.starts_from, reduction="batch"))
     lost = planned(broken, tmp_path, 0, broken.protocol)
-    first = Pack([lost.start], digits, SINGLE)
-    first.stop_run(0, 0)
-    save_record(lost.folder, make_diverged_record(first, 0, Curves(1), {"torch": torch.__version__}))
-    pack, alone = Pack([lost, members[0]], digits, DOUBLE), Pack(members[:1], digits, DOUBLE)
-    for each in (pack, alone):
+    first = ResidentSteps([lost.start], digits, SINGLE)
+    first.pack.stop_run(0, 0)
+    save_record(lost.folder, make_diverged_record(first.pack, 0, Curves(1), {"torch": torch.__version__}))
+    steps, alone = ResidentSteps([lost, members[0]], digits, DOUBLE), ResidentSteps(members[:1], digits, DOUBLE)
+    for each in (steps, alone):
         load_start(each)
-    assert pack.alive == [False, True]
-    for name, tensor in alone.run_state(0).items():
-        torch.testing.assert_close(pack.run_state(1)[name], tensor, rtol=1e-9, atol=1e-12)
-    assert math.isfinite(float(pack.train_epoch(0)[1]))
+    assert steps.pack.alive == [False, True]
+    for name, tensor in alone.pack.run_state(0).items():
+        torch.testing.assert_close(steps.pack.run_state(1)[name], tensor, rtol=1e-9, atol=1e-12)
+    assert math.isfinite(float(train_epoch(steps, 0)[1]))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_captured_training_is_the_cpus(digits, members):
-    packs = [Pack(members, digits, Device(name, "float64", False)) for name in ("cuda", "cpu")]
-    for pack in packs:
-        load_start(pack)
+    packs = [ResidentSteps(members, digits, Device(name, "float64", False)) for name in ("cuda", "cpu")]
+    for steps in packs:
+        load_start(steps)
         for epoch in range(2):
-            pack.train_epoch(epoch)
+            train_epoch(steps, epoch)
     for run in range(2):
-        there, here = (pack.run_state(run) for pack in packs)
+        there, here = (steps.pack.run_state(run) for steps in packs)
         for name in here:
             torch.testing.assert_close(there[name].cpu(), here[name], rtol=1e-4, atol=1e-5)

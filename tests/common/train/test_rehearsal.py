@@ -19,10 +19,12 @@ from common.methods.losses import softmax_cross_entropy
 from common.methods.method import Method
 from common.plan import Run
 from common.store import load_records
-from common.train import pack as pack_module
-from common.train.loop import Workspace, train_pack
-from common.train.pack import Device, Pack, use_device
+from common.train import resident as resident_module
+from common.train.device import Device, use_device
+from common.train.loop import train_epoch, train_pack
 from common.train.packing import form_packs, together
+from common.train.resident import ResidentSteps
+from common.train.state import Workspace
 from papers.catalog import PAPERS
 from tests.common.train.fake_cuda import follow
 from tests.common.train.kinds import DECOUPLED, FIRST_STAGES, META, SECOND_STAGES
@@ -41,17 +43,17 @@ def members_of(methods, folder, seeds=(0,)) -> list:
     return [planned(m, folder, seed, m.protocol or PROTOCOL) for m in methods for seed in seeds]
 
 
-def trained(members, digits, device: Device, epochs=(0, 2)) -> Pack:
-    pack = Pack(members, digits, device)
+def trained(members, digits, device: Device, epochs=(0, 2)) -> ResidentSteps:
+    steps = ResidentSteps(members, digits, device)
     for epoch in epochs:
-        if epoch < pack.protocol.epochs:
-            pack.train_epoch(epoch)
-    pack.close()
-    return pack
+        if epoch < steps.pack.protocol.epochs:
+            train_epoch(steps, epoch)
+    steps.close()
+    return steps
 
 
-def assert_alike(found: Pack, wanted: Pack) -> None:
-    mine, theirs = found.state(), wanted.state()
+def assert_alike(found: ResidentSteps, wanted: ResidentSteps) -> None:
+    mine, theirs = found.pack.state(), wanted.pack.state()
     assert mine.keys() == theirs.keys()
     for name in mine:
         torch.testing.assert_close(mine[name], theirs[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
@@ -68,17 +70,17 @@ def test_a_captured_step_trains_as_the_cpu_does(methods, digits, tmp_path):
         there = trained(members, digits, THERE)
     assert_alike(there, trained(members, digits, HERE))
     phases = 1 + (META in methods)
-    assert stub.count("capture") == len(there._graphs) == phases * len(set(there.batch_sizes))
+    assert stub.count("capture") == len(there._graphs) == phases * len(set(there.pack.batch_sizes))
 
 
 @pytest.mark.parametrize("methods", KINDS, ids=names)
 def test_forward_and_loss_stay_on_the_device(methods, digits, tmp_path):
     """In bfloat16, with float32 for features and losses."""
-    pack = Pack(members_of(methods, tmp_path, (0, 3)), digits, Device("cpu", "float32", False))
-    pack.begin_epoch(min(2, pack.protocol.epochs - 1))
-    features, losses = follow(pack)
+    steps = ResidentSteps(members_of(methods, tmp_path, (0, 3)), digits, Device("cpu", "float32", False))
+    steps.begin_epoch(min(2, steps.pack.protocol.epochs - 1))
+    features, losses = follow(steps)
     assert features.dtype == losses.dtype == torch.float32
-    assert losses.shape == (pack.runs,)
+    assert losses.shape == (steps.pack.runs,)
 
 
 def test_every_method_of_every_paper_stays_on_the_device(digits, tmp_path):
@@ -91,9 +93,9 @@ def test_every_method_of_every_paper_stays_on_the_device(digits, tmp_path):
                 found |= {(str(m.method.describe()), m.method.shape): m for m in item.chain}
     assert len(found) > 100
     for members in form_packs(list(found.values()), lambda item: 64):
-        pack = Pack(together(members), digits, Device("cpu", "float32", False))
-        pack.begin_epoch(max(0, pack.protocol.epochs - 1))
-        _, losses = follow(pack)
+        steps = ResidentSteps(together(members), digits, Device("cpu", "float32", False))
+        steps.begin_epoch(max(0, steps.pack.protocol.epochs - 1))
+        _, losses = follow(steps)
         assert losses.shape == (len(members),)
 
 
@@ -133,10 +135,10 @@ def test_what_a_capture_refuses_is_refused_here(loss, digits, tmp_path):
 
 @pytest.mark.parametrize("loss", [host_tensor, asks, branches, reads, masks])
 def test_what_leaves_the_device_is_seen_by_the_watch(loss, digits, tmp_path):
-    pack = Pack(members_of([Method(loss.__name__, "written", loss)], tmp_path), digits, HERE)
-    pack.begin_epoch(0)
+    steps = ResidentSteps(members_of([Method(loss.__name__, "written", loss)], tmp_path), digits, HERE)
+    steps.begin_epoch(0)
     with pytest.raises(Exception, match=r"host|two devices|_local_scalar_dense|nonzero|index"):
-        follow(pack)
+        follow(steps)
 
 
 SEEN: list[int] = []
@@ -150,8 +152,8 @@ def test_a_number_that_python_reads_is_frozen_in_a_graph(digits, tmp_path):
     """So a loss must take the epoch from its tensor: the stub's replay is no second call of the step."""
     SEEN[:] = range(1, 1000)
     with pretend_cuda():
-        pack = trained(members_of([Method("counting", "written", counting)], tmp_path), digits, THERE, (0,))
-    assert pack.loss_sum.item() == 50 * 9 * 5 + 14 * 10  # the fifth call is the first graph's, the tenth the second one's
+        steps = trained(members_of([Method("counting", "written", counting)], tmp_path), digits, THERE, (0,))
+    assert steps.pack.loss_sum.item() == 50 * 9 * 5 + 14 * 10  # the fifth call is the first graph's, the tenth the second one's
 
 
 # ---------------------------------------------------------------- getting ready
@@ -170,20 +172,20 @@ def test_a_pack_sets_cudnn_as_its_device_wants(precision, tf32, digits, tmp_path
     """Also in a worker of one of several GPUs, which chooses no device."""
     with pretend_cuda():
         torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = False, not tf32
-        Pack(members_of(METHODS[:1], tmp_path), digits, Device("cuda:0", precision, False))
+        ResidentSteps(members_of(METHODS[:1], tmp_path), digits, Device("cuda:0", precision, False))
         assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32) == (True, tf32)
 
 
 def test_adam_without_its_capturable_form_is_refused(digits, tmp_path):
     members = members_of([DECOUPLED], tmp_path)
     with pretend_cuda():
-        pack = Pack(members, digits, THERE)
-        assert all(c.dtype == torch.float32 and c.item() == 0 for c in pack.counters())
-        for group in pack.optimiser.param_groups:
+        steps = ResidentSteps(members, digits, THERE)
+        assert all(c.dtype == torch.float32 and c.item() == 0 for c in steps.pack.counters())
+        for group in steps.pack.optimiser.param_groups:
             group["capturable"] = False
         with pytest.raises(RuntimeError, match=AFTERMATH) as caught:
-            pack.train_epoch(0)
-        pack.close()
+            train_epoch(steps, 0)
+        steps.close()
     assert "capturable is False" in str(caught.value.__context__)
 
 
@@ -193,14 +195,14 @@ def test_rubbish_is_collected_before_a_capture_and_not_in_it(digits, tmp_path):
             self.me = self
 
     with pretend_cuda() as stub:
-        pack = Pack(members_of(METHODS[:1], tmp_path), digits, THERE)
+        steps = ResidentSteps(members_of(METHODS[:1], tmp_path), digits, THERE)
         gc.disable()
         knot = Knot()
         gone = weakref.finalize(knot, lambda: stub.note("freed"))
         del knot
-        pack.train_epoch(0)
+        train_epoch(steps, 0)
         gc.enable()
-        pack.close()
+        steps.close()
     assert not gone.alive
     assert stub.calls.index("freed") < stub.calls.index("capture")
     assert all(before == "gc" for before, call in pairwise(c for c in stub.calls if c != "freed") if call == "capture")
@@ -209,40 +211,40 @@ def test_rubbish_is_collected_before_a_capture_and_not_in_it(digits, tmp_path):
 def test_the_draws_come_from_page_locked_memory_by_turns_and_are_those_of_the_cpu(digits, tmp_path):
     members = members_of(FIRST_STAGES[0], tmp_path, (0, 1))
     with pretend_cuda() as stub:
-        pack, addresses = Pack(members, digits, THERE), []
-        plain = Pack(members, digits, HERE)
+        steps, addresses = ResidentSteps(members, digits, THERE), []
+        plain = ResidentSteps(members, digits, HERE)
         for epoch in range(3):
-            taken = pack.ahead.take(epoch)
-            pack.ahead.begin(epoch + 1)
+            taken = steps.ahead.take(epoch)
+            steps.ahead.begin(epoch + 1)
             addresses.append(taken.images.data_ptr())
             assert {t.data_ptr() for t in taken.tensors() if t.numel()} <= stub.pinned
             for mine, its in zip(taken.tensors(), plain.draw(epoch).tensors(), strict=True):
                 assert torch.equal(mine, its.to(mine.dtype))
-        pack.close()
+        steps.close()
     assert addresses[0] == addresses[2] != addresses[1]
 
 
 def test_an_error_in_the_thread_of_draws_is_the_packs(digits, tmp_path):
     with pretend_cuda():
-        pack = Pack(members_of(METHODS[:1], tmp_path), digits, THERE)
-        pack.train_epoch(0)
-        pack.ahead.begin(99)
-        pack.ahead._draw = lambda epoch: 1 / 0
-        pack.ahead.begin(1)
+        steps = ResidentSteps(members_of(METHODS[:1], tmp_path), digits, THERE)
+        train_epoch(steps, 0)
+        steps.ahead.begin(99)
+        steps.ahead._draw = lambda epoch: 1 / 0
+        steps.ahead.begin(1)
         with pytest.raises(ZeroDivisionError):
-            pack.train_epoch(1)
-        pack.close()
+            train_epoch(steps, 1)
+        steps.close()
 
 
 def test_what_is_left_over_of_a_test_set_is_not_compiled(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(pack_module, "TEST_BATCH", 100)
+    monkeypatch.setattr(resident_module, "TEST_BATCH", 100)
     with pretend_cuda():
-        pack, sizes = Pack(members_of(METHODS[:1], tmp_path), digits, dataclasses.replace(THERE, compile=True)), []
-        compiled, pack._forward = pack._forward, lambda images: (sizes.append(len(images)), compiled(images))[1]
+        steps, sizes = ResidentSteps(members_of(METHODS[:1], tmp_path), digits, dataclasses.replace(THERE, compile=True)), []
+        compiled, steps._forward = steps._forward, lambda images: (sizes.append(len(images)), compiled(images))[1]
         for stride in (1, 10):
-            tally, = pack.evaluate(stride)
+            tally, = steps.evaluate(stride)
             assert tally.confusion.sum() == 360 / stride
-        pack.close()
+        steps.close()
     assert sizes == [100, 100, 100]
 
 
@@ -314,17 +316,17 @@ def test_the_step_sees_the_images_of_its_own_batch(digits, tmp_path):
     """A graph reads its own copy of the draws, which each replay fills anew."""
     members = members_of(METHODS[:1], tmp_path)
     with pretend_cuda():
-        pack = Pack(members, digits, THERE)
-        seen, loss = torch.zeros(pack.feed.size, dtype=torch.int64), pack._criterion
+        steps = ResidentSteps(members, digits, THERE)
+        seen, loss = torch.zeros(steps.feed.size, dtype=torch.int64), steps._criterion
 
         def watched(features, drawn, learned=None):
             seen.scatter_add_(0, drawn.images[INDEX, 0], torch.ones_like(drawn.images[INDEX, 0]))
             return loss(features, drawn, learned)
 
-        pack._criterion = pack._losses = watched
+        steps._criterion = steps.pack.losses = watched
         before = []
-        for batch in (pack.begin_epoch(0), *pack.batches())[1:]:
+        for batch in (steps.begin_epoch(0), *steps.batches())[1:]:
             before.append(seen.clone())
-            pack._run_step(batch)
-        pack.close()
+            steps.train_batch(0, batch)
+        steps.close()
     assert ((seen - before[1]) > 0).sum() > 400

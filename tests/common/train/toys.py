@@ -8,9 +8,11 @@ from common.methods.method import COSINE, Head, Method, run_spec
 from common.methods.sampling import class_balanced, deferred, effective_number_weights, shuffled, uniform_weights
 from common.plan import Run
 from common.spec import Column, Protocol
-from common.train.loop import run_epoch
-from common.train.pack import Device, Pack
+from common.train.device import Device
+from common.train.loop import end_epoch, train_epoch
 from common.train.record import Curves
+from common.train.resident import ResidentSteps
+from common.train.state import Course
 from common.train.tally import BestAnswers
 
 COLUMN = Column("digits", "lt", 20, "resnet8", "hash")
@@ -42,10 +44,11 @@ def broken(outputs, labels, context):
 BROKEN = Method("broken", "written", broken)
 
 
-def train_between(middle: Method, digits, folder: Path, device: Device) -> Pack:
+def train_between(middle: Method, digits, folder: Path, device: Device) -> ResidentSteps:
     """Three epochs of a pack of three, `middle` between two sound runs."""
-    pack = Pack([planned(m, folder) for m in (METHODS[0], middle, METHODS[1])], digits, device)
-    curves, best = Curves(3), BestAnswers(3)
+    steps = ResidentSteps([planned(m, folder) for m in (METHODS[0], middle, METHODS[1])], digits, device)
+    course = Course(Curves(3), BestAnswers(3))
     for epoch in range(3):
-        run_epoch(pack, epoch, curves, best)
-    return pack
+        train_epoch(steps, epoch)
+        end_epoch(steps, course)
+    return steps

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from common.large.processes import Processes
-from tests.common.large.toys import cases, train_steps
+from common.train.distributed import Processes
+from tests.common.train.large_toys import cases, train_steps
 
 COUNTS = {"hits", "tested", "near"}
 

@@ -4,14 +4,15 @@ import json
 from collections import Counter
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from common.errors import UserError
-from common.large.engine import LargeRun
-from common.large.train import LargeOptions, train_large
-from common.train.loop import Workspace
-from tests.common.large.pair import OPTIONS
-from tests.common.large.toys import CE, LONGER, member, quiet
+from common.train.sharded import ShardedSteps
+from common.train.state import Workspace
+from common.train.torchrun import LargeOptions, train_large
+from tests.common.train.large_toys import CE, LONGER, member, quiet
+from tests.common.train.pair import OPTIONS
 
 
 def ending(planned) -> tuple[dict, dict]:
@@ -48,16 +49,16 @@ def whole(miniature, tmp_path_factory):
 
 @pytest.mark.parametrize(("save_seconds", "begins_at"), [(0.0, (1, 5)), (1e9, (1, 0))], ids=["within an epoch", "after an epoch"])
 def test_a_run_that_was_killed_goes_on(save_seconds, begins_at, miniature, whole, tmp_path, monkeypatch):
-    planned, seen, train_batch = member(CE, tmp_path, LONGER), Counter(), LargeRun.train_batch
+    planned, seen, train_batch = member(CE, tmp_path, LONGER), Counter(), ShardedSteps.train_batch
 
-    def watched(run, epoch, batch):
+    def watched(steps, epoch, batch):
         if (epoch, batch.span.start) == (1, 5 * LONGER.batch_size) and not seen["killed"]:
             seen["killed"] += 1
             raise KeyboardInterrupt
         seen[epoch, batch.span.start // LONGER.batch_size] += 1
-        train_batch(run, epoch, batch)
+        return train_batch(steps, epoch, batch)
 
-    monkeypatch.setattr(LargeRun, "train_batch", watched)
+    monkeypatch.setattr(ShardedSteps, "train_batch", watched)
     work = Workspace(tmp_path / "work", save_seconds)
     with pytest.raises(KeyboardInterrupt):
         train_large([planned], miniature, work, OPTIONS, quiet)
@@ -70,7 +71,7 @@ def test_a_run_that_was_killed_goes_on(save_seconds, begins_at, miniature, whole
 
 def test_a_deadline_pauses_within_an_epoch(miniature, whole, tmp_path, monkeypatch):
     planned = member(CE, tmp_path, LONGER)
-    monkeypatch.setattr("common.large.train.LOOK", 2)
+    monkeypatch.setattr("common.train.state.DEADLINE_CHECK_EVERY", 2)
     assert not train_large([planned], miniature, Workspace(tmp_path / "work", 1e9, deadline=0.0), OPTIONS, quiet)
     assert not list(tmp_path.rglob("*.json"))
     assert train_large([planned], miniature, Workspace(tmp_path / "work", 1e9), OPTIONS, quiet)
@@ -79,12 +80,18 @@ def test_a_deadline_pauses_within_an_epoch(miniature, whole, tmp_path, monkeypat
 
 def test_a_state_that_does_not_fit_is_one_sentence(miniature, tmp_path, monkeypatch):
     planned, work = member(CE, tmp_path, LONGER), Workspace(tmp_path / "work", 1e9, deadline=0.0)
-    monkeypatch.setattr("common.large.train.LOOK", 1)
+    monkeypatch.setattr("common.train.state.DEADLINE_CHECK_EVERY", 1)
     train_large([planned], miniature, work, OPTIONS, quiet)
     double = LargeOptions(device="cpu", precision="float64", workers=0)
     with pytest.raises(UserError, match="was begun in float32 on cpu; go on with --device cpu --precision float32, or delete it"):
         train_large([planned], miniature, work, double, quiet)
-    file, = (tmp_path / "work" / "resume" / "large").glob("*.pt")
+    file, = (tmp_path / "work" / "resume").glob("*.pt")
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"is damaged \(.*\); delete it"):
+        train_large([planned], miniature, work, OPTIONS, quiet)
+    file.unlink()
+    old = file.parent / "large" / f"{planned.identity}.pt"
+    old.parent.mkdir()
+    torch.save({"identity": planned.identity, "epoch": 1, "batch": 2, "seconds": 1.0, "images": 992}, old)
+    with pytest.raises(UserError, match=r"large.*\.pt was written by another version; delete it, and its runs start again"):
         train_large([planned], miniature, work, OPTIONS, quiet)

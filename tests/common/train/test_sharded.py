@@ -9,35 +9,33 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from common.data.decoding import as_input
+from common.data.lists import load_large
 from common.errors import UserError
-from common.large import processes, train
-from common.large.engine import LargeRun, check_method
-from common.large.input import as_input
-from common.large.lists import load_large
-from common.large.network import LargeNetwork
-from common.large.processes import Processes
-from common.large.record import LargeTally, class_summary
-from common.large.train import LargeOptions, train_large
 from common.methods.losses import softmax_cross_entropy
 from common.methods.method import Head, Method
 from common.methods.sampling import class_balanced
-from common.metrics import summary
+from common.models.imagenet import LargeNetwork
 from common.plan import Run
 from common.store import FIELDS, load_records
-from common.train.loop import Workspace
+from common.train import distributed, torchrun
+from common.train.distributed import Processes
+from common.train.sharded import ShardedSteps, check_method
+from common.train.state import Workspace
 from common.train.tally import Tally
-from tests.common.large.pair import OPTIONS
-from tests.common.large.toys import CE, COLUMN, DEVICE, LONGER, PROTOCOL, SECOND, member, quiet
+from common.train.torchrun import LargeOptions, train_large
 from tests.common.train.kinds import META
+from tests.common.train.large_toys import CE, COLUMN, DEVICE, LONGER, PROTOCOL, SECOND, member, quiet
+from tests.common.train.pair import OPTIONS
 from tests.common.train.toys import ROTATION, broken
 
 SHORT = dataclasses.replace(LONGER, epochs=1, decay_epochs=())
 TESTED = SECOND.only_tested()
 
 
-def run_of(method: Method, data, folder, protocol=PROTOCOL, **more) -> LargeRun:
+def run_of(method: Method, data, folder, protocol=PROTOCOL, **more) -> ShardedSteps:
     images = load_large(COLUMN.dataset, data)
-    return LargeRun(member(method, folder, protocol), images, DEVICE, Processes(), data, workers=0, **more)
+    return ShardedSteps(member(method, folder, protocol), images, DEVICE, Processes(), data, workers=0, **more)
 
 
 def chain(folder) -> list[Run]:
@@ -72,12 +70,12 @@ def test_a_record_says_what_any_table_needs(both, miniature):
     record = load_records(both / "whole")[planned.spec.key]
     assert set(record) == {*FIELDS, "top5"}
     images = load_large(COLUMN.dataset, miniature)
-    run = LargeRun(planned, images, dataclasses.replace(DEVICE, precision="float32"), Processes(), miniature, workers=0)
-    run.load_run_state(0, load_file(planned.checkpoint))
-    tally = run.evaluate()
-    assert record["accuracy"]["last"] == round(tally.accuracy(), 4)
-    assert record["top5"]["last"] == round(tally.top5(), 4) >= record["accuracy"]["last"]
-    assert record["per_class_accuracy"] == [round(20.0 * n, 4) for n in tally.hits.tolist()], "five test images a class"
+    steps = ShardedSteps(planned, images, dataclasses.replace(DEVICE, precision="float32"), Processes(), miniature, workers=0)
+    steps.pack.load_run_state(0, load_file(planned.checkpoint))
+    tally, = steps.evaluate()
+    assert record["accuracy"]["last"] == round(float(tally.accuracy()), 4)
+    assert record["top5"]["last"] == round(float(tally.top5()), 4) >= record["accuracy"]["last"]
+    assert record["per_class_accuracy"] == [round(20.0 * n, 4) for n in tally.hits[0].tolist()], "five test images a class"
     many = np.asarray(record["per_class_accuracy"])[images.counts > 100]
     assert record["groups"]["many"] == pytest.approx(many.mean(), abs=1e-3)
     assert record["counts"] == images.counts.tolist()
@@ -94,19 +92,18 @@ def test_counts_per_class_say_what_a_confusion_matrix_says():
     generator = torch.Generator().manual_seed(0)
     logits, labels = 3 * torch.randn(1, 400, 9, generator=generator), torch.randint(0, 9, (400,), generator=generator)
     features = torch.randn(1, 400, 5, generator=generator)
-    small, large = Tally(1, 9, "cpu"), LargeTally(9, "cpu", 400)
+    small, large = (Tally(1, 9, 400, "cpu", large=large) for large in (False, True))
     for part in torch.arange(400).split(150):
-        small.add(logits[:, part], features[:, part], labels[part])
-        large.add(logits[:, part], features[:, part], labels[part], part)
+        for tally in (small, large):
+            tally.add(logits[:, part], features[:, part], labels[part], part)
     counts = np.array([500, 200, 101, 100, 50, 20, 19, 3, 1])
-    expected = summary(small.confusion[0].numpy(), small.bins[0].numpy(), counts)
-    found = class_summary(large.hits.numpy(), large.tested.numpy(), large.bins.numpy(), counts)
-    assert found == {name: value for name, value in expected.items() if name in found}
-    assert round(large.accuracy(), 4) == expected["accuracy"]
-    torch.testing.assert_close(large.norms, small.norms[0])
+    expected = small.summary(0, counts)
+    assert large.summary(0, counts) == expected | {"confusion": []}
+    assert round(float(large.accuracy()), 4) == expected["accuracy"]
+    torch.testing.assert_close(large.norms, small.norms)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(large.answered(), small.answered(), strict=True))
     places = (logits[0] > logits[0].gather(1, labels[:, None])).sum(1)  # how many are larger than the right one
-    assert large.top5() == pytest.approx(100 * (places < 5).double().mean().item())
+    assert float(large.top5()) == pytest.approx(100 * (places < 5).double().mean().item())
 
 
 def test_a_run_that_leaves_the_finite_range_ends_with_a_record(miniature, tmp_path):
@@ -124,17 +121,17 @@ def test_the_last_block_is_drawn_anew_and_trained_alone(miniature, tmp_path):
     save_file(state, tmp_path / "weights" / "resnet10w8.safetensors")
     last = dataclasses.replace(LONGER, trains="last", pretrained=True)
     planned = member(CE, tmp_path, last)
-    run = LargeRun(planned, load_large(COLUMN.dataset, miniature), DEVICE, Processes(), tmp_path, workers=0)
-    assert run.weights_from.startswith("resnet10w8.safetensors ")
-    before = {name: tensor.clone() for name, tensor in run.net.state_dict().items()}
+    steps = ShardedSteps(planned, load_large(COLUMN.dataset, miniature), DEVICE, Processes(), tmp_path, workers=0)
+    assert steps.weights_from.startswith("resnet10w8.safetensors ")
+    before = {name: tensor.clone() for name, tensor in steps.pack.net.state_dict().items()}
     same = {name for name in before if before[name].equal(trained.state_dict()[name].double())}
     assert {n for n in before if n.startswith("trunk.")} <= same
     assert "branches.0.conv1.weight" not in same
-    run.distribute()
-    run.begin_epoch(0)
-    for batch in run.train_batches(0, 5):
-        run.train_batch(0, batch)
-    changed = {name for name, tensor in run.net.state_dict().items() if not tensor.equal(before[name])}
+    steps.get_ready()
+    steps.begin_epoch(0)
+    for batch in steps.train_batches(0, 5):
+        steps.train_batch(0, batch)
+    changed = {name for name, tensor in steps.pack.net.state_dict().items() if not tensor.equal(before[name])}
     assert changed == {n for n in before if n.startswith("branches.")}, "statistics of the trunk stay, too"
 
 
@@ -142,26 +139,26 @@ def test_a_share_in_several_passes_has_the_gradient_of_the_whole(miniature, tmp_
     """With frozen statistics nothing depends on how the share is cut; each image is seen by one pass."""
     found = []
     for per_device in (None, 10):
-        run = run_of(CE, miniature, tmp_path, per_device=per_device)
-        run.begin_epoch(0)
-        run.net.eval()
-        run.train_batch(0, next(run.train_batches(0)))
-        found.append(run.run_state(0))
+        steps = run_of(CE, miniature, tmp_path, per_device=per_device)
+        steps.begin_epoch(0)
+        steps.pack.net.eval()
+        steps.train_batch(0, next(steps.train_batches(0)))
+        found.append(steps.pack.run_state(0))
     for name, tensor in found[0].items():
         torch.testing.assert_close(found[1][name], tensor, rtol=1e-9, atol=1e-12)
 
 
 def test_a_share_in_several_passes_leaves_its_statistics_once(miniature, tmp_path):
     """As if each half of the batch had gone through the network once."""
-    run, plain = (run_of(CE, miniature, tmp_path, per_device=17) for _ in range(2))
-    for each in (run, plain):
+    steps, plain = (run_of(CE, miniature, tmp_path, per_device=17) for _ in range(2))
+    for each in (steps, plain):
         each.begin_epoch(0)
-    batch = next(run.train_batches(0))
+    batch = next(steps.train_batches(0))
     with torch.no_grad():
         for part in (slice(0, 16), slice(16, 33)):
-            plain.net(as_input(batch.images[0, part], plain.facts, torch.device("cpu"), torch.float64))
-    run.train_batch(0, batch)
-    for (name, found), expected in zip(run.net.named_buffers(), plain.net.buffers(), strict=True):
+            plain.pack.net(as_input(batch.images[0, part], plain.facts, torch.device("cpu"), torch.float64))
+    steps.train_batch(0, batch)
+    for (name, found), expected in zip(steps.pack.net.named_buffers(), plain.pack.net.buffers(), strict=True):
         torch.testing.assert_close(found, expected, msg=name)
 
 
@@ -180,9 +177,9 @@ def test_what_a_user_did_wrong_is_one_sentence(miniature, tmp_path, monkeypatch)
     with pytest.raises(UserError, match="cuda:5 was asked for, but"):
         train_large([planned], miniature, work, LargeOptions(device="cuda:5"), quiet)
     with pytest.raises(UserError, match="--device cuda:1 is one GPU, but torchrun started 4 processes"):
-        train.local_device(LargeOptions(device="cuda:1"), Processes(1, 4, 1))
+        torchrun.local_device(LargeOptions(device="cuda:1"), Processes(1, 4, 1))
     pretrained = member(CE, tmp_path, dataclasses.replace(LONGER, pretrained=True))
-    monkeypatch.setattr("common.large.engine.load_imagenet", no_weights)
+    monkeypatch.setattr("common.train.sharded.load_imagenet", no_weights)
     with pytest.raises(UserError, match="no weights"):
         train_large([pretrained], miniature, work, OPTIONS, quiet)
     assert not list(tmp_path.rglob("*.json"))
@@ -197,13 +194,13 @@ def test_a_refusal_on_one_process_ends_all(monkeypatch):
     def gather(found, mine):
         found[:] = [None, "no data"]
 
-    monkeypatch.setattr(processes.dist, "all_gather_object", gather)
+    monkeypatch.setattr(distributed.dist, "all_gather_object", gather)
     with pytest.raises(SystemExit) as ended:
-        processes.together(Processes(0, 2), lambda: None)
+        distributed.on_all_ranks(Processes(0, 2), lambda: None)
     assert ended.value.code == 2
 
     def refuse():
         raise UserError("no data")
 
     with pytest.raises(UserError, match="no data"):
-        processes.together(Processes(1, 2), refuse)
+        distributed.on_all_ranks(Processes(1, 2), refuse)

@@ -24,12 +24,12 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from common.data.augment import normalise
-from common.data.feed import stream
+from common.data.feed import generator_for
 from common.data.large_sets import LargeSet
+from common.data.lists import LargeImages, prepare_command
 from common.data.pixels import eight_bit
+from common.data.shares import Order, Span, evaluation_share, stream_name
 from common.errors import UserError
-from common.large.lists import LargeImages, prepare_command
-from common.large.sampling import Order, Span, evaluation_share, stream_name
 
 # torchvision 0.29 says so at every image; where a later one has dropped its decoder, `read_image` needs Pillow's branch alone.
 warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning)
@@ -154,7 +154,7 @@ class _Files(Dataset):
         # torchvision draws from the process's default generator: lend it the image's own stream
         default = torch.default_generator
         kept = default.get_state()
-        default.manual_seed(stream(self.seed, f"augmentation{key.stream}/{key.epoch}", key.position).initial_seed())
+        default.manual_seed(generator_for(self.seed, f"augmentation{key.stream}/{key.epoch}", key.position).initial_seed())
         try:
             return self.transform(image).permute(1, 2, 0)
         finally:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from common.large.engine import LargeRun
-from common.large.lists import load_large
-from common.large.processes import Processes
+from common.data.lists import load_large
 from common.methods.losses import softmax_cross_entropy
 from common.methods.method import Method, run_spec
 from common.plan import Run
 from common.spec import Column, LargeProtocol
-from common.train.pack import Device
+from common.train.device import Device
+from common.train.distributed import Processes, broadcast_tensors
+from common.train.sharded import ShardedSteps
 from papers.catalog import PAPERS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -91,17 +91,18 @@ def cases() -> dict[str, Case]:
 def train_steps(case: Case, data: Path, processes: Processes, per_device: int | None) -> dict[str, Tensor]:
     """The state after the last two batches of an epoch, which may be smaller, and the sum of their losses."""
     planned, images = member(case.method, data, case.protocol), load_large(COLUMN.dataset, data)
-    run = LargeRun(planned, images, DEVICE, processes, data, per_device, workers=0)
-    run.facts = replace(run.facts, side=case.side)
-    run.distribute()
-    run.begin_epoch(case.epoch)
-    for batch in run.train_batches(case.epoch, len(run.batch_sizes) - 2):
-        run.train_batch(case.epoch, batch)
-    run.share()
-    found = {name: tensor.clone() for name, tensor in run.run_state(0).items()} | {"loss": run.loss_sum}
+    steps = ShardedSteps(planned, images, DEVICE, processes, data, per_device, workers=0)
+    steps.facts = replace(steps.facts, side=case.side)
+    steps.get_ready()
+    pack = steps.pack
+    steps.begin_epoch(case.epoch)
+    for batch in steps.train_batches(case.epoch, len(pack.batch_sizes) - 2):
+        steps.train_batch(case.epoch, batch)
+    broadcast_tensors(processes, [*pack.net.buffers(), *pack.heads.buffers(), pack.loss_sum])
+    found = {name: tensor.clone() for name, tensor in pack.run_state(0).items()} | {"loss": pack.loss_sum}
     if case.protocol == PROTOCOL and case.method is CE:
-        tally = run.evaluate(stride=1)
-        found |= {"hits": tally.hits, "tested": tally.tested, "near": tally.near, "bins": tally.bins, "norms": tally.norms}
+        tally, = steps.evaluate(stride=1)
+        found |= {"hits": tally.hits, "tested": tally.tested, "near": tally.counts.near, "bins": tally.bins, "norms": tally.norms}
     return found
 
 

@@ -5,15 +5,15 @@ from functools import partial
 import pytest
 import torch
 
+from common.data.decoding import TestInput
 from common.data.large_sets import LARGE
-from common.large.input import TestInput
-from common.large.lists import load_large
-from common.large.train import train_large
+from common.data.lists import load_large
 from common.train.loop import Workspace
+from common.train.torchrun import train_large
 from common.zoo import load
-from tests.common.large.pair import OPTIONS
-from tests.common.large.test_train import chain, watched
-from tests.common.large.toys import COLUMN
+from tests.common.train.large_toys import COLUMN
+from tests.common.train.pair import OPTIONS
+from tests.common.train.test_sharded import chain, watched
 
 
 def test_a_large_model_is_measured_again_and_its_record_holds(miniature, tmp_path):

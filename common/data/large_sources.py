@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from common.data.files import first_whole
+from common.data.folders import check_files, image_root, numbered_only, read_folders, settle
 from common.data.large_sets import LargeSet, Split, find_large
-from common.data.sources import VARIABLE
-from common.errors import UserError
-from common.large.folders import check_files, image_root, numbered_only, read_folders, settle
-from common.large.lists import (
+from common.data.lists import (
     LargeImages,
     Listed,
     check_list,
@@ -31,7 +29,9 @@ from common.large.lists import (
     summarise,
     wnid,
 )
-from common.large.miniature import make_miniature
+from common.data.miniature import make_miniature
+from common.data.sources import VARIABLE
+from common.errors import UserError
 
 LISTS = "LONGTAIL_LISTS"  # environment variable: a folder of list files
 PARETO_START = 0.2  # of the first class's quantile, in classes: brings ImageNet-LT's sum nearest (116,079; official 115,846)
@@ -54,7 +54,7 @@ def prepare_large(name: str, folder: Path, source: Path | None = None, check_ima
     images = load_large(name, folder) if source is None else read_source(facts, Path(source).expanduser().resolve())
     check_files(images)
     if check_images:
-        from common.large.input import check_decodable
+        from common.data.decoding import check_decodable
 
         check_decodable(images)
     if source is not None:

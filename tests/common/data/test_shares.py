@@ -7,11 +7,11 @@ import pytest
 import scipy.stats
 import torch
 
-from common.data.feed import INDEX, PARTNER, TURN, Draw, draw_blend, draw_epoch, draw_stream
+from common.data.decoding import TrainInput
+from common.data.feed import INDEX, PARTNER, TURN, DrawSpec, draw_blend, draw_epoch, draw_stream
+from common.data.large_sources import read_source
+from common.data.shares import draw_order, draw_share_noise, evaluation_share, spans
 from common.errors import UserError
-from common.large.input import TrainInput
-from common.large.prepare import read_source
-from common.large.sampling import draw_order, draw_share_noise, evaluation_share, spans
 from common.methods.method import LINEAR, Method
 from common.methods.sampling import again, class_balanced, deferred, effective_number_sampler, reversed_frequency, shuffled
 from tests.large_miniature import facts, written
@@ -68,7 +68,7 @@ def labels(images):
 def test_all_processes_together_deliver_the_epoch_once(name, drop_last, images, small, labels):
     """Counted at the end of the input, after decoding: in each batch the processes have what one process has."""
     method, n = make_method(sampler=SAMPLERS[name]), len(labels)
-    wanted = draw_epoch(Draw(7, SAMPLERS[name](images.counts, 1), False), 1, labels, pad=0, flip=False, batch=BATCH)[INDEX]
+    wanted = draw_epoch(DrawSpec(7, SAMPLERS[name](images.counts, 1), False), 1, labels, pad=0, flip=False, batch=BATCH)[INDEX]
     wanted = wanted[:n // BATCH * BATCH] if drop_last else wanted
     for world in WORLDS if name in ("shuffle", "sloped") else (3,):
         delivered, pixels = [[] for _ in range(-(-n // BATCH) - drop_last)], 0
@@ -125,14 +125,14 @@ def test_every_test_image_is_judged_once(world):
 
 
 def test_companions_mixup_and_turns_are_those_of_the_small_path(images, labels):
-    method = make_method(companions=(again, class_balanced), mixup=0.4, task="rotation")
+    method = make_method(extra_samplers=(again, class_balanced), mixup=0.4, task="rotation")
     order = draw_order(method, 11, 2, labels, images.counts, BATCH)
-    own = draw_epoch(Draw(11, None, True, mixup=0.4), 2, labels, pad=0, flip=False, batch=BATCH)
+    own = draw_epoch(DrawSpec(11, None, True, mixup=0.4), 2, labels, pad=0, flip=False, batch=BATCH)
     balanced = draw_stream(11, "-2", 2, class_balanced(images.counts, 2), labels, pad=0, flip=False)
     assert order.index.tolist() == [own[INDEX].tolist(), own[INDEX].tolist(), balanced[INDEX].tolist()]
     assert order.partner.tolist() == own[PARTNER].tolist()
     assert order.turn.tolist() == own[TURN].tolist()
-    assert order.blend.tolist() == draw_blend(Draw(11, None, False, mixup=0.4), 2, 259, BATCH).tolist()
+    assert order.blend.tolist() == draw_blend(DrawSpec(11, None, False, mixup=0.4), 2, 259, BATCH).tolist()
     last = order.partner[256:]
     assert sorted(last.tolist()) == [0, 1, 2]
     assert len(draw_order(make_method(), 11, 2, labels, images.counts, BATCH).blend) == 0

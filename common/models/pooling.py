@@ -28,7 +28,7 @@ def full_precision(x: Tensor) -> AbstractContextManager:
     return torch.autocast(x.device.type, enabled=False)
 
 
-class Tail(nn.Module):
+class Pooling(nn.Module):
     """Maps [batch, runs * channels, height, width] -> features [runs, batch, copies * width], in float32 at least.
 
     adapter: channels of a 1x1 convolution with batch normalisation and ReLU before the mean; 0 for none.

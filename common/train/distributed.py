@@ -18,8 +18,8 @@ from torch import Tensor
 from common.errors import UserError
 
 T = TypeVar("T")
-KNOCK = timedelta(seconds=2)
-PATIENCE = timedelta(hours=2)  # for what rank 0 does alone, as reading all training images once
+CONNECT_TIMEOUT = timedelta(seconds=2)
+COLLECTIVE_TIMEOUT = timedelta(hours=2)  # for what rank 0 does alone, as reading all training images once
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,27 @@ def join() -> Processes:
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        dist.init_process_group(backend, store=meeting_place(), rank=rank, world_size=world, timeout=PATIENCE)
+        dist.init_process_group(backend, store=rendezvous_store(), rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT)
     return Processes(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def meeting_place() -> dist.Store:
+def rendezvous_store() -> dist.Store:
     """A store in which the processes find each other. torchrun's own outlives them: after a restart, a quick one would read
     there the addresses of the dead. So rank 0 opens one that lives as long as itself, and the others try until they reach it."""
-    store, rank, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store, rank, _ = next(dist.rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return store
     host, key = os.environ["MASTER_ADDR"], "port of rank 0"
     if rank == 0:
-        own = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+        own = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=COLLECTIVE_TIMEOUT)
         store.set(key, str(own.port))
         return own
     while True:
         with suppress(RuntimeError):  # that port was a dead one's
-            found = dist.TCPStore(host, int(store.get(key)), is_master=False, timeout=KNOCK)
-            found.set_timeout(PATIENCE)
+            found = dist.TCPStore(host, int(store.get(key)), is_master=False, timeout=CONNECT_TIMEOUT)
+            found.set_timeout(COLLECTIVE_TIMEOUT)
             return found
-        time.sleep(KNOCK.total_seconds() / 10)
+        time.sleep(CONNECT_TIMEOUT.total_seconds() / 10)
 
 
 def leave() -> None:
@@ -74,7 +74,7 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def together(processes: Processes, work: Callable[[], T]) -> T:
+def on_all_ranks(processes: Processes, work: Callable[[], T]) -> T:
     """`work()` on every process. Where it is a UserError anywhere, all end: one raises it, the others leave quietly."""
     result, refusal = None, None
     try:
@@ -95,9 +95,9 @@ def together(processes: Processes, work: Callable[[], T]) -> T:
     raise SystemExit(2)
 
 
-def from_first(processes: Processes, work: Callable[[], T]) -> T:
+def broadcast_from_rank0(processes: Processes, work: Callable[[], T]) -> T:
     """`work()` on rank 0 alone; its result, pickled, on all. A UserError there ends all."""
-    result = together(processes, lambda: work() if processes.first else None)
+    result = on_all_ranks(processes, lambda: work() if processes.first else None)
     if processes.world == 1:
         return result
     held: list[Any] = [result]
@@ -105,7 +105,7 @@ def from_first(processes: Processes, work: Callable[[], T]) -> T:
     return held[0]
 
 
-def share_from_first(processes: Processes, tensors: Sequence[Tensor]) -> None:
+def broadcast_tensors(processes: Processes, tensors: Sequence[Tensor]) -> None:
     """Every process gets rank 0's values, in place."""
     for tensor in tensors if processes.world > 1 else ():
         whole = tensor if tensor.is_contiguous() else tensor.contiguous()
@@ -121,7 +121,7 @@ def add_up(processes: Processes, tensors: Sequence[Tensor]) -> None:
 
 
 def shares(size: int, world: int) -> list[int]:
-    """Images of a global batch that each process has, as `common.large.sampling.spans` deals them."""
+    """Images of a global batch that each process has, as `common.data.shares.spans` deals them."""
     return [size * (rank + 1) // world - size * rank // world for rank in range(world)]
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from common.large.engine import LargeRun
-from common.large.processes import Processes, join
-from common.large.train import LargeOptions, train_large
-from common.train.loop import Workspace
-from tests.common.large.toys import CE, LONGER, cases, member, quiet, train_steps
+from common.train.distributed import Processes, join
+from common.train.sharded import ShardedSteps
+from common.train.state import Workspace
+from common.train.torchrun import LargeOptions, train_large
+from tests.common.train.large_toys import CE, LONGER, cases, member, quiet, train_steps
 
 OPTIONS = LargeOptions(device="cpu", precision="float32", workers=0)
 
@@ -33,17 +33,17 @@ def train_whole(data: Path, folder: Path, save_seconds: float) -> None:
 
 def let_die(life: int, rank: int, folder: Path) -> None:
     """Note every batch that is begun, and kill the second process of the first life before the fourth batch of epoch 1."""
-    train_batch = LargeRun.train_batch
+    train_batch = ShardedSteps.train_batch
 
-    def watched(run, epoch, batch):
+    def watched(steps, epoch, batch):
         if (life, rank, epoch, batch.span.start) == (0, 1, 1, 3 * LONGER.batch_size):
             time.sleep(1)  # rank 0 has its state of the batch before on the disk
             os.kill(os.getpid(), signal.SIGKILL)
         with open(folder / f"life-{life}-{rank}", "a") as file:
             file.write(f"{epoch} {batch.span.start}\n")
-        train_batch(run, epoch, batch)
+        return train_batch(steps, epoch, batch)
 
-    LargeRun.train_batch = watched
+    ShardedSteps.train_batch = watched
 
 
 def main(data: Path, folder: Path) -> None:

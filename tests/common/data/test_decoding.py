@@ -14,9 +14,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from common.data.large_sets import LARGE
-from common.errors import UserError
-from common.large.input import (
+from common.data.decoding import (
     TestInput,
     TrainInput,
     as_input,
@@ -26,10 +24,12 @@ from common.large.input import (
     synthetic,
     train_transform,
 )
-from common.large.prepare import read_source
-from common.large.sampling import draw_order, spans
+from common.data.large_sets import LARGE
+from common.data.large_sources import read_source
+from common.data.shares import draw_order, spans
+from common.errors import UserError
 from common.methods.sampling import again
-from tests.common.large.test_sampling import BATCH, make_method
+from tests.common.data.test_shares import BATCH, make_method
 from tests.large_miniature import facts, written
 
 SEED = 3
@@ -59,7 +59,7 @@ def read_epoch(images, how, order, workers=0, world=1, epoch=1, first=0, seed=SE
 
 @pytest.fixture(scope="module")
 def order(images):
-    method = make_method(companions=(again,))
+    method = make_method(extra_samplers=(again,))
     return draw_order(method, SEED, 1, torch.from_numpy(images.train_labels), images.counts, BATCH)
 
 

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from common.errors import UserError
-from common.large import network
-from common.large.network import LargeNetwork, SharedNorm, draw_weights, load_imagenet, share_norms
+from common.models import imagenet
+from common.models.imagenet import LargeNetwork, SharedNorm, draw_weights, load_imagenet, share_norms
+from common.models.pooling import shifted_means
 from common.models.sizes import NETWORKS
-from common.models.tail import shifted_means
 
 SMALL = "resnet10w8"
 
@@ -126,7 +126,7 @@ def test_weights_that_cannot_be_had_are_one_sentence(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_shared_norm_alone_is_batch_normalisation(dtype, monkeypatch):
     """Values, gradients and statistics; over several processes the engine's tests compare it."""
-    monkeypatch.setattr(network.dist, "all_reduce", lambda tensor: None)  # one process
+    monkeypatch.setattr(imagenet.dist, "all_reduce", lambda tensor: None)  # one process
     plain = nn.Sequential(nn.BatchNorm2d(5))
     plain[0].num_batches_tracked = None
     shared = nn.Sequential(nn.BatchNorm2d(5))

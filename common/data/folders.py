@@ -8,8 +8,8 @@ import numpy as np
 
 from common.data.files import all_numbers, class_order, is_image, is_visible, some, subfolders
 from common.data.large_sets import PLACES_ARCHIVES, LargeSet
+from common.data.lists import TOPS, LargeImages, Listed, as_listed, class_folder, wnid
 from common.errors import UserError
-from common.large.lists import TOPS, LargeImages, Listed, as_listed, class_folder, wnid
 
 SHOWN = 10
 DEPTH = 3  # folders between the one that is named and the images, as in ILSVRC/Data/CLS-LOC

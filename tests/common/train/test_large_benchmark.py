@@ -10,11 +10,11 @@ import torch
 from timm.optim import create_optimizer_v2
 
 from benchmarks import large
+from common.data.decoding import as_input, synthetic
 from common.data.large_sets import LARGE
 from common.estimate import measured
-from common.large.input import as_input, synthetic
 from common.models.sizes import NETWORKS
-from common.train.pack import Device
+from common.train.device import Device
 
 CPU = Device("cpu", "float32", False)
 TINY = large.Effort("resnet10w8", batch=6, steps=2, repeats=3, warm=1, workers=0)
@@ -31,19 +31,19 @@ def test_our_step_is_that_of_timms_loop(tmp_path):
     large.write_files(tmp_path)
     run = large.our_run(tmp_path, TINY, dataclasses.replace(CPU, precision="float64"))
     net = timm.create_model("resnet18", num_classes=1000, **NETWORKS["resnet10w8"].changes).double()
-    trunk, last = run.net.trunk.state_dict(), run.net.branches[0].state_dict()
-    head = {"fc.weight": run.heads[0].weight[0].T, "fc.bias": run.heads[0].bias[0, 0]}
+    trunk, last = run.pack.net.trunk.state_dict(), run.pack.net.branches[0].state_dict()
+    head = {"fc.weight": run.pack.heads[0].weight[0].T, "fc.bias": run.pack.heads[0].bias[0, 0]}
     net.load_state_dict({**trunk, **{f"layer4.0.{k}": v for k, v in last.items()}, **head}, strict=False)
-    batch = next(synthetic(run.facts, run.feed.size, run.spans(), 1, False))
+    batch = next(synthetic(run.facts, run.pack.size, run.spans(), 1, False))
     pixels = as_input(batch.images[0], run.facts, torch.device("cpu"), torch.float64)
-    labels = run.feed.labels[run.epoch_drawn.images[0, 0, :TINY.batch]]
+    labels = run.pack.labels[run.pack.epoch_drawn.images[0, 0, :TINY.batch]]
     optimiser = create_optimizer_v2(net, opt="momentum", lr=0.01, momentum=0.9, weight_decay=0.0001,
                                     filter_bias_and_bn=False)
     run.train_batch(0, batch)
     large.timm_step(net, optimiser, nullcontext, torch.device("cpu"), iter([(pixels, labels)]))
-    torch.testing.assert_close(run.net.trunk.conv1.weight, net.conv1.weight)
-    torch.testing.assert_close(run.net.branches[0].bn2.weight, net.layer4[0].bn2.weight)
-    torch.testing.assert_close(run.heads[0].weight[0].T, net.fc.weight)
+    torch.testing.assert_close(run.pack.net.trunk.conv1.weight, net.conv1.weight)
+    torch.testing.assert_close(run.pack.net.branches[0].bn2.weight, net.layer4[0].bn2.weight)
+    torch.testing.assert_close(run.pack.heads[0].weight[0].T, net.fc.weight)
 
 
 def test_both_read_the_same_files(tmp_path):
@@ -53,7 +53,7 @@ def test_both_read_the_same_files(tmp_path):
     assert abs(images.mean()) < 1 < images.abs().max(), "normalised"
     run = large.our_run(tmp_path, TINY, CPU)
     assert next(run.train_batches(0)).images.shape == (1, 6, 64, 64, 3)
-    assert len(run.batch_sizes) == large.batches_wanted(TINY) == 7
+    assert len(run.pack.batch_sizes) == large.batches_wanted(TINY) == 7
 
 
 def test_ratios_are_to_timm_on_the_same_input():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.feed import INDEX, PARTNER, TURN, Draw, draw_blend, draw_epoch, draw_stream, stream
+from common.data.feed import INDEX, PARTNER, TURN, DrawSpec, draw_blend, draw_epoch, draw_stream, generator_for
 from common.errors import UserError
 from common.methods.method import Method
 
@@ -18,7 +18,7 @@ from common.methods.method import Method
 class Order(NamedTuple):
     """An epoch, the same on all processes; a position counts the images of the epoch from 0.
 
-    index: training image at every position, of the run's own stream and of its companions', int64 [streams, images].
+    index: training image at every position, of the run's own stream and of its extra samplers', int64 [streams, images].
     partner: position in the global batch of the image with which mixup mixes, int64 [images]; blend: its own share,
     float64 [images], or [0] without mixup. turn: quarter turns of the rotation task, int64 [images].
     """
@@ -51,8 +51,8 @@ def draw_order(method: Method, seed: int, epoch: int, labels: Tensor, counts: np
     """The epoch of a run. labels: int64 [images] on the CPU; counts: training images per class; batch: the global one."""
     if method.held_out:
         raise UserError(f"{method.label} learns from held-out images, which the large sets do not have; train it on a small set.")
-    samplers = tuple(sampler(counts, epoch) for sampler in method.companions)
-    draw = Draw(seed, method.sampler(counts, epoch), method.task == "rotation", samplers, method.mixup)
+    samplers = tuple(sampler(counts, epoch) for sampler in method.extra_samplers)
+    draw = DrawSpec(seed, method.sampler(counts, epoch), method.task == "rotation", samplers, method.mixup)
     plain = {"pad": 0, "flip": False}  # crops are drawn image by image, where it is decoded
     own = draw_epoch(draw, epoch, labels, batch=batch, **plain)
     others = [draw_stream(seed, stream_name(k), epoch, order, labels, first=own[INDEX], **plain)[INDEX]
@@ -62,7 +62,7 @@ def draw_order(method: Method, seed: int, epoch: int, labels: Tensor, counts: np
 
 
 def stream_name(k: int) -> str:
-    """What tells the draws of the k-th companion from those of the run's own stream, 0."""
+    """What tells the draws of the k-th extra sampler from those of the run's own stream, 0."""
     return f"-{k}" if k else ""
 
 
@@ -86,6 +86,6 @@ def draw_share_noise(seed: int, epoch: int, kind: str, span: Span, terms: int, c
     would be 14 GB, and any number of processes sees the same."""
     rows = torch.empty(span.share, terms, classes)
     for row, position in zip(rows, range(span.first, span.last), strict=True):
-        generator = stream(seed, f"noise/{epoch}", position)
+        generator = generator_for(seed, f"noise/{epoch}", position)
         row.normal_(generator=generator) if kind == "normal" else row.uniform_(generator=generator)
     return rows.transpose(0, 1)

@@ -15,10 +15,10 @@ import pytest
 import scipy.stats
 
 from common.data.large_sets import LARGE, find_large
+from common.data.large_sources import draw_pareto, pareto_counts, prepare_large, read_folders, read_source
+from common.data.lists import in_order, list_digest, load_large, read_list
+from common.data.miniature import class_sizes, make_miniature
 from common.errors import UserError
-from common.large.lists import in_order, list_digest, load_large, read_list
-from common.large.miniature import class_sizes, make_miniature
-from common.large.prepare import draw_pareto, pareto_counts, prepare_large, read_folders, read_source
 from tests.large_miniature import CLASSES, TEST, WHOLE, facts, sizes_of, written
 
 NAMES = ("imagenet-lt", "places-lt", "inaturalist2018")

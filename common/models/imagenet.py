@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.models.pooling import Pooling
 from common.models.sizes import NETWORKS
-from common.models.tail import Tail
 
 WEIGHTS = ".tv_in1k"  # torchvision's first weights, as the released codes load them
 
@@ -41,7 +41,7 @@ class LargeNetwork(nn.Module):
         if network == "bilateral" and adapter:
             raise UserError(f"A bilateral network has no adapter; {name} was asked for with both.")
         self.branches = nn.ModuleList([last, copy.deepcopy(last)] if network == "bilateral" else [last])
-        self.tail = Tail(1, self.trunk.num_features, adapter, network == "shifted")
+        self.tail = Pooling(1, self.trunk.num_features, adapter, network == "shifted")
         self.width, self.copies = self.tail.width * len(self.branches), self.tail.copies
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -166,7 +166,7 @@ class SharedNorm(nn.BatchNorm2d):
 
 
 @contextmanager
-def left_out(net: nn.Module, blank: bool) -> Iterator[None]:
+def exclude_from_batch_stats(net: nn.Module, blank: bool) -> Iterator[None]:
     """What passes through the network inside is of no account to statistics that processes share, where it is blank."""
     shared = [module for module in net.modules() if isinstance(module, SharedNorm)] if blank else []
     for module in shared:

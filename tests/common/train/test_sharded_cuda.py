@@ -5,33 +5,31 @@ import dataclasses
 import pytest
 import torch
 
-from common.large.engine import LargeRun
-from common.large.lists import load_large
-from common.large.processes import Processes
-from common.large.train import LargeOptions, train_large
+from common.data.lists import load_large
 from common.store import load_records
-from common.train.loop import Workspace
-from common.train.pack import Device
-from tests.common.large.toys import CE, COLUMN, LONGER, PROTOCOL, cases, member, quiet
+from common.train.device import Device
+from common.train.distributed import Processes
+from common.train.loop import train_epoch
+from common.train.sharded import ShardedSteps
+from common.train.state import Workspace
+from common.train.torchrun import LargeOptions, train_large
+from tests.common.train.large_toys import CE, COLUMN, LONGER, PROTOCOL, cases, member, quiet
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
-def steps(method, data, device: Device, protocol=PROTOCOL) -> torch.Tensor:
+def mean_losses(method, data, device: Device, protocol=PROTOCOL) -> torch.Tensor:
     """The mean loss of an epoch's first batches."""
-    run = LargeRun(member(method, data, protocol), load_large(COLUMN.dataset, data), device, Processes(), data, workers=0)
-    run.distribute()
-    run.begin_epoch(0)
-    for batch in run.train_batches(0):
-        run.train_batch(0, batch)
-    return run.loss_sum.cpu() / sum(run.batch_sizes)
+    steps = ShardedSteps(member(method, data, protocol), load_large(COLUMN.dataset, data), device, Processes(), data, workers=0)
+    steps.get_ready()
+    return train_epoch(steps, 0)
 
 
 @pytest.mark.parametrize("name", ["ce", "mixup and noise", "two heads", "gaussian"])
 def test_an_epoch_on_a_gpu_is_that_of_the_cpu(name, miniature):
     case = cases()[name]
-    wanted = steps(case.method, miniature, Device("cpu", "float64", False), case.protocol)
-    found = steps(case.method, miniature, Device("cuda:0", "float64", False), case.protocol)
+    wanted = mean_losses(case.method, miniature, Device("cpu", "float64", False), case.protocol)
+    found = mean_losses(case.method, miniature, Device("cuda:0", "float64", False), case.protocol)
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-8)
 
 
