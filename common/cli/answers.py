@@ -23,14 +23,14 @@ from common.store import load_records
 from common.train.packing import form_packs, memory_limit, together
 
 if TYPE_CHECKING:
-    from common.train.pack import Device
+    from common.train.device import Device
 
 ON_CPU = 8  # runs side by side
 
 
 def command_answer(papers: Sequence[Paper], options: argparse.Namespace, data: Path, console: Console) -> None:
     """Every selected run on the test set's dataset that is finished, has its weights here and has not answered yet."""
-    from common.train.work import choose_device, place_of
+    from common.train.device import choose_device, place_of
 
     tests = find_tests(options.name, data)
     profile = resolve_profile(papers, options.profile, options.column, data, console)

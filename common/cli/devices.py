@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from common.train.pack import Device
+    from common.train.device import Device
     from common.train.work import Engine
 
 
@@ -24,7 +24,7 @@ def choose_devices(options: argparse.Namespace) -> list["Device"]:
     """Those of --device, else all GPUs, else the CPU: that one as many times as it trains runs at a time."""
     import torch
 
-    from common.train.work import choose_device, use_threads
+    from common.train.device import choose_device, use_threads
 
     names = options.device.split(",") if options.device else [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
     devices = [choose_device(name, options.precision, options.compile, options.graph) for name in names]
@@ -35,7 +35,8 @@ def choose_devices(options: argparse.Namespace) -> list["Device"]:
 
 def local_engine(devices: Sequence["Device"], data: Path) -> tuple["Engine", dict[str, Any]]:
     """The engine over devices of this machine, and what `place_of` says of the first."""
+    from common.train.device import place_of
     from common.train.processes import Processes
-    from common.train.work import LocalDevice, place_of
+    from common.train.work import LocalDevice
 
     return LocalDevice(devices[0], data) if len(devices) == 1 else Processes(devices, data), place_of(devices[0])

@@ -129,8 +129,9 @@ def check(case: Case, console: Console) -> tuple[str, ...]:
 
 def train_case(case: Case, options: argparse.Namespace, ground: Ground, limit_of: LimitOf, console: Console) -> bool:
     """Train every run of the trial that nobody has a record of; False when the minutes ran out first."""
-    from common.train.loop import Workspace
-    from common.train.work import LocalDevice, place_of, train
+    from common.train.device import place_of
+    from common.train.state import Workspace
+    from common.train.work import LocalDevice, train
 
     known = case.records(ground)
     wanted = [item for entry in case.entries for item in entry.runs if item.identity not in known]

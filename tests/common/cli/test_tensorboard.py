@@ -10,8 +10,9 @@ import pytest
 
 from common.cli.tensorboard import TensorBoard, with_tensorboard
 from common.errors import UserError
-from common.train.loop import Workspace, train_pack
-from common.train.pack import Device
+from common.train.device import Device
+from common.train.loop import train_pack
+from common.train.state import Workspace
 from tests.common.train.toys import METHODS, planned
 
 CPU = Device("cpu", "float32", False)

@@ -22,9 +22,9 @@ from common.methods.digest import forget
 from common.plan import plan
 from common.report.page.page import build_page
 from common.store import files_by_key, load_records
-from common.train.loop import Workspace
-from common.train.pack import Device
+from common.train.device import Device
 from common.train.packing import unlimited
+from common.train.state import Workspace
 from common.train.work import LocalDevice, train
 from papers.catalog import PAPERS
 

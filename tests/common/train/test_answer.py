@@ -17,8 +17,9 @@ from common.methods.one_stage import prior_adjustment
 from common.predictions import Library
 from common.report.clean import second_of
 from common.store import load_records, weights_metadata
-from common.train.loop import Workspace, train_pack
-from common.train.pack import Device
+from common.train.device import Device
+from common.train.loop import train_pack
+from common.train.state import Workspace
 from tests.common.train.toys import METHODS, PROTOCOL, ROTATION, planned
 
 SINGLE = Device("cpu", "float32", False)

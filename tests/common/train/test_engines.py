@@ -98,8 +98,8 @@ LONG = """
 import dataclasses, sys
 from contextlib import nullcontext
 from pathlib import Path
-from common.train.loop import Workspace
-from common.train.pack import Device
+from common.train.state import Workspace
+from common.train.device import Device
 from common.train.processes import Processes
 from tests.common.train.toys import METHODS, PROTOCOL, planned
 if __name__ == "__main__":

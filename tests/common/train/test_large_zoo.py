@@ -8,7 +8,7 @@ import torch
 from common.data.decoding import TestInput
 from common.data.large_sets import LARGE
 from common.data.lists import load_large
-from common.train.loop import Workspace
+from common.train.state import Workspace
 from common.train.torchrun import train_large
 from common.zoo import load
 from tests.common.train.large_toys import COLUMN

@@ -15,8 +15,9 @@ from common.errors import UserError
 from common.publish.export import export_runs
 from common.spec import spec_key
 from common.store import load_records, save_record
-from common.train.loop import Workspace, train_pack
-from common.train.pack import Device
+from common.train.device import Device
+from common.train.loop import train_pack
+from common.train.state import Workspace
 from common.zoo import Classifier, load, measure
 from tests.common.train.toys import METHODS, ROTATION, planned
 
