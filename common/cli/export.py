@@ -13,8 +13,8 @@ import yaml
 
 from common.errors import UserError
 from common.plan import Run
-from common.report.boards import protocol_words
-from common.report.compare import Record
+from common.report.protocols import protocol_words
+from common.report.results import Record
 from common.report.text import escape, markdown_table, number
 from common.store import load_records, read_weights_metadata, record_path, weights_metadata, write_atomically
 

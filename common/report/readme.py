@@ -7,10 +7,10 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.paper import Paper, Table
-from common.report import claims as claim_tests
-from common.report.claims import Outcome
-from common.report.compare import Cell, Records, cells, minutes
+from common.report.claims import Outcome, evaluate
+from common.report.compare import Cell, cells, minutes
 from common.report.layout import METRICS, cell_text
+from common.report.results import Results
 from common.report.tables import behind, table_body
 from common.report.text import escape, markdown_table, mean_text
 from common.store import write_atomically
@@ -35,15 +35,15 @@ def read_marked(path: Path, name: str) -> tuple[str, str]:
     return head + begin, end + rest.split(end)[1]
 
 
-def front_table(papers: Sequence[Paper], records: Records) -> str:
+def front_table(results: Iterable[Results]) -> str:
     """One row a paper: its own method's headline cell, verdicts of cells and claims, what is behind them, the command."""
     header = ["paper", "headline", "published → ours (seeds)", "verdict", "cells", "claims", "runs", "device-minutes", "command"]
-    return markdown_table(header, [_front_row(paper, records) for paper in papers])
+    return markdown_table(header, list(map(_front_row, results)))
 
 
-def _front_row(paper: Paper, records: Records) -> list[str]:
-    found = cells(paper, records, "paper")
-    used = [records[key] for key in dict.fromkeys(key for cell in found for key in cell.keys)]
+def _front_row(results: Results) -> list[str]:
+    paper, found = results.paper, cells(results)
+    used = [results.records[key] for key in dict.fromkeys(key for cell in found for key in cell.keys)]
     head = headline(paper, found)
     heads = [cell for cell in found if head and _place(cell) == _place(head)]
     several = len(heads) > 1
@@ -52,7 +52,7 @@ def _front_row(paper: Paper, records: Records) -> list[str]:
         f"Table {head.table}, {head.row}, {head.column}, {METRICS.get(head.metric, head.metric)}" if head else "nothing printed",
         _by_reading((cell, _ours(cell)) for cell in heads),
         "; ".join((f"{cell.reading}: " if several else "") + (cell.verdict or "none yet") for cell in heads) or "none yet",
-        tally(_cell_word(cell) for cell in found), claims_tally(_claims(paper, records)),
+        tally(_cell_word(cell) for cell in found), claims_tally(evaluate(results)),
         str(len(used)), f"{minutes(used):.0f}", f"make reproduce-{paper.name}",
     ]
 
@@ -97,20 +97,28 @@ def claims_tally(outcomes: Sequence[Outcome]) -> str:
     return "; ours: ".join(words if any(o.claim.ours for o in counted) else words[:1])
 
 
-def _claims(paper: Paper, records: Records) -> list[Outcome]:
-    return claim_tests.evaluate(paper, records, "paper") if (paper.folder / "claims.yaml").exists() else []
+def paper_line(results: Results, figures: Sequence[str] = ()) -> str:
+    """One line on a paper under a profile: its cells that have runs with their verdicts, its claims, its figures. figures: what
+    `save_figures` says of each."""
+    found, outcomes = cells(results), evaluate(results)
+    done = [cell for cell in found if cell.n]
+    verdicts = f" ({tally(map(_cell_word, done))})" if any(cell.verdict for cell in done) else ""
+    claims = f"; claims: {claims_tally(outcomes)}" if outcomes else ""
+    drawn = f"; {sum('.svg' in line for line in figures)} of {len(figures)} figures drawn" if figures else ""
+    have = f"{len(done)} of {len(found)} cells have runs"
+    return f"{results.paper.name}, profile {results.profile}: {have}{verdicts}{claims}{drawn}"
 
 
-def results_block(paper: Paper, records: Records) -> str:
+def results_block(results: Results) -> str:
     """The paper-profile tables in short for the paper's README: every cell, then the verdicts of cells and claims."""
-    found, outcomes = cells(paper, records, "paper"), _claims(paper, records)
+    found, outcomes = cells(results), evaluate(results)
     more = sum(bool(outcome.follows) for outcome in outcomes)
-    parts = [_short_table(table, [cell for cell in found if cell.table == table.number]) for table in paper.tables]
+    parts = [_short_table(table, [cell for cell in found if cell.table == table.number]) for table in results.paper.tables]
     parts += [
         f"Cells by verdict (each reading counted): {tally(_cell_word(cell) for cell in found)}.",
         f"Claims by verdict (each reading counted): {claims_tally(outcomes)}."
         + (f" Follow from these and are not counted: {more}." if more else ""),
-        behind(found, records),
+        behind(found, results.records),
         "Verdict rules, best-epoch numbers and p values stand in the tables that `make tables` writes.",
     ]
     return "\n\n".join(parts)

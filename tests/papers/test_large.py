@@ -12,7 +12,7 @@ from common.data.large_sets import LARGE
 from common.large.engine import check_method
 from common.models.sizes import NETWORKS
 from common.plan import plan
-from common.report.compare import published
+from common.report.published import published
 from papers.catalog import PAPERS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,16 +4,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from common.paper import Paper
 from common.report import boards, order, same_cell
-from common.report.boards import Behind, Board, Entrant, Standing
-from common.report.compare import Records
+from common.report.boards import Behind, Board, Entrant, LeaderboardRow
 from common.report.intervals import Interval
 from common.report.layout import METRICS
 from common.report.order import Order
 from common.report.page import pairs
 from common.report.page.views import Places, planned_by, short, whose
-from common.report.paired import Hits
+from common.report.results import Results
 from common.report.same_cell import Ours, Print, SameCell
 from common.report.text import number, signed
 
@@ -30,7 +28,7 @@ class Value(NamedTuple):
 class StandingView(NamedTuple):
     """A row of a leaderboard. label: of the command line; name, reading: its parts; words: whose own, what is missing.
 
-    values: by the names of `Standing`'s fields.
+    values: by the names of `LeaderboardRow`'s fields.
     """
 
     label: str
@@ -92,13 +90,12 @@ class SameView(NamedTuple):
     why: str
 
 
-def comparison_views(papers: Sequence[Paper], records: Records, places: Places, entrants: Sequence[Entrant],
-                     hits: Mapping[str, Hits]) -> dict[str, Any]:
-    """Everything across papers for the templates, under the published protocol. entrants: all methods of it; hits: of the records
-    that have predictions."""
+def comparison_views(results: Sequence[Results], places: Places, entrants: Sequence[Entrant]) -> dict[str, Any]:
+    """Everything across papers for the templates, under the published protocol. entrants: all methods of it."""
+    hits = results[0].hits
     found = boards.boards_of(entrants, hits)
-    tested = order.orders(papers, records)
-    cells = same_cell.same_cells(papers, records)
+    tested = order.orders(results)
+    cells = same_cell.same_cells(results)
     shown = [same_view(cell, places) for cell in cells]
     return {
         "boards": [board_view(board, places) for board in by_size(found) if _trained(board)],
@@ -108,7 +105,7 @@ def comparison_views(papers: Sequence[Paper], records: Records, places: Places, 
         "no_orders": [(_where(one), one.reading, one.why) for one in tested if one.tau is None],
         "same": [view for view, cell in zip(shown, cells, strict=True) if cell.differ],
         "alike": [view for view, cell in zip(shown, cells, strict=True) if not cell.differ],
-        "has_pairs": any(record["key"] in hits for entrant in entrants for record in entrant.arm.done),
+        "has_pairs": any(record["key"] in hits for entrant in entrants for record in entrant.runs.done),
         "comparison_rules": {"boards": boards.RULE, "pairs": pairs.RULE, "order": order.RULE, "same": same_cell.RULE},
     }
 
@@ -134,7 +131,7 @@ def board_view(board: Board, places: Places) -> BoardView:
     return BoardView(board.column.name, board.setting, _trained(board), rows, board.flags, paired)
 
 
-def _standing_view(row: Standing, board: Board, places: Places) -> StandingView:
+def _standing_view(row: LeaderboardRow, board: Board, places: Places) -> StandingView:
     values = {name: _value(getattr(row, name)) for name in ("mean", "sd", "many", "medium", "few", "ece", "best", "seconds")}
     rank = NOTHING if row.rank is None else str(row.rank) + (f" ({row.ranks[0]} to {row.ranks[1]})" if row.ranks else "")
     values |= {"rank": Value(rank, "" if row.rank is None else str(row.rank)), "n": Value(str(row.n)),

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from common.paper import Paper
-from common.plan import Run, plan
-from common.report.compare import Record, Records
+from common.plan import Run, merged
 from common.report.large import COMMAND
+from common.report.results import Record, Records, Results
 from common.spec import Profile, canonical_json
 
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -59,22 +59,21 @@ class Shared:
         return self._places[name]
 
 
-def commands(papers: Sequence[Paper], records: Records) -> dict[str, str]:
+def commands(results: Sequence[Results]) -> dict[str, str]:
     """Key -> the command that trains the run again, up to its number of seeds; the first paper's that plans it.
 
     What only other runs start from is trained with the first of them.
     """
-    seeds = 1 + max((record["spec"]["seed"] for record in records.values()), default=0)
     found: dict[str, str] = {}
     starts: dict[str, str] = {}
     for profile in ("paper", "quick"):
-        for paper in papers:
-            if names := tuple(column.name for column in paper.columns[profile]):
-                for item in plan(paper, profile, columns=names, seeds=seeds):
-                    line = _command(paper, profile, item)
-                    found.setdefault(item.spec.key, line)
-                    for start in item.chain[:-1]:
-                        starts.setdefault(start.spec.key, line)
+        for one in (some.under(profile) for some in results):
+            paper = one.paper
+            for item in merged(run for c in paper.columns[profile] for seeds in one.planned(c) for run in seeds).values():
+                line = _command(paper, profile, item)
+                found.setdefault(item.spec.key, line)
+                for start in item.chain[:-1]:
+                    starts.setdefault(start.spec.key, line)
     return starts | found
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from common.paper import Paper, Table
+from common.paper import Table
 from common.report.claims import Claim, Outcome, evaluate
-from common.report.compare import Cell, Records, arms, cells, minutes
+from common.report.compare import Cell, cells, minutes
 from common.report.intervals import prediction_interval, within_percent
 from common.report.layout import METRICS, Grid, GridRow, grid, pieces
-from common.report.paired import NO_HITS, Hits
 from common.report.readme import headline
+from common.report.results import Records, Results
 from common.report.tables import behind, claim_test
 from common.report.text import mean_text, number, signed
 from common.report.verdict import APART, VERDICTS
@@ -184,16 +184,16 @@ class Places:
         return tuple(self.keys.setdefault(key, len(self.keys)) for key in keys if key in self.records)
 
 
-def paper_view(paper: Paper, records: Records, places: Places, hits: Mapping[str, Hits] = NO_HITS) -> PaperView:
-    """Everything of a paper under the published protocol. hits: of the records that have predictions."""
-    found = cells(paper, records, "paper")
-    lost = _diverged(paper, records, {cell.column for cell in found if cell.diverged})
+def paper_view(results: Results, places: Places) -> PaperView:
+    """Everything of a paper under the published protocol."""
+    paper, records, found = results.paper, results.records, cells(results)
+    lost = _diverged(results, {cell.column for cell in found if cell.diverged})
 
     def view(cell: Cell, reading: str = "", says_variant: bool = False) -> CellView:
         keys = (*cell.keys, *lost.get((cell.column, cell.method, cell.variant, cell.reading), ()))
         return cell_view(cell, reading, says_variant, places.of(keys))
 
-    outcomes = evaluate(paper, records, "paper", hits) if (paper.folder / "claims.yaml").exists() else []
+    outcomes = evaluate(results)
     head = headline(paper, found)
     place = [getattr(head, name) for name in HEAD_PLACE] if head else []
     heads = tuple((cell.reading, view(cell)) for cell in found if [getattr(cell, name) for name in HEAD_PLACE] == place)
@@ -218,11 +218,11 @@ def _claim_counts(outcomes: Iterable[Outcome], is_ours: bool) -> tuple[Count, ..
 HEAD_PLACE = ("table", "method", "variant", "column", "metric", "group")
 
 
-def _diverged(paper: Paper, records: Records, names: Collection[str]) -> dict[tuple[str, str, str, str], tuple[str, ...]]:
+def _diverged(results: Results, names: Collection[str]) -> dict[tuple[str, str, str, str], tuple[str, ...]]:
     """Column, method, variant, reading -> keys of the runs that diverged, which a cell only counts; of the columns in `names`."""
-    columns = {column.name: column for column in paper.columns["paper"] if column.name in names}
-    return {(name, arm.method.name, arm.method.variant, arm.method.reading): tuple(r["key"] for r in arm.diverged)
-            for name, column in columns.items() for arm in arms(paper, records, "paper", column) if arm.diverged}
+    columns = {column.name: column for column in results.paper.columns["paper"] if column.name in names}
+    return {(name, runs.method.name, runs.method.variant, runs.method.reading): tuple(r["key"] for r in runs.diverged)
+            for name, column in columns.items() for runs in results.runs(column) if runs.diverged}
 
 
 def cell_view(cell: Cell, reading: str, says_variant: bool, runs: tuple[int, ...]) -> CellView:

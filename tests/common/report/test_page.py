@@ -20,6 +20,7 @@ from common.report.page.page import LEVELS, LIMIT, build_page, differences, fit,
 from common.report.page.pictures import pictures
 from common.report.page.runs import DIGITS, commands, pack, run_data, thin
 from common.report.page.views import CELL_WORDS, CLAIM_WORDS, Places, counts, paper_view, tone_of
+from common.report.results import Results, results_of
 from tests.common.report.test_claims import BETTER
 from tests.common.report.test_tables import ERRORS
 from tests.page_records import full_page
@@ -99,7 +100,7 @@ def paper(tmp_path: Path) -> Paper:
 
 def build(paper: Paper, records: dict, **more: object) -> Path:
     target = paper.folder.parents[1] / "report" / "index.html"
-    build_page([paper], records, paper.folder.parents[1] / "figures", more.get("said", {}), target)
+    build_page(results_of([paper], records, "paper"), paper.folder.parents[1] / "figures", more.get("said", {}), target)
     return target
 
 
@@ -151,7 +152,7 @@ def test_the_front_counts_cells_claims_runs_and_minutes(page: Reader) -> None:
 
 def test_a_claim_shows_quote_test_and_p_values(paper: Paper, page: Reader) -> None:
     [(_, claim)] = page.all("article", class_="claim")
-    written, released = claims.evaluate(paper, toy_records(paper, ERRORS), "paper")
+    written, released = claims.evaluate(Results(paper, toy_records(paper, ERRORS), "paper"))
     assert written.claim.quote in claim
     assert "Test: own has a lower error than rival in each of 2 columns of table 1" in claim
     lead = f"smallest lead+{written.gap:.2f} in {written.where}p{written.p:.3g}p of the opposite"
@@ -209,7 +210,7 @@ def test_the_command_makes_the_run_again(paper: Paper) -> None:
     own = next(item for item in plan(paper, "paper") if item.method.label == "own[beta=1.0;delta=2.0]@written")
     record = make_record(own, 70.0)
     records = {record["key"]: record}
-    data = named(run_data(records, list(records), commands([paper], records), 10))
+    data = named(run_data(records, list(records), commands(results_of([paper], records, "paper")), 10))
     # the label must survive a shell: brackets and a semicolon are quoted
     line = data["commands"][data["runs"][0]["again"]] + "3"
     said = subprocess.run(["sh", "-c", line.replace(".venv/bin/python", "printf '%s\\n'")], capture_output=True, text=True).stdout
@@ -221,7 +222,7 @@ def test_every_run_of_the_papers_has_a_command() -> None:
     """Large columns under torchrun, and stages that no table prints with a run that starts from them."""
     from papers.catalog import PAPERS
 
-    found, starts = commands(PAPERS, {}), 0
+    found, starts = commands(results_of(PAPERS, {}, "paper")), 0
     for paper in PAPERS:
         names = tuple(column.name for column in paper.columns["paper"])
         for item in plan(paper, "paper", columns=names, seeds=1):
@@ -442,6 +443,6 @@ def test_a_run_that_several_cells_print_is_one_run(paper: Paper) -> None:
     again = toy_paper(paper.folder, BETTER, (*PUBLISHED, "3,cifar10,lt,100,own,ours,22.00,"))
     records = toy_records(again, ERRORS)
     places = Places(records)
-    view = paper_view(again, records, places)
+    view = paper_view(Results(again, records, "paper"), places)
     assert view.runs == len({key for key in places.keys if records[key]["status"] == "done"}) == 21
     assert sorted(places.keys.values()) == list(range(len(places.keys)))

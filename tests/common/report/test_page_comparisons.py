@@ -11,6 +11,7 @@ from common.report.intervals import Interval
 from common.report.order import Order, Place
 from common.report.page.comparisons import board_view, by_size, order_answer, order_view, same_view
 from common.report.page.views import Places
+from common.report.results import results_of
 from common.report.same_cell import Ours, Print, SameCell
 from tests.common.report.test_claims import BETTER
 from tests.common.report.test_page import build, read
@@ -26,7 +27,7 @@ def paper(tmp_path: Path) -> Paper:
 def test_a_leaderboard_row_in_text(paper: Paper) -> None:
     """ce on cifar10-lt-100: 70.3, 70.1 and 69.9; t(0.975, 2) = 4.3027, so the half width is 4.3027 x 0.2 / sqrt(3) = 0.4968."""
     records = toy_records(paper, ERRORS)
-    views = [board_view(board, Places(records)) for board in boards.boards([paper], records, "paper")]
+    views = [board_view(board, Places(records)) for board in boards.boards(results_of([paper], records, "paper"))]
     [row] = [row for view in views if view.column == "cifar10-lt-100" for row in view.rows if row.label == "ce@written"]
     shown = {name: value.text for name, value in row.values.items()}
     assert (shown["mean"], shown["sd"], shown["n"], shown["interval"]) == ("70.10", "0.20", "3", "69.60 to 70.60")
@@ -38,17 +39,18 @@ def test_a_leaderboard_row_in_text(paper: Paper) -> None:
 
 def test_a_row_is_set_against_the_first_of_its_board(paper: Paper) -> None:
     records = toy_records(paper, ERRORS)
-    [view, *_] = [board_view(board, Places(records)) for board in boards.boards([paper], records, "paper", made_hits(records))]
+    results = results_of([paper], records, "paper", made_hits(records))
+    [view, *_] = [board_view(board, Places(records)) for board in boards.boards(results)]
     assert view.paired
     texts = {row.label: [row.values[name].text for name in ("behind", "p", "only")] for row in view.rows}
     assert texts["own@written"] == ["–", "–", "–"]  # the first
-    [behind] = [row.behind for board in boards.boards([paper], records, "paper", made_hits(records)) for row in board.rows
+    [behind] = [row.behind for board in boards.boards(results) for row in board.rows
                 if board.column.name == view.column and row.label == "ce@written"]
     test = behind.test
     assert texts["ce@written"] == [f"{test.difference:+.2f} ({test.low:+.2f} to {test.high:+.2f})", f"{behind.p:.3g}",
                                    f"{test.wins} / {test.losses}"]
     assert test.difference == pytest.approx(-9.9, abs=0.1)
-    assert not board_view(boards.boards([paper], records, "paper")[0], Places(records)).paired
+    assert not board_view(boards.boards(results_of([paper], records, "paper"))[0], Places(records)).paired
 
 
 def test_boards_without_a_run_are_a_list(paper: Paper) -> None:
@@ -64,7 +66,7 @@ def test_boards_without_a_run_are_a_list(paper: Paper) -> None:
 
 def test_the_column_of_the_largest_board_comes_first(paper: Paper) -> None:
     step = toy_records(paper, ERRORS, columns=("cifar10-step-100",))
-    found = boards.boards([paper], step, "paper")
+    found = boards.boards(results_of([paper], step, "paper"))
     assert [board.column.name for board in found] == ["cifar10-lt-100", "cifar10-step-100"]
     assert [board.column.name for board in by_size(found)] == ["cifar10-step-100", "cifar10-lt-100"]
 
