@@ -165,11 +165,15 @@ class Campaign:
 
 def show_plan(campaign: Campaign, places: int) -> None:
     """The packs that fit, in their order, as far as the speeds foretell it."""
-    missing = campaign.missing()
+    console, missing = campaign.console, campaign.missing()
     planned = schedule(missing, campaign.offer, campaign.costs, campaign.left(), places, SHOWN)
-    print_packs(campaign.console, "Plan", planned)
+    print_packs(console, "Plan", planned)
     if not planned:
-        campaign.console.print("Nothing fits this time; give more minutes." if missing else "Nothing is missing.")
+        console.print("Nothing fits this time; give more minutes." if missing else "Nothing is missing.")
+    if unknown := dict.fromkeys(f"{o.pack[0].spec.column.name} ({o.pack[0].spec.column.backbone})" for o in planned
+                                if o.seconds is None):
+        console.print("Of unknown time, as this device has not been seen to train such networks, so that nobody knows what fits "
+                      f"after them: {', '.join(unknown)}.")
     if lent := sorted({o.pack[0].spec.column.backbone for o in planned} & campaign.costs.speed.prototype):
         campaign.console.print(f"Expected from the speeds of a prototype, as this device has trained no {lent[0]} yet.")
 
@@ -180,7 +184,7 @@ def print_packs(console: Console, title: str, planned: Sequence[Offer]) -> None:
         return
     table = Table("column", "runs", "why", "printed numbers", "expected", title=title, title_justify="left")
     for o in planned[:SHOWN]:
-        time_needed = "unknown" if o.seconds is None else clock(o.seconds)
+        time_needed = "unknown" if o.seconds is None else clock(o.seconds) + ("" if o.fits else ", goes on next time")
         table.add_row(o.pack[0].spec.column.name, str(len(o.pack)), o.worth.reason, str(o.worth.numbers), time_needed)
     console.print(table)
     if len(planned) > SHOWN:

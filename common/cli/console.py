@@ -119,6 +119,16 @@ def print_status(console: Console, title: str, planned: Sequence[Run], have: set
         console.print(f"And {done} of {len(rest)} runs of grids and switches (--variants shows them).")
 
 
+def print_count(console: Console, title: str, planned: Sequence[Run], have: set[str], variants: bool) -> None:
+    """`print_status` on one line."""
+    rows = [m for m in planned if variants or not m.method.variant]
+    rest = len(planned) - len(rows)
+    done, columns = sum(m.identity in have for m in rows), len({m.spec.column for m in rows})
+    more = f", and {sum(m.identity in have for m in planned) - done} of {rest} of grids and switches" if rest else ""
+    console.print(f"[bold]{title}[/]: {done} of {len(rows)} runs on {columns} column{'s' * (columns != 1)} have a record{more}; "
+                  "--all shows them")
+
+
 def write_summary(path: Path, planned: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> None:
     """One line a run: what DVC watches in place of the records, which live in git and must outlast a stage."""
     text = io.StringIO()

@@ -24,12 +24,12 @@ from common.campaign.travel import Home, bring_in
 from common.checkout import ROOT, check_is_checkout
 from common.cli.answers import command_answer
 from common.cli.authors import author_commands
-from common.cli.console import HOUR, MINUTE, pack_observer, print_status, write_summary
+from common.cli.console import HOUR, MINUTE, pack_observer, print_count, print_status, write_summary
 from common.cli.devices import choose_devices, find_engine, local_engine
 from common.cli.doctor import examine
 from common.cli.options import parser
 from common.cli.prepare import pack_columns, prepare_all, prepare_named
-from common.cli.stale import check_reportable, print_stale, retire, stale_runs
+from common.cli.stale import check_reportable, print_stale, print_stale_count, retire
 from common.cli.tensorboard import Watch, observer_of
 from common.cost import SPEEDS, Costs, clock, speeds, step_work
 from common.data.large_sets import LARGE
@@ -38,6 +38,7 @@ from common.errors import UserError, complain
 from common.paper import Paper
 from common.plan import Run, all_planned, has_data, missing_runs, plan, plan_all, resolve_profile, with_data
 from common.publish.export import export
+from common.report.results import Results, read_results, results_of
 from common.spec import Profile
 from common.store import accept, files_by_key, load_records, record_files, thin_records
 from common.train.packing import LARGEST, Limit, form_packs, memory_limit
@@ -85,7 +86,8 @@ def profile_of(papers: Sequence[Paper], options: argparse.Namespace) -> Profile:
 def planned_runs(papers: Sequence[Paper], options: argparse.Namespace) -> tuple[Profile, list[Run]]:
     """The runs of all papers that the options select, each key once."""
     profile = profile_of(papers, options)
-    return profile, plan_all(papers, profile, options.column, options.method, options.seeds)
+    variants = options.command is command_status or getattr(options, "variants", True)
+    return profile, plan_all(papers, profile, options.column, options.method, options.seeds, variants)
 
 
 def papers_root(papers: Sequence[Paper]) -> Path:
@@ -148,10 +150,11 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argpars
                         "small sets by `make campaign`.")
     root = papers_root(papers)
     check_reportable(papers)
-    if getattr(options, "retrain", False):
+    again = getattr(options, "retrain", False)
+    if again or missing_runs(planned, record_files(root)):
+        planned = with_data(planned, DATA, console, named=bool(options.column))
+    if again:
         console.print(f"{retire(planned, root, WORK)} records are set aside in .work/retired; their runs are trained again.")
-    if missing_runs(planned, record_files(root)):
-        planned = planned if options.column else with_data(planned, DATA, console)
     missing = missing_runs(planned, record_files(root))
     if not missing:
         console.print(f"All {len(planned)} runs have their records: nothing to train.")
@@ -213,9 +216,9 @@ def command_status(papers: Sequence[Paper], options: argparse.Namespace) -> None
             mine = plan(paper, profile, columns=tuple(options.column), methods=tuple(options.method), seeds=options.seeds)
         except UserError:
             continue  # the selection is another paper's
-        print_status(console, f"{paper.name}, profile {profile}", mine, have, options.variants)
-        if stale := stale_runs(mine, paper.folder.parent):
-            console.print(f"{len(stale)} more have records of other code, which count nowhere: `status --stale` shows them.")
+        show = print_status if options.all or options.variants else print_count
+        show(console, f"{paper.name}, profile {profile}", mine, have, options.variants)
+        print_stale_count(console, mine, papers_root(papers))
 
 
 def command_accept(papers: Sequence[Paper], options: argparse.Namespace) -> None:
@@ -224,29 +227,29 @@ def command_accept(papers: Sequence[Paper], options: argparse.Namespace) -> None
 
 
 def command_table(papers: Sequence[Paper], options: argparse.Namespace) -> None:
-    from common.report.paired import hits_of
-
-    records = load_records(papers_root(papers))
-    show_tables(papers, profile_of(papers, options), records, hits_of(papers_root(papers), records))
+    for results in read_results(papers, options.profile):
+        show_paper(results, options.all)
 
 
-def show_tables(papers: Sequence[Paper], profile: Profile, records: Mapping[str, Any], hits: Mapping[str, Any]) -> None:
-    """Write the tables of every paper, and print them. hits: which test images the records' runs answer right."""
+def show_paper(results: Results, is_whole: bool, figures: Sequence[str] = ()) -> None:
+    """Write the tables of a paper; print a line on it, or before that its tables and claims and a line a figure."""
+    from common.report.readme import paper_line
     from common.report.tables import print_table, write_tables
 
-    for paper in papers:
-        files = write_tables(paper, records, profile, paper.folder / "tables", hits)
-        print_table(paper, records, profile, console)
-        console.print(_relative(f"Tables with every cell: {files[0].parent}"))
+    folder = write_tables(results, results.paper.folder / "tables")[0].parent
+    if is_whole:
+        print_table(results, console)
+    for line in (*(figures if is_whole else ()), f"{paper_line(results, figures)}; every cell in {folder}"):
+        console.print(_relative(line), markup=False)
 
 
 def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     from common.report.figures import save_figures
 
-    profile, records = profile_of(papers, options), load_records(papers_root(papers))
-    for paper in papers:
-        (paper.folder / "figures").mkdir(exist_ok=True)  # an output of DVC, even where nothing can be drawn yet
-        for line in save_figures(paper, profile, records, paper.folder / "figures"):
+    for one in results_of(papers, load_records(papers_root(papers)), profile_of(papers, options)):
+        folder = one.paper.folder / "figures"
+        folder.mkdir(exist_ok=True)  # an output of DVC, even where nothing can be drawn yet
+        for line in save_figures(one, folder):
             console.print(_relative(line))
 
 
@@ -257,23 +260,20 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
     from common.report.figures import save_figures
     from common.report.index import write_index
     from common.report.page.page import build_page
-    from common.report.paired import hits_of
     from common.report.readme import fill, front_table, results_block
 
-    records, said = load_records(papers_root(papers)), {}
-    hits = hits_of(papers_root(papers), records)
-    show_tables(papers, profile_of(papers, options), records, hits)
-    for paper in papers:
-        said[paper.name] = save_figures(paper, "paper", records, ROOT / "figures" / paper.name)
-        for line in said[paper.name]:
-            console.print(_relative(line))
-        fill(paper.folder / "README.md", "results", results_block(paper, records))
+    results, said = read_results(papers, "paper"), {}
+    for one in results:
+        name = one.paper.name
+        said[name] = save_figures(one, ROOT / "figures" / name)
+        show_paper(one.under(options.profile), options.all, said[name])
+        fill(one.paper.folder / "README.md", "results", results_block(one))
     if len(papers) > 1:  # what is about all papers
-        fill(ROOT / "README.md", "front", front_table(papers, records))
-        index = write_index(papers_root(papers), records, ROOT / "results")
+        fill(ROOT / "README.md", "front", front_table(results))
+        index = write_index(results, ROOT / "results")
         console.print(_relative(f"Every run, machine-readable: {index}"))
         second, page = second_of(papers_root(papers), DATA), ROOT / "report" / "index.html"
-        console.print(_relative(build_page(papers, records, ROOT / "figures", said, page, hits, second, guest_views(GUESTS))))
+        console.print(_relative(build_page(results, ROOT / "figures", said, page, second, guest_views(GUESTS))))
     console.print("README.md and the papers' README.md are up to date with the records.")
 
 
@@ -284,7 +284,8 @@ def command_reproduce(papers: Sequence[Paper], options: argparse.Namespace) -> i
     if code := train_runs(papers, planned, options):
         return code
     command_figures(papers, options)
-    command_table(papers, options)
+    for results in read_results(papers, options.profile):
+        show_paper(results, is_whole=True)
     console.print(f"\nDone in {clock(time.monotonic() - begun)}.")
     if options.profile == "quick":
         name = papers[0].name if len(papers) == 1 else "PAPER"

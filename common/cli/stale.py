@@ -19,6 +19,12 @@ def stale_runs(planned: Sequence[Run], root: Path) -> list[tuple[Run, Path]]:
     return [(item, files[item.spec.key]) for item in planned if item.spec.key in files and item.identity not in have]
 
 
+def print_stale_count(console: Console, planned: Sequence[Run], root: Path) -> None:
+    """How many of the runs have a record of other code; nothing where none has."""
+    if stale := stale_runs(planned, root):
+        console.print(f"{len(stale)} more have records of other code, which count nowhere: `status --stale` shows them.")
+
+
 def print_stale(console: Console, planned: Sequence[Run], root: Path) -> None:
     """The digests of stale records and of today's code, method by method: what `accept` takes."""
     rows: dict[tuple[str, str, str, str], int] = {}
@@ -52,7 +58,7 @@ def check_reportable(papers: Sequence[Paper]) -> None:
     """What is trained can be reported: the printed numbers, the claims and the marked places of the READMEs are as they must
     be. Else a UserError, before anything is trained."""
     from common.report.claims import load_claims
-    from common.report.compare import published
+    from common.report.published import published
     from common.report.readme import read_marked
 
     for paper in papers:

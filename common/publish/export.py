@@ -20,8 +20,8 @@ from common.plan import Run
 from common.publish.about import pretty
 from common.publish.crate import record_bytes, write_crate
 from common.publish.croissant import export_lists
-from common.report.boards import protocol_words
-from common.report.compare import Record
+from common.report.protocols import protocol_words
+from common.report.results import Record
 from common.report.text import escape, markdown_table, number
 from common.store import load_records, read_weights, record_path, weights_metadata, write_atomically
 

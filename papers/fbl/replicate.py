@@ -30,6 +30,7 @@ from common.methods.one_stage import bbn_row, ce_row, hybrid_sc_row, la_post_hoc
 from common.methods.two_stage import decoupling_row, disalign_row, with_second_settings
 from common.paper import Figure, Paper, Table
 from common.report.figures import feature_norms
+from common.report.results import Results
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 
 if TYPE_CHECKING:
@@ -232,10 +233,10 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
 # ---------------------------------------------------------------- Figures 4.2 and 4.3
 
 
-def figure_norms(paper: Paper, profile: str, records: dict, *, dataset: str, classes: tuple[int, ...], reading: Reading):
+def figure_norms(results: Results, *, dataset: str, classes: tuple[int, ...], reading: Reading):
     """Feature norms of CE and FBL on the test set at ratios 100 and 50: head and tail classes over epochs, all at the end."""
     columns = tuple(f"{dataset}-lt-{ratio}" for ratio in (100, 50))
-    return feature_norms(paper, profile, records, columns, (f"ce@{reading}", f"fbl@{reading}"), classes)
+    return feature_norms(results, columns, (f"ce@{reading}", f"fbl@{reading}"), classes)
 
 
 def norm_figure(number: str, dataset: str, classes: tuple[int, ...], reading: Reading) -> Figure:

@@ -21,11 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from common.cli.main import main
 from common.data.large_sets import find_large
 from common.data.sets import SETS
 from common.draws import with_draws
-from common.methods.losses import cross_entropy, ldam, shift_target
+from common.methods.losses import cross_entropy, ldam, ldam_margins, shift_target
 from common.methods.method import COSINE, Context, Method, Outputs
 from common.methods.one_stage import (
     LARGE_MIXUP,
@@ -46,6 +48,7 @@ from common.methods.sampling import deferred, effective_number_weights, shuffled
 from common.methods.two_stage import decoupling_row, tau_norm_row, with_second_settings
 from common.paper import Figure, Paper, Table
 from common.report.figures import Panel, class_counts_figure, curves, embedding, per_class_error
+from common.report.results import Results
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 from papers.kps.boundaries import AXES, DECISION, ONES, angle_boundary, boundary_lines, cosine_boundary
 
@@ -324,24 +327,27 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
 # ---------------------------------------------------------------- Figures 2.1 and 3.2 to 3.8
 
 
+class Counts(np.ndarray):
+    """Class counts with a logarithm, as tensors have one: to import torch takes longer than to draw all figures."""
+
+    def log(self) -> np.ndarray:
+        return np.log(self)
+
+
 def two_class_lists() -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
     """Radii and margins of KPS, and margins of LDAM, for a head and a tail class of the sizes in params.yaml."""
-    import torch
-
-    from common.methods.losses import ldam_margins
-
-    n, p = torch.tensor(PARAMS.drawn_counts, dtype=torch.float64), PARAMS.written
+    n, p = np.array(PARAMS.drawn_counts, dtype=float).view(Counts), PARAMS.written
     lists = (kps_radii(n, p.n_base), kps_margins(n, p.n_base, p.m_max), ldam_margins(n, PARAMS.toy.largest_margin))
     return tuple(tuple(values.tolist()) for values in lists)
 
 
-def figure_2_1(paper: Paper, profile: str, records: dict):
+def figure_2_1(results: Results):
     """Section 2.2.1: images per class of the long-tailed CIFAR sets."""
     sets = [(dataset, ratio) for dataset in ("cifar10", "cifar100") for ratio in (50, 100, 200)]
     return class_counts_figure([Column(dataset, "lt", ratio, "resnet32") for dataset, ratio in sets])
 
 
-def figure_3_2(paper: Paper, profile: str, records: dict):
+def figure_3_2(results: Results):
     """Without a margin the class boundaries are the decision boundary; LDAM shifts them by one amount everywhere."""
     _, _, m_ldam = two_class_lists()
     return curves("Class boundaries of softmax and LDAM", (
@@ -350,7 +356,7 @@ def figure_3_2(paper: Paper, profile: str, records: dict):
     ))
 
 
-def figure_3_3(paper: Paper, profile: str, records: dict):
+def figure_3_3(results: Results):
     """LDAM, KPS, and both."""
     r, m, m_ldam = two_class_lists()
     of_ldam, of_kps = boundary_lines(cosine_boundary, ONES, m_ldam, "LDAM, "), boundary_lines(cosine_boundary, r, m, "KPS, ")
@@ -359,7 +365,7 @@ def figure_3_3(paper: Paper, profile: str, records: dict):
                   tuple(Panel(title, *AXES, (DECISION, *lines)) for title, lines in panels))
 
 
-def figure_3_4(paper: Paper, profile: str, records: dict):
+def figure_3_4(results: Results):
     """Eq. (3.20) with the radii and margins on the angle, and on the cosine."""
     r, m, _ = two_class_lists()
     return curves("Angle penalty and cosine penalty", (

@@ -11,7 +11,7 @@ import yaml
 from common.data.large_sets import LARGE
 from common.models.sizes import NETWORKS
 from common.plan import plan
-from common.report.compare import published
+from common.report.published import published
 from common.train.sharded import check_method
 from papers.catalog import PAPERS
 

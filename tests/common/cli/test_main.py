@@ -113,7 +113,16 @@ def test_the_quick_profile_end_to_end(small):
     again = run("reproduce", "--profile", "quick", cwd=small)
     assert "nothing to train" in again.stdout
     assert (tables / "table-1.md").read_text() == first
-    status = run("status", "--profile", "quick", cwd=small)
+    line = run("status", "--profile", "quick", cwd=small)
+    assert "38 of 38 runs on 2 columns have a record, and 11 of 11 of grids and switches; --all shows them" in line.stdout
+    assert line.stdout.count("\n") == 1
+    written = run("table", "--profile", "quick", cwd=small).stdout
+    assert re.match(r"mm, profile quick: \d+ of \d+ cells have runs; claims: .* every cell in papers/mm/tables\n$", written)
+    published = run("table", cwd=small).stdout  # whatever has been trained here
+    assert re.match(r"mm, profile paper: 0 of \d+ cells have runs; claims: ", published)
+    assert "Table 1." in run("table", "--all", cwd=small).stdout
+    assert run("table", "--profile", "quick", cwd=small).stdout == written
+    status = run("status", "--profile", "quick", "--all", cwd=small)
     assert re.search(r"mm-drw@released\W+1\W+1", status.stdout)
     assert "And 11 of 11 runs of grids and switches" in status.stdout
     out = small / "records.tar"
