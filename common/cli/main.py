@@ -23,11 +23,11 @@ from common.campaign.merging import Place, merge, pack_records
 from common.campaign.priority import needs
 from common.campaign.travel import Home, bring_in
 from common.checkout import commit, source_digest
-from common.cli.console import pack_observer, print_status, write_summary
+from common.cli.console import pack_observer, print_status
 from common.cli.doctor import examine
 from common.cli.options import parser
 from common.cli.stale import check_reportable, print_stale, retire, stale_runs
-from common.cost import SPEEDS, Costs, clock, speeds, step_work
+from common.cost import SPEEDS, Costs, clock, speeds
 from common.data.large_sets import LARGE
 from common.data.parcel import Need, instead_of_parcel, is_parcel, pack_data, unpack_data
 from common.data.sets import find_set
@@ -35,18 +35,19 @@ from common.data.sources import prepare
 from common.errors import UserError, complain
 from common.large.prepare import prepare_large
 from common.paper import Paper
+from common.pipeline import follow, write_summary
 from common.plan import Run, all_planned, has_data, missing_runs, plan, plan_all, prepare_all, resolve_profile, with_data
+from common.report.scores import write_scores
 from common.spec import Column, Profile, build
+from common.stages import command_pipeline
 from common.store import accept, files_by_key, load_records, record_files, thin_records
-from common.train.packing import LARGEST, Limit, form_packs, memory_limit
+from common.train.packing import LARGEST, Limit, cpu_limit, form_packs, memory_limit
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA, WORK = ROOT / "data", ROOT / ".work"
 RESULTS = ROOT / "benchmarks" / "results"
-MOST_ON_CPU = 64  # runs side by side
 MOST_SEEDS = 100  # of a run that can be merged
 LARGE_SAVE = 600.0  # seconds between resume states of a large run, whose files are large
-CPU_STEP = 2e10  # multiplications of a step beyond which a CPU gains nothing from more runs side by side
 
 RANK, WORLD = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))  # torchrun's
 
@@ -124,10 +125,8 @@ def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
     _, planned = planned_runs(papers, options)
     code = train_runs(papers, planned, options)
     if options.summary and code == 0 and RANK == 0:
-        for item in planned:  # outputs of DVC, which merged records and those of other papers come without
-            item.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            item.folder.mkdir(parents=True, exist_ok=True)
-        write_summary(options.summary, planned, load_records(papers_root(papers), [m.spec.key for m in planned]))
+        planned[0].folder.mkdir(parents=True, exist_ok=True)  # an output of DVC, even where another paper has all the records
+        write_summary(options.summary, planned)
     return code
 
 
@@ -147,7 +146,9 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argpars
     check_reportable(papers)
     if getattr(options, "retrain", False):
         console.print(f"{retire(planned, root, WORK)} records are set aside in .work/retired; their runs are trained again.")
-    if missing_runs(planned, record_files(root)):
+    if missing := missing_runs(planned, record_files(root)):
+        if getattr(options, "prepare", False):
+            prepare_all(sorted({m.spec.column.dataset for m in missing}), DATA, console)
         planned = planned if options.column else with_data(planned, DATA, console)
     missing = missing_runs(planned, record_files(root))
     if not missing:
@@ -191,11 +192,6 @@ def most_side_by_side(options: argparse.Namespace, place: Mapping[str, Any]) -> 
     return limit
 
 
-def cpu_limit(item: Run) -> int:
-    """Runs side by side on a CPU: many where a step is mostly overhead, few where it is mostly arithmetic."""
-    return max(1, min(MOST_ON_CPU, int(CPU_STEP / step_work(item.spec.column, item.spec.protocol))))
-
-
 def command_status(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     profile, planned = planned_runs(papers, options)  # refuses a column or method that no paper has
     if options.stale:
@@ -228,7 +224,8 @@ def show_tables(papers: Sequence[Paper], profile: Profile, records: Mapping[str,
     from common.report.tables import print_table, write_tables
 
     for paper in papers:
-        files = write_tables(paper, records, profile, paper.folder / "tables", hits)
+        files = write_tables(paper, records, profile, paper.folder / "tables" / profile, hits)
+        write_scores(paper, records, profile)
         print_table(paper, records, profile, console)
         console.print(_relative(f"Tables with every cell: {files[0].parent}"))
 
@@ -238,8 +235,9 @@ def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> Non
 
     profile, records = profile_of(papers, options), load_records(papers_root(papers))
     for paper in papers:
-        (paper.folder / "figures").mkdir(exist_ok=True)  # an output of DVC, even where nothing can be drawn yet
-        for line in save_figures(paper, profile, records, paper.folder / "figures"):
+        folder = paper.folder / "figures" / profile
+        folder.mkdir(parents=True, exist_ok=True)  # an output of DVC, even where nothing can be drawn yet
+        for line in save_figures(paper, profile, records, folder):
             console.print(_relative(line))
 
 
@@ -259,6 +257,8 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
         for line in said[paper.name]:
             console.print(_relative(line))
         fill(paper.folder / "README.md", "results", results_block(paper, records))
+        write_scores(paper, records, "paper")
+        console.print(follow(paper))
     if len(papers) > 1:  # what is about all papers
         fill(ROOT / "README.md", "front", front_table(papers, records))
         index = write_index(papers_root(papers), records, ROOT / "results")
@@ -439,6 +439,7 @@ COMMANDS = {
     "report": command_report,
     "reproduce": command_reproduce,
     "campaign": command_campaign,
+    "pipeline": command_pipeline,
     "merge": command_merge,
     "pack-records": command_pack_records,
     "export": command_export,
@@ -446,4 +447,4 @@ COMMANDS = {
     "pack-data": command_pack_data,
     "doctor": command_doctor,
 }
-OF_ALL = (command_report, command_merge)  # without a paper they would drop its rows, and refuse its records
+OF_ALL = (command_report, command_merge, command_pipeline)  # without a paper they would drop its rows, and refuse its records

@@ -18,6 +18,7 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     _add_training(training)
     training.add_argument("--retrain", action="store_true", help="train the selected runs again, whatever is there; the old "
                           "records are kept in .work/retired")
+    training.add_argument("--prepare", action="store_true", help="where a run is missing, prepare its dataset first")
     training.add_argument("--summary", type=Path, metavar="FILE", help="also write a CSV of the selected runs and their results")
     state = _add(commands, "status", actions, "how many seeds each cell has", chosen)
     state.add_argument("--variants", action="store_true", help="also the points of grids and the switches, a row each")
@@ -32,6 +33,8 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     _add(commands, "report", actions, "report/index.html, tables, figures/, results/index.json, and the READMEs' tables", profile)
     whole = _add(commands, "reproduce", actions, "prepare, train, figures, tables: what make calls", chosen)
     _add_training(whole)
+    following = _add(commands, "pipeline", actions, "write dvc.yaml from the papers, and dvc.lock from the records that are here")
+    following.add_argument("--plans", action="store_true", help="write the plans of all columns only, which DVC's stages follow")
     _add_campaign(_add(commands, "campaign", actions, "train what is worth most and fits the time, over all papers", profile))
     incoming = _add(commands, "merge", actions, "bring in records made on another machine")
     incoming.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="tars of pack-records or of campaign --out, "
