@@ -9,7 +9,7 @@ PAPERS := $(patsubst papers/%/replicate.py,%,$(wildcard papers/*/replicate.py))
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint validate asan tables report status campaign try doctor repro clean
+.PHONY: help setup test lint validate asan tables report status campaign try doctor repro experiments clean
 
 help: ## this list
 	@echo "make reproduce-<paper> [PROFILE=quick|paper]   train, tables, figures (papers: $(PAPERS))"
@@ -82,5 +82,8 @@ doctor: $(STAMP) ## what is wrong with this machine, and how to mend it
 repro: $(STAMP) ## the quick profile through DVC: only what changed
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/dvc repro
 
+experiments: $(STAMP) ## what `dvc exp run` has tried: the numbers that differ
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/dvc exp show --only-changed --no-pager --drop 'plans/|summaries/'
+
 clean: ## remove what can be made again: unfinished work, all of the quick profile, tables, figures (not the environment, data, records or weights)
-	@rm -rf .work papers/*/results/quick papers/*/checkpoints/quick papers/*/tables papers/*/figures papers/*/summaries
+	@rm -rf .work papers/*/*/quick papers/*/tables papers/*/figures

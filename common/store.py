@@ -6,13 +6,15 @@ looked up by its identity under all papers, so a run that several tables need is
 since is not found: its record is stale. Nothing is ever half-written: a temporary file is renamed.
 """
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -87,6 +89,15 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) ->
             raise UserError(f"{path} could not be written ({error.strerror}); {remedy} and start again: nothing else was "
                             "changed.") from None
         raise
+
+
+def rows_as_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A CSV file of rows below the names of their columns: the same rows give the same bytes on every system."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(names)
+    lines.writerows(rows)
+    return text.getvalue().encode()
 
 
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ LEVELS = [
     {"paper"},
     {"draws", "plan", "cost", "estimate"},
     {"train", "report"},
-    {"campaign", "publish", "zoo"},
+    {"campaign", "pipeline", "publish", "zoo"},
     {"guests", "cli"},
 ]
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}

@@ -24,31 +24,32 @@ from common.campaign.travel import Home, bring_in
 from common.checkout import ROOT, check_is_checkout
 from common.cli.answers import command_answer
 from common.cli.authors import author_commands
-from common.cli.console import HOUR, MINUTE, pack_observer, print_count, print_status, write_summary
+from common.cli.console import HOUR, MINUTE, pack_observer, print_count, print_status
 from common.cli.devices import choose_devices, find_engine, local_engine
 from common.cli.doctor import examine
 from common.cli.options import parser
 from common.cli.prepare import pack_columns, prepare_all, prepare_named
 from common.cli.stale import check_reportable, print_stale, print_stale_count, retire
 from common.cli.tensorboard import Watch, observer_of
-from common.cost import SPEEDS, Costs, clock, speeds, step_work
+from common.cost import SPEEDS, Costs, clock, speeds
 from common.data.large_sets import LARGE
 from common.data.sources import prepare
 from common.errors import UserError, complain
 from common.paper import Paper
+from common.pipeline.plans import follow, write_summary
+from common.pipeline.stages import command_pipeline
 from common.plan import Run, all_planned, has_data, missing_runs, plan, plan_all, resolve_profile, with_data
 from common.publish.export import export
 from common.report.results import Results, read_results, results_of
+from common.report.scores import write_scores
 from common.spec import Profile
 from common.store import accept, files_by_key, load_records, record_files, thin_records
-from common.train.packing import LARGEST, Limit, form_packs, memory_limit
+from common.train.packing import LARGEST, Limit, cpu_limit, form_packs, memory_limit
 
 DATA, WORK, GUESTS = ROOT / "data", ROOT / ".work", ROOT / "guests"
 RESULTS = ROOT / "benchmarks" / "results"
-MOST_ON_CPU = 64  # runs side by side
 MOST_SEEDS = 100  # of a run that can be merged
 LARGE_SAVE = 600.0  # seconds between resume states of a large run, whose files are large
-CPU_STEP = 2e10  # multiplications of a step beyond which a CPU gains nothing from more runs side by side
 
 RANK, WORLD = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))  # torchrun's
 
@@ -128,10 +129,8 @@ def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
     _, planned = planned_runs(papers, options)
     code = train_runs(papers, planned, options)
     if options.summary and code == 0 and RANK == 0:
-        for item in planned:  # outputs of DVC, which merged records and those of other papers come without
-            item.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            item.folder.mkdir(parents=True, exist_ok=True)
-        write_summary(options.summary, planned, load_records(papers_root(papers), [m.spec.key for m in planned]))
+        planned[0].folder.mkdir(parents=True, exist_ok=True)  # an output of DVC, even where another paper has all the records
+        write_summary(options.summary, planned)
     return code
 
 
@@ -151,7 +150,9 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argpars
     root = papers_root(papers)
     check_reportable(papers)
     again = getattr(options, "retrain", False)
-    if again or missing_runs(planned, record_files(root)):
+    if again or (missing := missing_runs(planned, record_files(root))):
+        if getattr(options, "prepare", False):
+            prepare_all(sorted({m.spec.column.dataset for m in (planned if again else missing)}), DATA, console)
         planned = with_data(planned, DATA, console, named=bool(options.column))
     if again:
         console.print(f"{retire(planned, root, WORK)} records are set aside in .work/retired; their runs are trained again.")
@@ -201,11 +202,6 @@ def most_side_by_side(options: argparse.Namespace, place: Mapping[str, Any]) -> 
     return limit
 
 
-def cpu_limit(item: Run) -> int:
-    """Runs side by side on a CPU: many where a step is mostly overhead, few where it is mostly arithmetic."""
-    return max(1, min(MOST_ON_CPU, int(CPU_STEP / step_work(item.spec.column, item.spec.protocol))))
-
-
 def command_status(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     profile, planned = planned_runs(papers, options)  # refuses a column or method that no paper has
     if options.stale:
@@ -236,7 +232,8 @@ def show_paper(results: Results, is_whole: bool, figures: Sequence[str] = ()) ->
     from common.report.readme import paper_line
     from common.report.tables import print_table, write_tables
 
-    folder = write_tables(results, results.paper.folder / "tables")[0].parent
+    folder = write_tables(results, results.paper.folder / "tables" / results.profile)[0].parent
+    write_scores(results)
     if is_whole:
         print_table(results, console)
     for line in (*(figures if is_whole else ()), f"{paper_line(results, figures)}; every cell in {folder}"):
@@ -247,8 +244,8 @@ def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> Non
     from common.report.figures import save_figures
 
     for one in results_of(papers, load_records(papers_root(papers)), profile_of(papers, options)):
-        folder = one.paper.folder / "figures"
-        folder.mkdir(exist_ok=True)  # an output of DVC, even where nothing can be drawn yet
+        folder = one.paper.folder / "figures" / one.profile
+        folder.mkdir(parents=True, exist_ok=True)  # an output of DVC, even where nothing can be drawn yet
         for line in save_figures(one, folder):
             console.print(_relative(line))
 
@@ -268,6 +265,8 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
         said[name] = save_figures(one, ROOT / "figures" / name)
         show_paper(one.under(options.profile), options.all, said[name])
         fill(one.paper.folder / "README.md", "results", results_block(one))
+        write_scores(one)
+        console.print(follow(one.paper))
     if len(papers) > 1:  # what is about all papers
         fill(ROOT / "README.md", "front", front_table(results))
         index = write_index(results, ROOT / "results")
@@ -413,11 +412,11 @@ COMMANDS = {
     "reproduce": command_reproduce,
     "campaign": command_campaign,
     **author_commands(DATA, WORK, GUESTS, most_side_by_side, console),
-    "merge": command_merge, "pack-records": command_pack_records,
+    "pipeline": command_pipeline, "merge": command_merge, "pack-records": command_pack_records,
     "export": command_export,
     "answer": partial(command_answer, data=DATA, console=console),
     "prepare": command_prepare,
     "pack-data": command_pack_data,
     "doctor": command_doctor,
 }
-OF_ALL = (command_report, command_merge)  # without a paper they would drop its rows, and refuse its records
+OF_ALL = (command_report, command_merge, command_pipeline)  # without a paper they would drop its rows, and refuse its records

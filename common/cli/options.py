@@ -19,6 +19,7 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     _add_training(training)
     training.add_argument("--retrain", action="store_true", help="train the selected runs again, whatever is there; the old "
                           "records are kept in .work/retired")
+    training.add_argument("--prepare", action="store_true", help="where a run is missing, prepare its dataset first")
     training.add_argument("--summary", type=Path, metavar="FILE", help="also write a CSV of the selected runs and their results")
     state = _add(commands, "status", actions, "how many runs of each paper have a record", chosen)
     _add_all(state, "the seeds of every method and column")
@@ -38,6 +39,8 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     whole = _add(commands, "reproduce", actions, "prepare, train, figures, tables: what make calls", chosen)
     _add_variants(whole)
     _add_training(whole)
+    following = _add(commands, "pipeline", actions, "write dvc.yaml from the papers, and dvc.lock from the records that are here")
+    following.add_argument("--plans", action="store_true", help="write the plans of all columns only, which DVC's stages follow")
     _add_campaign(_add(commands, "campaign", actions, "train what is worth most and fits the time, over all papers", profile))
     _add_trial(_add(commands, "try", actions, "judge a loss of your own beside the papers' methods; executes its file"))
     fresh = _add(commands, "new", actions, "begin the folder of another paper: it trains and reports at once, as an example")
