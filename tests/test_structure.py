@@ -11,15 +11,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = [
-    {"errors", "checkout", "spec", "models", "metrics"},
-    {"data", "store", "predictions"},
-    {"methods"},
-    {"paper"},
-    {"plan", "cost", "estimate"},
-    {"train", "report"},
+    {"errors", "checkout", "stopping", "record_form", "spec", "losses", "models", "metrics"},
+    {"data", "store", "method", "digest", "predictions", "baselines", "decoupled"},
+    {"train", "report", "cost", "estimate", "packing"},
     {"large"},
-    {"campaign"},
-    {"cli"},
+    {"cli", "console", "doctor", "worth", "campaign", "selection", "options", "export", "travel", "merging", "stale"},
 ]
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}
 SOURCES = [p for folder in ("common", "papers") for p in sorted((ROOT / folder).rglob("*.py"))]

@@ -26,7 +26,8 @@ from common.large.processes import Processes, from_first, join, leave, share_fro
 from common.large.record import LargeCurves, LargeTally, large_surroundings, make_large_record
 from common.plan import Run, missing_runs
 from common.predictions import write_predictions
-from common.store import record_files, save_record, weights_metadata, write_atomically
+from common.stopping import is_asked
+from common.store import drop_twins, record_files, save_record, weights_metadata, write_atomically
 from common.train.loop import Progress, Workspace, evaluation_stride, load_start, predictions_of
 from common.train.pack import Device
 from common.train.record import make_diverged_record
@@ -81,6 +82,10 @@ def train_missing(processes: Processes, planned: Sequence[Run], data: Path, work
     device = together(processes, lambda: local_device(options, processes))
     missing = from_first(processes, lambda: [m.identity for m in missing_runs(planned, record_files(planned[0].root))])
     found = {m.identity: m for item in planned for m in item.chain}
+    if processes.first:
+        drop_twins(planned[0].root, found)
+        have = record_files(planned[0].root)
+        drop_finished(work, [name for name in found if name in have and name not in missing])
     for member in map(found.__getitem__, missing):
         run = together(processes, partial(begin, member, data, device, processes, options))
         with observer([member]) if processes.first else nullcontext(lambda progress: None) as observe:
@@ -88,6 +93,13 @@ def train_missing(processes: Processes, planned: Sequence[Run], data: Path, work
                 return False
         del run  # its memory, before the next one's
     return True
+
+
+def drop_finished(work: Workspace, identities: Sequence[str]) -> None:
+    """Delete the states of runs that are not to be trained, and what a process that was killed while writing one left."""
+    folder = work.folder / "resume" / "large"
+    for left in (left for name in identities for left in (*folder.glob(f"{name}.pt"), *folder.glob(f".{name}.pt.*"))):
+        left.unlink(missing_ok=True)
 
 
 def begin(member: Run, data: Path, device: Device, processes: Processes, options: LargeOptions) -> LargeRun:
@@ -153,9 +165,12 @@ def train_epoch(run: LargeRun, work: Workspace, file: Path, curves: LargeCurves,
         place.images += batch.span.size
         late = is_late(run.processes, work, place.batch)
         due = time.monotonic() - saved >= work.save_seconds and place.batch < last
-        if run.processes.first and (late or due):
+        asked = run.processes.first and is_asked()  # the others wait in the next exchange, and end with rank 0
+        if run.processes.first and (late or due or asked):
             save_state(run, file, curves, place, best, spent())
             saved = time.monotonic()
+        if asked:
+            raise KeyboardInterrupt
         if late:
             return False
     return True

@@ -21,6 +21,7 @@ from common.models.memory import FROM_FIRST, class_means
 from common.plan import Run
 from common.predictions import Answers, Predictions, write_predictions
 from common.spec import canonical_json, spec_key
+from common.stopping import is_asked
 from common.store import has_diverged, record_files, save_record, weights_metadata, write_atomically
 from common.train.checks import check_first_batch
 from common.train.clusters import cluster_counts, divide_by_features
@@ -184,7 +185,7 @@ def train_on(pack: Pack, work: Workspace, observe: Callable[[Progress], None]) -
         tell(pack, epoch, curves, work, observe)
         now = time.monotonic()
         took.append(now - before)
-        late = now + max(took[1:] or took) > work.deadline  # the first epoch compiles
+        late = is_asked() or now + max(took[1:] or took) > work.deadline  # the first epoch compiles
         if epoch < pack.protocol.epochs and (late or work.must_save(pack.device.cuda, saved, now)):
             save_state(pack, file, epoch, curves, best, seconds + now - begun, work)
             if late:

@@ -4,15 +4,19 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
 from common.plan import Run
+from common.stopping import is_asked, listening
 from common.train.loop import Workspace
 from common.train.pack import Device
 from common.train.work import Here, Observe, Outcome, way
+
+POLL = 0.5  # seconds between two looks at whether this process is asked to end
 
 
 class Processes:
@@ -24,6 +28,7 @@ class Processes:
         self._workers: dict[int, tuple[Any, Connection]] = {}
         self._observers: dict[int, Observe] = {}
         self._plainest: dict[int, bool] = {}
+        self._told = False
 
     def begin(self, place: int, pack: Sequence[Run], work: Workspace, observe: Observe, plainer: int = 0) -> None:
         self._observers[place], self._plainest[place] = observe, way(self.devices[place], plainer)[1]
@@ -46,7 +51,11 @@ class Processes:
     def wait(self) -> tuple[int, Outcome]:
         while True:
             busy = {self._workers[place][1]: place for place in self._observers}
-            for connection in wait(list(busy)):
+            if is_asked() and not self._told:
+                self._told = True
+                for process, _ in self._workers.values():  # they save where they are
+                    process.terminate()
+            for connection in wait(list(busy), POLL):
                 place = busy[connection]
                 try:
                     kind, value = connection.recv()
@@ -60,7 +69,7 @@ class Processes:
                 self._observers[place](value)
 
     def close(self) -> None:
-        """End the processes; what they have not saved is lost, as with Ctrl-C."""
+        """End the processes, which save where they are if that takes seconds."""
         for process, connection in self._workers.values():
             connection.close()
             process.terminate()
@@ -70,8 +79,13 @@ class Processes:
 
 def _serve(connection: Connection, device: Device, data: Path) -> None:
     """The life of a worker: packs come in, progress and results go out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    here, parent = Here(device, data), os.getppid()
+    with suppress(KeyboardInterrupt), listening():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+        _work(connection, Here(device, data), os.getppid())
+
+
+def _work(connection: Connection, here: Here, parent: int) -> None:
+    """Train what comes, for as long as the parent lives."""
     while os.getppid() == parent:
         try:
             pack, work, plainer = connection.recv()
