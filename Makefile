@@ -9,7 +9,7 @@ PAPERS := $(patsubst papers/%/replicate.py,%,$(wildcard papers/*/replicate.py))
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint validate asan tables report status campaign try doctor repro experiments clean
+.PHONY: help setup test lint validate asan tables report status campaign try doctor repro experiments faults clean
 
 help: ## this list
 	@echo "make reproduce-<paper> [PROFILE=quick|paper]   train, tables, figures (papers: $(PAPERS))"
@@ -43,6 +43,10 @@ rehearse-%: $(STAMP)
 	@grep -vE '^(torch|torchvision|triton|nvidia[-a-z0-9]*|cuda[-a-z0-9]*|setuptools|sympy)==' requirements.lock > $(VENV)-$*/requirements.txt
 	@$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(VENV)-$*/requirements.txt
 	@$(VENV)-$*/bin/python -m pytest -q tests/common/train/test_rehearsal.py $(ARGS)
+
+faults: $(STAMP) ## kill every command a thousand times, damage every file, and write docs/promises.md (an hour; goes on where it stopped)
+	@OMP_NUM_THREADS=1 $(RUN) -m tests.faults.trials --jobs 2 $(ARGS); a=$$?; OMP_NUM_THREADS=1 $(RUN) -m tests.faults.fuzz; b=$$?; \
+		$(RUN) -m tests.faults.promises; exit $$((a + b))
 
 lint: $(STAMP) ## ruff
 	@$(RUN) -m ruff check .

@@ -11,6 +11,7 @@ from typing import Any
 
 from common.data.imbalance import class_counts
 from common.data.sets import SETS
+from common.errors import UserError
 from common.metrics import EARLY_EVAL_STRIDE
 from common.models.sizes import multiplications
 from common.plan import Run
@@ -82,7 +83,7 @@ def speeds(records: Iterable[Mapping[str, Any]], *measured: Path) -> dict[str, S
     """Device and precision -> Speed: of each size of pack the weighted median over the records that were made there; sizes
     that have left no record are as benchmarks (the JSON files in the folders `measured`) found them. Epochs that a
     campaign timed on this device come before both. records: whole ones, or those of `common.store.thin_records`."""
-    results = [json.loads(path.read_text()) for folder in measured for path in sorted(folder.glob("*.json"))]
+    results = [read_speeds(path) for folder in measured for path in sorted(folder.glob("*.json"))]
     found: dict[str, dict[str, dict[int, float]]] = {}
     compiled = {place_name(r["device"], r["precision"]) for r in results if r.get("compiled")}
     for result in results:
@@ -141,6 +142,39 @@ def _add_rows(found: dict[str, dict[str, dict[int, float]]], result: Mapping[str
             place.setdefault(row["backbone"], {})[row["runs"]] = row["seconds_per_work"]
 
 
+def read_speeds(path: Path) -> dict[str, Any]:
+    """A file of measured speeds; one that is damaged is a UserError."""
+    try:
+        return check_speeds(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); move it away, and packs are timed again.") from None
+
+
+def check_speeds(content: bytes, where: str) -> dict[str, Any]:
+    """What a file of measured speeds holds, if every row that is read has positive numbers; else a UserError naming `where`."""
+    try:
+        result = json.loads(content)
+        good = isinstance(result, dict) and all(isinstance(result[name], str) for name in ("device", "precision")) and all(
+            _is_speed(row, result) for row in result["rows"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        good = False
+    if not good:
+        raise UserError(f"{where} holds no measured speeds; delete it, and packs are timed again.")
+    return result
+
+
+def _is_speed(row: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
+    positive = []
+    if row["name"] == "epochs":
+        positive = [row["runs"], row["seconds_per_work"]]
+        if not isinstance(row["backbone"], str) or any(
+                not isinstance(row.get(name, 0), int | float) for name in ("ready_seconds", "ready_expected")):
+            return False
+    elif row["name"].startswith("pack of"):
+        positive = [row["runs"], row["ms_per_run"], result["batch"]]
+    return all(type(number) in (int, float) and 0 < number < float("inf") for number in positive)
+
+
 def place_name(device: str, precision: str) -> str:
     """What a speed holds for: the same card is another one in another precision."""
     return f"{device}, {precision}"
@@ -151,7 +185,7 @@ def speed_of(device: str, precision: str, known: Mapping[str, Speed], prototypes
     belongs to, in the ratio of what has been measured of the same backbone."""
     mine = known.get(place_name(device, precision), Speed())
     for path in sorted(prototypes.glob("*.json")):
-        result = json.loads(path.read_text())
+        result = read_speeds(path)
         if result["precision"] != precision or not any(device.startswith(card) for card in result["cards"]):
             continue
         lent: dict[str, dict[str, dict[int, float]]] = {}

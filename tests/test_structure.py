@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = [
-    {"errors", "checkout", "spec", "models", "metrics"},
-    {"data", "store", "predictions"},
+    {"errors", "stopping", "checkout", "spec", "models", "metrics"},
+    {"data", "store", "record_form", "predictions"},
     {"methods"},
     {"paper"},
     {"draws", "plan", "cost", "estimate"},

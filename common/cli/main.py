@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.campaign.campaign import Campaign, CampaignPaths, print_rest, run_campaign, select, show_plan
+from common.campaign.campaign import Campaign, CampaignPaths, alone, print_rest, run_campaign, select, show_plan
 from common.campaign.merging import Place, merge, pack_records
 from common.campaign.priority import needs
-from common.campaign.travel import Home, bring_in
+from common.campaign.travel import Home, begin_home, bring_in, check_in
 from common.checkout import ROOT, check_is_checkout
 from common.cli.answers import command_answer
 from common.cli.authors import author_commands
@@ -43,6 +43,7 @@ from common.publish.export import export
 from common.report.results import Results, read_results, results_of
 from common.report.scores import write_scores
 from common.spec import Profile
+from common.stopping import to_its_end
 from common.store import accept, files_by_key, load_records, record_files, thin_records
 from common.train.packing import LARGEST, Limit, cpu_limit, form_packs, memory_limit
 
@@ -57,7 +58,8 @@ console = Console(highlight=False, soft_wrap=True, quiet=RANK > 0)
 
 
 def main(*papers: Paper, broken: Sequence[UserError] = ()) -> None:
-    """Run one command; a UserError is one sentence on standard error and exit code 2, Ctrl-C is exit code 130.
+    """Run one command; a UserError is one sentence on standard error and exit code 2. SIGTERM and Ctrl-C end it in seconds,
+    with the state of what trains saved, and exit code 143 or 130.
 
     broken: what is wrong with papers that could not be loaded. It is said first; the command goes on with the others, unless it
     writes about all of them, and ends with exit code 2.
@@ -67,17 +69,14 @@ def main(*papers: Paper, broken: Sequence[UserError] = ()) -> None:
     if broken and not papers:
         sys.exit(2)
     options = parser(papers, COMMANDS).parse_args()
-    try:
+
+    def run() -> int:
         check_is_checkout()
         if broken and options.command in OF_ALL:
             raise UserError("This command needs every paper: mend what is named above first; nothing was changed.")
-        sys.exit(options.command(papers, options) or (2 if broken else 0))
-    except UserError as error:
-        complain(error)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("\nInterrupted; the same command goes on from the last saved epoch.")
-        sys.exit(130)
+        return options.command(papers, options) or (2 if broken else 0)
+
+    sys.exit(to_its_end(run, patient=options.command in OF_HOURS, quiet=RANK > 0))
 
 
 def profile_of(papers: Sequence[Paper], options: argparse.Namespace) -> Profile:
@@ -137,7 +136,7 @@ def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
 def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argparse.Namespace) -> int:
     """Train what is missing. Returns 0, or 3 when the minutes ran out first."""
     from common.train.state import Workspace
-    from common.train.work import train
+    from common.train.work import drop_states, train
 
     observer = observer_of(options.tensorboard if RANK == 0 else None, WORK / "log.jsonl", planned, pack_observer())
     if large := [m for m in planned if m.spec.column.dataset in LARGE]:
@@ -158,6 +157,7 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argpars
         console.print(f"{retire(planned, root, WORK)} records are set aside in .work/retired; their runs are trained again.")
     missing = missing_runs(planned, record_files(root))
     if not missing:
+        drop_states(Workspace(WORK, None), record_files(root), missing)  # which a kill after the last record left
         console.print(f"All {len(planned)} runs have their records: nothing to train.")
         return 0
     devices = choose_devices(options)
@@ -317,7 +317,10 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
             every, save_seconds = stay_behind(options) if behind else (MINUTE, options.save_every)
             watch = observer_of(options.tensorboard, WORK / "log.jsonl", chosen.runs, pack_observer(
                 every, lambda: f"; {campaign.lacking(chosen.runs)} of {len(chosen.runs)} runs are missing"))
-            run_campaign(campaign, engine, watch, save_seconds, partial(bring_home, home_of(campaign, options)))
+            with alone(WORK):
+                home = begin_home(options.out, chosen.runs, paths.root, WORK, options.out_limit, options.weights_of
+                                  ) if options.out else None
+                run_campaign(campaign, engine, watch, save_seconds, partial(bring_home, home))
     finally:
         engine.close()
 
@@ -327,14 +330,6 @@ def stay_behind(options: argparse.Namespace) -> tuple[float, float]:
     every epoch is saved. Returns the seconds between lines and between saved states."""
     os.nice(19)
     return HOUR, options.save_every or 0.0
-
-
-def home_of(campaign: Campaign, options: argparse.Namespace) -> Home | None:
-    """Where --out wants finished things, or None."""
-    if not options.out:
-        return None
-    before = frozenset(path.name for path in files_by_key(campaign.paths.root).values())
-    return Home(options.out, campaign.chosen.runs, campaign.paths.root, WORK, before, options.out_limit, options.weights_of)
 
 
 def bring_home(home: Home | None) -> None:
@@ -353,9 +348,12 @@ def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> int:
             found.setdefault(item.spec.key, Place(item.folder, item.digest))
         return found
 
+    @cache
     def folders() -> dict[str, Path]:
         return {key: place.folder for key, place in places(MOST_SEEDS).items()}
 
+    for source in options.sources:  # before the first record is written
+        check_in(source, folders)
     merged, counts = merge(options.sources, places, root), Counter()
     for source in options.sources:
         counts.update(bring_in(source, folders, root, WORK / "resume", RESULTS / SPEEDS))
@@ -366,7 +364,7 @@ def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> int:
     for sentence in merged.refused:
         console.print(f"[red]Left out[/]: {escape(sentence)}")
     thin_records(root, WORK / "records.json")  # so that the next estimate need not read them
-    return 1 if merged.refused else 0
+    return 2 if merged.refused else 0
 
 
 def command_pack_records(papers: Sequence[Paper], options: argparse.Namespace) -> None:
@@ -419,4 +417,5 @@ COMMANDS = {
     "pack-data": command_pack_data,
     "doctor": command_doctor,
 }
+OF_HOURS = (command_train, command_reproduce, command_campaign)  # which save where they are before they end
 OF_ALL = (command_report, command_merge, command_pipeline)  # without a paper they would drop its rows, and refuse its records
