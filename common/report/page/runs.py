@@ -103,7 +103,7 @@ def equations(method: Method) -> list[list[Any]]:
     """[what it is for, name, file, line] of the functions that a method is made of, its first stage's behind them. What every
     method has where it says nothing (a shuffle, equal weights) is left out."""
     parts = [("loss", method.loss), ("class weights", method.weights), ("sampler", method.sampler)]
-    parts += [("second stream", sampler) for sampler in method.companions]
+    parts += [("second stream", sampler) for sampler in method.extra_samplers]
     parts += [("streams combined by", method.combine), ("logits adjusted by", method.adjust), ("clusters", method.clusters)]
     found = [[use, function.__name__, *_place(function)] for use, part in parts if part not in (None, shuffled, uniform_weights)
              for function in _functions(part) if function is not uniform_weights]
