@@ -113,6 +113,13 @@ def test_nothing_tracked_names_an_index_or_a_machine():
             assert not address.search(path.read_text()), f"{name} has an address"
 
 
+def test_every_link_to_a_file_of_ours_leads_to_one():
+    for name in TRACKED:
+        if name.endswith(".md"):
+            for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", (ROOT / name).read_text()):
+                assert ((ROOT / name).parent / link).exists(), f"{name} links to {link}"
+
+
 def test_no_module_hard_codes_cuda():
     for path in ROOT.glob("common/**/*.py"):
         assert ".cuda(" not in path.read_text(), path
