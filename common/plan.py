@@ -42,8 +42,17 @@ class Run:
 
     @property
     def root(self) -> Path:
-        """The folder of all papers, under which records are looked up."""
+        """The folder of all papers, under which records are looked up. `folder` is <paper>/results/<profile>/<column> in it."""
         return self.folder.parents[3]
+
+    @property
+    def paper(self) -> str:
+        """The name of the paper that plans it."""
+        return self.folder.parents[2].name
+
+    @property
+    def profile(self) -> str:
+        return self.folder.parent.name
 
     @property
     def checkpoint(self) -> Path:

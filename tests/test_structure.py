@@ -15,7 +15,7 @@ LEVELS = [
     {"data", "store", "record_form", "predictions"},
     {"methods"},
     {"paper"},
-    {"draws", "plan", "cost", "estimate"},
+    {"draws", "plan", "cost"},
     {"train", "report"},
     {"campaign", "pipeline", "publish", "zoo"},
     {"guests", "cli"},

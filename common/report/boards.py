@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import NamedTuple
 
-from common.estimate import not_run
+from common.cost import not_run
 from common.plan import Run
 from common.report.compare import NO_RUN, drawn_lists, flags, made
 from common.report.intervals import Interval, central, confidence_interval, resampled_means, spread, within_percent

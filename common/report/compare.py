@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from common.cost import not_run
 from common.errors import UserError
-from common.estimate import not_run
 from common.paper import Paper
 from common.report.groups import WHOLE, group_accuracy, is_group
 from common.report.intervals import spread

@@ -1,7 +1,7 @@
 """The columns of large sets: for every row the setting, what it needs, how long it takes, and the command that trains it."""
 
+from common.cost import basis, hours
 from common.data.large_sets import LARGE
-from common.estimate import basis, hours
 from common.report.protocols import protocol_words
 from common.report.results import Results
 from common.report.text import markdown_table

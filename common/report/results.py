@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from common.estimate import Speed, known_speeds
+from common.cost import Throughput, known_speeds
 from common.methods.digest import ENGINE
 from common.methods.method import Method, digest_of
 from common.paper import Paper
@@ -81,7 +81,7 @@ class Results:
         return columns_shown_for(self.paper, self.profile)
 
     @cached_property
-    def speeds(self) -> list[Speed]:
+    def speeds(self) -> list[Throughput]:
         """What GPUs have been seen to do, where the paper has large columns."""
         return known_speeds(self.paper, self.records)
 
