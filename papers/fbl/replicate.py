@@ -27,6 +27,7 @@ from common.draws import with_draws
 from common.methods.losses import cross_entropy
 from common.methods.method import Context, Method, Outputs
 from common.methods.one_stage import bbn_row, ce_row, hybrid_sc_row, la_post_hoc_row, la_row, ldam_drw_row
+from common.methods.path import path
 from common.methods.two_stage import decoupling_row, disalign_row, with_second_settings
 from common.paper import Figure, Paper, Table
 from common.report.figures import feature_norms
@@ -190,6 +191,19 @@ def own_rows(column: Column, reading: Reading, protocol: Protocol) -> list[Metho
     return rows
 
 
+def text_to_code(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
+    """From the written FBL to the released one, on CIFAR-10-LT at ratio 100."""
+    if column.name != "cifar10-lt-100":
+        return []
+    written, released = (fbl_row(column, reading, protocols[reading]) for reading in READINGS)
+    return path(
+        written,
+        ("batch", {"protocol": protocols["released"]}),
+        ("parabola", {"loss": partial(written.loss, curriculum=released.loss.keywords["curriculum"])}),
+        ("epoch", {"loss": released.loss}),
+    )
+
+
 def baselines(column: Column, reading: Reading, protocol: Protocol) -> list[Method]:
     """The rows of others, under the setting of this reading, where the paper prints a number of theirs."""
     p = PARAMS.baselines
@@ -225,8 +239,9 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
     """Everything that is trained on a column: all rows in both readings, as the settings differ."""
     if column.name in LARGE:
         return tuple(large_rows(column, protocols))
-    return tuple(row for reading in READINGS
-                 for row in (*baselines(column, reading, protocols[reading]), *own_rows(column, reading, protocols[reading])))
+    rows = [row for reading in READINGS
+            for row in (*baselines(column, reading, protocols[reading]), *own_rows(column, reading, protocols[reading]))]
+    return (*rows, *text_to_code(column, protocols))
 
 
 # ---------------------------------------------------------------- Figures 4.2 and 4.3

@@ -25,6 +25,7 @@ from common.draws import with_draws
 from common.methods.losses import softmax_cross_entropy
 from common.methods.method import Head, Method
 from common.methods.one_stage import cb_focal_row, ce_row, focal_row, mixup_row
+from common.methods.path import path
 from common.methods.sampling import effective_number_weights
 from common.paper import Figure, Paper, Table
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
@@ -37,6 +38,7 @@ from papers.icu.equations import (
     icu_l_gm,
     icu_l_softmax,
     icu_multiplied,
+    icu_multiplied_per_sample,
     icu_per_sample,
 )
 from papers.icu.figure_2 import figure_2
@@ -268,6 +270,24 @@ def long_tailed_switches(column: Column, protocols: Mapping[str, Protocol]) -> l
     ]
 
 
+def text_to_code(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
+    """From the written ICU to the released one. The released head comes as a whole: its squares, its quarter of the
+    log-determinant and its 1 / sigma are one classifier."""
+    if column.name != "cifar10-lt-100":
+        return []
+    r, w, released = PARAMS.released, PARAMS.written, icu_row("released")
+    margins = {"alpha": r.alpha, "gamma": r.beta, "lambda_mu": w.lambda_mu, "lambda_sigma": w.lambda_sigma}
+    return path(
+        icu_row("written"),
+        ("decay", {"protocol": protocols["released"]}),
+        ("network", {"network": released.network}),
+        ("margins", {"loss": partial(icu, **margins)}),
+        ("gamma", {"loss": partial(icu_multiplied, **margins)}),
+        ("regulariser", {"loss": partial(icu_multiplied_per_sample, **margins)}),
+        ("classifier", {"loss": released.loss, "head": released.head}),
+    )
+
+
 def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
     """Everything that is trained on a column. The balanced sets have the text's reading only: the released code lacks them."""
     if column.name in LARGE:  # Table 1
@@ -276,7 +296,7 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
         protocol = protocols[setting(column)]
         rows = balanced_rows(column, protocol) + balanced_switches(column, protocol)
         return tuple(replace(row, protocol=row.protocol or protocol) for row in rows)
-    return (*long_tailed_rows(column), *long_tailed_switches(column, protocols))
+    return (*long_tailed_rows(column), *long_tailed_switches(column, protocols), *text_to_code(column, protocols))
 
 
 PROFILES = (("paper", PARAMS.paper), ("quick", PARAMS.quick))

@@ -42,6 +42,7 @@ from common.methods.one_stage import (
     meta_rows,
     mislas_row,
 )
+from common.methods.path import path
 from common.methods.sampling import deferred, effective_number_weights, shuffled, uniform_weights
 from common.methods.two_stage import decoupling_row, tau_norm_row, with_second_settings
 from common.paper import Figure, Paper, Table
@@ -139,6 +140,14 @@ def kps_ga_as_released(outputs: Outputs, labels: "Tensor", context: Context, *, 
     scores = kps_scores(outputs.logits, labels, kps_radii(n, n_base), kps_flipped_margins(n, n_base, m_max))
     s_list = (s * kps_flipped_radii(n, n_base)).clamp(s, s_max)
     return cross_entropy(kps_own_scale(s_list, labels, context.epoch, s, start) * scores, labels)
+
+
+def kps_ga_flipped_margins(outputs: Outputs, labels: "Tensor", context: Context, *, s: float, n_base: float, m_max: float,
+                           start: int) -> "Tensor":
+    """Between text and code: Algorithm 3.1 with the released margins and the scales of Eq. (3.30)."""
+    n = context.counts
+    scores = kps_scores(outputs.logits, labels, kps_radii(n, n_base), kps_flipped_margins(n, n_base, m_max))
+    return cross_entropy(kps_own_scale(kps_scales(n, n_base, s), labels, context.epoch, s, start) * scores, labels)
 
 
 # ---------------------------------------------------------------- params.yaml
@@ -310,6 +319,21 @@ def switches(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
             replace(mislas_kps, sampler=shuffled, variant="sampler=instance")]
 
 
+def text_to_code(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
+    """From the written KPS to the released one."""
+    if column.name != "cifar10-lt-100":
+        return []
+    w, r, start = PARAMS.written, PARAMS.released, ga_epoch(protocols["written"])
+    flipped = partial(kps_ga_flipped_margins, s=r.s_base, n_base=r.n_base, m_max=r.m_max, start=start)
+    return path(
+        Method("kps", "written", ga_loss("written", w, start), COSINE),
+        ("decay", {"protocol": protocols["released"]}),
+        ("m_max", {"loss": ga_loss("written", replace(w, m_max=r.m_max), start)}),
+        ("margins", {"loss": flipped}),
+        ("scales", {"loss": ga_loss("released", r, start)}),
+    )
+
+
 def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
     """Everything that is trained on a column. Text and code differ in the decay, so the quoted rows have both readings too."""
     if column.name in LARGE:
@@ -318,7 +342,7 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
         return tuple(toy_rows(protocols["toy"]))
     rows = [row for reading in READINGS
             for row in (*baselines(column, reading, protocols[reading]), *own_rows(column, reading, protocols))]
-    return (*rows, *switches(column, protocols))
+    return (*rows, *switches(column, protocols), *text_to_code(column, protocols))
 
 
 # ---------------------------------------------------------------- Figures 2.1 and 3.2 to 3.8
