@@ -247,7 +247,7 @@ def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> Non
     for paper in papers:
         (paper.folder / "figures").mkdir(exist_ok=True)  # an output of DVC, even where nothing can be drawn yet
         for line in save_figures(paper, profile, records, paper.folder / "figures"):
-            console.print(_relative(line))
+            console.print(_relative(line), markup=False)  # labels of rows have brackets
 
 
 def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None:
@@ -259,6 +259,7 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
     from common.report.page.page import build_page
     from common.report.paired import hits_of
     from common.report.readme import fill, front_table, results_block
+    from common.report.waterfall import waterfall_block
 
     records, said = load_records(papers_root(papers)), {}
     hits = hits_of(papers_root(papers), records)
@@ -266,8 +267,10 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
     for paper in papers:
         said[paper.name] = save_figures(paper, "paper", records, ROOT / "figures" / paper.name)
         for line in said[paper.name]:
-            console.print(_relative(line))
+            console.print(_relative(line), markup=False)  # labels of rows have brackets
         fill(paper.folder / "README.md", "results", results_block(paper, records))
+        if path := waterfall_block(paper, records):
+            fill(paper.folder / "README.md", "text-to-code", path)
     if len(papers) > 1:  # what is about all papers
         fill(ROOT / "README.md", "front", front_table(papers, records))
         index = write_index(papers_root(papers), records, ROOT / "results")

@@ -31,6 +31,7 @@ from common.methods.path import path
 from common.methods.two_stage import decoupling_row, disalign_row, with_second_settings
 from common.paper import Figure, Paper, Table
 from common.report.figures import feature_norms
+from common.report.waterfall import TEXT_TO_CODE
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 
 if TYPE_CHECKING:
@@ -280,8 +281,9 @@ PAPER = with_draws(Paper(
         Table("4.7a", "Two-stage methods on CIFAR-10/100-LT"),
         Table("4.7b", "Two-stage methods on the large datasets"),
     ),
-    figures=tuple(norm_figure(number, dataset, classes, reading) for reading in reversed(READINGS)
-                  for number, dataset, classes in (("4.2", "cifar10", (0, 1, 8, 9)), ("4.3", "cifar100", (9, 19, 79, 89)))),
+    figures=(*(norm_figure(number, dataset, classes, reading) for reading in reversed(READINGS)
+               for number, dataset, classes in (("4.2", "cifar10", (0, 1, 8, 9)), ("4.3", "cifar100", (9, 19, 79, 89)))),
+             TEXT_TO_CODE),
     stand_ins=PARAMS.stand_ins,
     large=LARGE,
 ))

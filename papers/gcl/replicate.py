@@ -45,6 +45,7 @@ from common.methods.sampling import class_balanced, effective_number_sampler, sh
 from common.methods.two_stage import decoupling_row, disalign_row, lade_row, oltr_row, with_second_settings
 from common.paper import Figure, Paper, Table
 from common.report.figures import Panel, curves, embedding
+from common.report.waterfall import TEXT_TO_CODE
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 
 if TYPE_CHECKING:
@@ -458,6 +459,7 @@ PAPER = with_draws(Paper(
         Figure("5.3", "The gradient on the target's logit vanishes early", figure_5_3),
         Figure("5.4", "t-SNE of the embeddings of CE and GCL, as written", partial(figure_5_4, reading="written")),
         Figure("5.4-released", "t-SNE of the embeddings of CE and GCL, as released", partial(figure_5_4, reading="released")),
+        TEXT_TO_CODE,
     ),
     stand_ins=PARAMS.stand_ins,
     large=LARGE,

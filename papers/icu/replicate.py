@@ -28,6 +28,7 @@ from common.methods.one_stage import cb_focal_row, ce_row, focal_row, mixup_row
 from common.methods.path import path
 from common.methods.sampling import effective_number_weights
 from common.paper import Figure, Paper, Table
+from common.report.waterfall import TEXT_TO_CODE
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 from papers.icu.equations import (
     icu,
@@ -316,7 +317,8 @@ PAPER = with_draws(Paper(
         Table("2", "Top-1 accuracies of ResNet-32 on long-tailed CIFAR-10 and CIFAR-100"),
         Table("3", "ICU with and without its margins on CIFAR-100 and long-tailed CIFAR-100"),
     ),
-    figures=(Figure("2", "Two-dimensional features of MNIST under four losses, training and test images", figure_2),),
+    figures=(Figure("2", "Two-dimensional features of MNIST under four losses, training and test images", figure_2),
+             TEXT_TO_CODE),
     stand_ins=PARAMS.stand_ins,
     notes=dict.fromkeys(("mnist-6layercnn2d", "mnist-6layercnn100d", "cifar10-resnet18"), "epochs and schedule chosen here"),
     large=LARGE,

@@ -47,6 +47,7 @@ from common.methods.sampling import deferred, effective_number_weights, shuffled
 from common.methods.two_stage import decoupling_row, tau_norm_row, with_second_settings
 from common.paper import Figure, Paper, Table
 from common.report.figures import Panel, class_counts_figure, curves, embedding, per_class_error
+from common.report.waterfall import TEXT_TO_CODE
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 from papers.kps.boundaries import AXES, DECISION, ONES, angle_boundary, boundary_lines, cosine_boundary
 
@@ -440,7 +441,7 @@ PAPER = with_draws(Paper(
         Table("3.5", "KPS combined with mixup"),
         Table("3.6", "KPS combined with MiSLAS"),
     ),
-    figures=FIGURES,
+    figures=(*FIGURES, TEXT_TO_CODE),
     stand_ins=PARAMS.stand_ins,
     large=LARGE,
 ))

@@ -53,6 +53,7 @@ from common.methods.sampling import (
 )
 from common.paper import Figure, Paper, Table
 from common.report.figures import per_class_error
+from common.report.waterfall import TEXT_TO_CODE
 from common.spec import Column, Protocol, load_yaml
 
 if TYPE_CHECKING:
@@ -373,7 +374,7 @@ PAPER = with_draws(Paper(
         Table("2", "Hyper-parameters beta / delta- of MM-DRW on CIFAR-10"),
         Table("3", "Hyper-parameters beta / delta- of MM-DRW on CIFAR-100"),
     ),
-    figures=(Figure("3", "Per-class top-1 error under step imbalance", figure_3),),
+    figures=(Figure("3", "Per-class top-1 error under step imbalance", figure_3), TEXT_TO_CODE),
     stand_ins=PARAMS.stand_ins,
 ))
 

@@ -30,6 +30,7 @@ from common.report.page.views import paper_part, whole
 from common.report.paired import NO_HITS, Hits
 from common.report.text import mean_text
 from common.report.variants import variants_markdown
+from common.report.waterfall import waterfall_markdown
 from common.store import write_atomically
 
 HERE = Path(__file__).parent
@@ -63,6 +64,7 @@ def build_page(papers: Sequence[Paper], records: Records, figures: Path, said: M
         **comparisons(papers, records, methods, tested, hits),
         "differences": {paper.name: differences(paper) for paper in papers},
         "variants": {paper.name: markdown(variants_markdown(paper, records).partition("\n")[2]) for paper in papers},
+        "waterfalls": {paper.name: markdown(waterfall_markdown(paper, records)) for paper in papers},
         "large": {paper.name: markdown(large_markdown(paper, records).partition("\n")[2]) for paper in papers},
         "quick": [found for paper in papers if (found := quick_view(paper, records))],
         "rules": (verdict.RULE, claims.RULE, *HABITS), **draws_view(papers, records), "guests": guests,
