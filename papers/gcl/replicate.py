@@ -40,13 +40,13 @@ from common.methods.one_stage import (
     mixup_crt_row,
     mixup_row,
 )
-from common.methods.path import path
 from common.methods.sampling import class_balanced, effective_number_sampler, shuffled
 from common.methods.two_stage import decoupling_row, disalign_row, lade_row, oltr_row, with_second_settings
 from common.paper import Figure, Paper, Table
 from common.report.figures import Panel, curves, embedding
 from common.report.waterfall import TEXT_TO_CODE
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
+from papers.gcl.text_to_code import steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -341,34 +341,6 @@ def switches(protocols: Mapping[str, Protocol]) -> list[Method]:
     ]
 
 
-def text_to_code(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
-    """From the written GCL to the released one: the cloud of both stages, the first stage, the second."""
-    if column.name != "cifar10-lt-100":
-        return []
-    r, protocol, cloud = PARAMS.released, protocols["written"], PARAMS.released.cloud
-    written = second_stage("gcl", "written", protocols)
-    clouded = second_stage("gcl", "written", protocols, cloud=cloud)
-
-    def after(setting: Protocol) -> dict[str, Method]:
-        return {"starts_from": replace(clouded.starts_from, protocol=setting)}
-
-    second = PARAMS.released_second
-    plain, margin = {"cloud": cloud, "sigma": r.sigma, "s": second.s}, {"m": second.m, "gamma": 0.0}
-    return path(
-        written,
-        ("cloud", {"loss": clouded.loss, "starts_from": clouded.starts_from}),
-        ("first-batch", after(replace(protocol, batch_size=protocols["released"].batch_size))),
-        ("first-decay", {"starts_from": replace(first_stage("released"), protocol=protocols["released"])}),
-        ("second-mixup", {"mixup": r.second_mixup}),
-        ("second-schedule", {"protocol": protocols["released-gcl"]}),
-        ("classifier", {"head": Head("cosine", keep=r.keep)}),
-        ("second-scale", {"loss": partial(gcl, **plain)}),
-        ("second-margin", {"loss": partial(gcl_margin_focal, **plain, **margin)}),
-        ("second-focal", {"loss": second_loss("released", cloud_logarithm, cloud)}),
-        ("sampler", {"sampler": class_balanced}),
-    )
-
-
 def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
     """Tables 5.3 and 5.7, in the text's setting; on Places-LT the code's own two stages beside it."""
     protocol, alpha = protocols["written"], PARAMS.large_mixup
@@ -406,7 +378,9 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
     for reading in READINGS:
         rows += [*baselines(column, protocols, reading), *own_rows(protocols, reading)]
         rows += ablations(protocols, reading) if ablation else []
-    rows += [*switches(protocols), *text_to_code(column, protocols)] if ablation else []
+    rows += switches(protocols) if ablation else []
+    if column.name == PARAMS.ablation:
+        rows += steps(*(own_rows(protocols, reading)[0] for reading in READINGS))
     shown = ("ce", "gcl") if ablation else ()  # Figure 5.4
     return tuple(replace(m, keep_features=m.keep_features or (m.name in shown and not m.variant)) for m in rows)
 
