@@ -9,14 +9,14 @@ PAPERS := $(patsubst papers/%/replicate.py,%,$(wildcard papers/*/replicate.py))
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint validate asan tables report status campaign try doctor repro clean
+.PHONY: help setup test lint validate asan tables report status campaign try doctor repro experiments faults clean
 
 help: ## this list
 	@echo "make reproduce-<paper> [PROFILE=quick|paper]   train, tables, figures (papers: $(PAPERS))"
 	@echo "make rehearse-<torch version>                  the rehearsal without a GPU under another torch, for example 2.11"
 	@echo "make data-<name> [FROM=folder]                 prepare cifar10, cifar100, mnist, tiny-imagenet or digits; imagenet, imagenet-lt, inaturalist2018, places-lt or miniature"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 47
-	@echo "Variables: PROFILE, FROM, MINUTES, LOSS, COLUMN, PYTHON=$(PYTHON), VENV=$(VENV), ARGS (more options for reproduce, for example ARGS='--device cpu')"
+	@echo "Variables: PROFILE, FROM, MINUTES, LOSS, COLUMN, PYTHON=$(PYTHON), VENV=$(VENV), ARGS (more options, for example reproduce-mm ARGS='--device cpu', status ARGS=--all)"
 
 setup: $(STAMP) ## the environment in .venv, from requirements.lock
 
@@ -44,6 +44,10 @@ rehearse-%: $(STAMP)
 	@$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(VENV)-$*/requirements.txt
 	@$(VENV)-$*/bin/python -m pytest -q tests/common/train/test_rehearsal.py $(ARGS)
 
+faults: $(STAMP) ## kill every command a thousand times, damage every file, and write docs/promises.md (an hour; goes on where it stopped)
+	@OMP_NUM_THREADS=1 $(RUN) -m tests.faults.trials --jobs 2 $(ARGS); a=$$?; OMP_NUM_THREADS=1 $(RUN) -m tests.faults.fuzz; b=$$?; \
+		$(RUN) -m tests.faults.promises; exit $$((a + b))
+
 lint: $(STAMP) ## ruff
 	@$(RUN) -m ruff check .
 
@@ -61,14 +65,14 @@ asan: ## the C++ step under the address sanitizer: it never reads or writes besi
 	@mkdir -p .work && $(or $(CXX),g++) -std=c++20 -g -O1 -march=native -fopenmp -fsanitize=address,undefined -fno-sanitize-recover=all \
 		-o .work/cpu_resnet_bounds tests/common/models/cpu_resnet_bounds.cpp && .work/cpu_resnet_bounds
 
-tables: $(STAMP) ## the tables and claims of all papers, from the records that are here
-	@$(RUN) -m papers table $(if $(PROFILE),--profile $(PROFILE))
+tables: $(STAMP) ## the published profile's tables and claims from the records that are here, a line a paper (ARGS=--all prints them)
+	@$(RUN) -m papers table $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 report: $(STAMP) ## report/index.html, tables, figures, and the generated parts of the READMEs
-	@$(RUN) -m papers report
+	@$(RUN) -m papers report $(ARGS)
 
-status: $(STAMP) ## how many seeds each cell has
-	@$(RUN) -m papers status --profile $(or $(PROFILE),paper)
+status: $(STAMP) ## how many runs of each paper have a record (ARGS=--all: the seeds of every method and column)
+	@$(RUN) -m papers status --profile $(or $(PROFILE),paper) $(ARGS)
 
 campaign: $(STAMP) ## train what is worth most and fits in MINUTES, over all papers (ARGS='--dry-run' shows the plan)
 	@$(RUN) -m papers campaign $(if $(PROFILE),--profile $(PROFILE)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
@@ -82,5 +86,8 @@ doctor: $(STAMP) ## what is wrong with this machine, and how to mend it
 repro: $(STAMP) ## the quick profile through DVC: only what changed
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/dvc repro
 
+experiments: $(STAMP) ## what `dvc exp run` has tried: the numbers that differ
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/dvc exp show --only-changed --no-pager --drop 'plans/|summaries/'
+
 clean: ## remove what can be made again: unfinished work, all of the quick profile, tables, figures (not the environment, data, records or weights)
-	@rm -rf .work papers/*/results/quick papers/*/checkpoints/quick papers/*/tables papers/*/figures papers/*/summaries
+	@rm -rf .work papers/*/*/quick papers/*/tables papers/*/figures

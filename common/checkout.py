@@ -10,6 +10,7 @@ from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PARCELS = "*.parcel.json"  # in data/: what a parcel of images says of itself, see `common.data.parcel`
+WRITTEN = ("**/dvc.lock", *(f"papers/*/{kind}/**" for kind in ("results", "summaries", "plans", "scores")))  # kept in git
 
 
 def check_is_checkout(root: Path = ROOT) -> None:
@@ -20,11 +21,13 @@ def check_is_checkout(root: Path = ROOT) -> None:
 
 
 def commit(root: Path = ROOT) -> str:
-    """The commit of the checkout at `root`, with "-dirty" where it was changed. Without .git it is what LONGTAIL_COMMIT says, or
-    the commit at which a parcel in data/ was packed; else "unknown"."""
+    """The commit of the checkout at `root`, with "-dirty" where it was changed, but for what training itself changes (`WRITTEN`).
+    Without .git it is what LONGTAIL_COMMIT says, or the commit at which a parcel in data/ was packed; else "unknown"."""
     try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, cwd=root, check=True).stdout.strip()
+        named = ["git", "describe", "--always", "--abbrev=12", "--exclude=*"]
+        name = subprocess.run(named, capture_output=True, text=True, cwd=root, check=True).stdout.strip()
+        changed = ["git", "diff", "--quiet", "HEAD", "--", ".", *(f":(exclude,glob){path}" for path in WRITTEN)]
+        return f"{name}-dirty" if subprocess.run(changed, capture_output=True, cwd=root).returncode else name
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("LONGTAIL_COMMIT") or _of_parcels(root) or "unknown"
 

@@ -7,15 +7,20 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.data.imbalance import class_counts
+from common.data.large_sets import find_large
 from common.data.sets import SETS
+from common.errors import UserError
+from common.methods.method import Method
 from common.metrics import EARLY_EVAL_STRIDE
-from common.models.sizes import multiplications
+from common.models.sizes import NETWORKS, multiplications
+from common.paper import Paper
 from common.plan import Run
 from common.spec import Column, Protocol, build, canonical_json
 
+ASSUMED = 1000.0  # training images of ResNet-50 a second and GPU, where no GPU has been measured
 BACKWARD = 3  # a training step costs about three forward passes
 SPEEDS, PROTOTYPES = "speeds", "prototypes"  # folders, beside benchmarks, of what campaigns timed and of what a prototype did
 
@@ -82,7 +87,7 @@ def speeds(records: Iterable[Mapping[str, Any]], *measured: Path) -> dict[str, S
     """Device and precision -> Speed: of each size of pack the weighted median over the records that were made there; sizes
     that have left no record are as benchmarks (the JSON files in the folders `measured`) found them. Epochs that a
     campaign timed on this device come before both. records: whole ones, or those of `common.store.thin_records`."""
-    results = [json.loads(path.read_text()) for folder in measured for path in sorted(folder.glob("*.json"))]
+    results = [read_speeds(path) for folder in measured for path in sorted(folder.glob("*.json"))]
     found: dict[str, dict[str, dict[int, float]]] = {}
     compiled = {place_name(r["device"], r["precision"]) for r in results if r.get("compiled")}
     for result in results:
@@ -141,6 +146,39 @@ def _add_rows(found: dict[str, dict[str, dict[int, float]]], result: Mapping[str
             place.setdefault(row["backbone"], {})[row["runs"]] = row["seconds_per_work"]
 
 
+def read_speeds(path: Path) -> dict[str, Any]:
+    """A file of measured speeds; one that is damaged is a UserError."""
+    try:
+        return check_speeds(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); move it away, and packs are timed again.") from None
+
+
+def check_speeds(content: bytes, where: str) -> dict[str, Any]:
+    """What a file of measured speeds holds, if every row that is read has positive numbers; else a UserError naming `where`."""
+    try:
+        result = json.loads(content)
+        good = isinstance(result, dict) and all(isinstance(result[name], str) for name in ("device", "precision")) and all(
+            _is_speed(row, result) for row in result["rows"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        good = False
+    if not good:
+        raise UserError(f"{where} holds no measured speeds; delete it, and packs are timed again.")
+    return result
+
+
+def _is_speed(row: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
+    positive = []
+    if row["name"] == "epochs":
+        positive = [row["runs"], row["seconds_per_work"]]
+        if not isinstance(row["backbone"], str) or any(
+                not isinstance(row.get(name, 0), int | float) for name in ("ready_seconds", "ready_expected")):
+            return False
+    elif row["name"].startswith("pack of"):
+        positive = [row["runs"], row["ms_per_run"], result["batch"]]
+    return all(type(number) in (int, float) and 0 < number < float("inf") for number in positive)
+
+
 def place_name(device: str, precision: str) -> str:
     """What a speed holds for: the same card is another one in another precision."""
     return f"{device}, {precision}"
@@ -151,7 +189,7 @@ def speed_of(device: str, precision: str, known: Mapping[str, Speed], prototypes
     belongs to, in the ratio of what has been measured of the same backbone."""
     mine = known.get(place_name(device, precision), Speed())
     for path in sorted(prototypes.glob("*.json")):
-        result = json.loads(path.read_text())
+        result = read_speeds(path)
         if result["precision"] != precision or not any(device.startswith(card) for card in result["cards"]):
             continue
         lent: dict[str, dict[str, dict[int, float]]] = {}
@@ -242,3 +280,78 @@ def clock(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / size:.0f} {unit}" if unit != "h" else f"{seconds / size:.1f} {unit}"
     return f"{seconds / 86400:.1f} days"
+
+
+# ---------------------------------------------------------------- large sets: GPU-hours from images per second
+
+class Throughput(NamedTuple):
+    """Training images a second of a backbone on one device, and when that was measured (ISO 8601)."""
+
+    device: str
+    backbone: str
+    images_per_second: float
+    finished: str
+
+
+def training_equivalents(column: Column, protocol: Protocol, streams: int = 1) -> float:
+    """Images of a run in units of a training image of the whole network: a forward pass alone costs a third of one.
+
+    streams: images of a step for each of its own. Before the rate first decays an epoch is tested on every tenth image.
+    """
+    facts, p = find_large(column.dataset), protocol
+    whole = p.epochs - min(min(p.decay_epochs, default=0), max(0, p.epochs - 1))
+    tested = facts.test.images * (whole + (p.epochs - whole) / EARLY_EVAL_STRIDE) if p.epochs else facts.test.images
+    passes = BACKWARD if p.trains == "all" else 1
+    return (facts.train.images * p.epochs * streams * passes + tested) / BACKWARD
+
+
+def measured(records: Iterable[Mapping[str, Any]], folder: Path) -> list[Throughput]:
+    """What GPUs did, best evidence first: runs on large sets, the last one first, then benchmarks (`large/*.json` in folder)."""
+    runs = [Throughput(r["made"]["device"], r["spec"]["column"]["backbone"], r["made"]["images_per_second"],
+                       r["made"]["finished"])
+            for r in records if r["made"]["device_type"] == "cuda" and r["made"].get("images_per_second")]
+    stored = []
+    for path in sorted((folder / "large").glob("*.json")):
+        result = json.loads(path.read_text())
+        rows = [row for row in result["rows"] if row["name"] == "ours, JPEG"]
+        if result["device_type"] == "cuda" and rows:
+            stored.append(Throughput(result["device"], result["backbone"], rows[0]["images_per_second"], result["finished"]))
+    return [s for found in (runs, stored) for s in sorted(found, key=lambda s: s.finished, reverse=True)]
+
+
+def gpu_hours(column: Column, protocol: Protocol, speed: Throughput, streams: int = 1) -> float:
+    """Hours of one such device; of another backbone than the measured one by its multiplications."""
+    cost = NETWORKS[column.backbone].multiplications / NETWORKS[speed.backbone].multiplications
+    return training_equivalents(column, protocol, streams) * cost / speed.images_per_second / 3600
+
+
+def basis(speeds: Sequence[Throughput]) -> Throughput:
+    """The first of what `measured` found, or what is assumed where no GPU has been measured."""
+    return speeds[0] if speeds else Throughput("a GPU", "resnet50", ASSUMED, "")
+
+
+def known_speeds(paper: Paper, records: Mapping[str, Mapping[str, Any]]) -> list[Throughput]:
+    """What GPUs have been seen to do, where the paper has large columns; best evidence first."""
+    return measured(records.values(), paper.folder.parents[1] / "benchmarks" / "results") if paper.large else []
+
+
+def hours(paper: Paper, column: Column, method: Method, speeds: Sequence[Throughput]) -> float:
+    """GPU-hours of a run, with the stages that it starts from."""
+    protocol = method.protocol or paper.settings("paper", column)[method.reading]
+    own = gpu_hours(column, protocol, basis(speeds), 1 + len(method.extra_samplers))
+    return own + (hours(paper, column, method.starts_from, speeds) if method.starts_from else 0.0)
+
+
+def not_run(paper: Paper, column: Column, method: Method, speeds: Sequence[Throughput]) -> str:
+    """What a cell of a large column without a run says."""
+    return f"not run: needs {column.dataset}; about {hours(paper, column, method, speeds):,.2g} GPU-hours a run"
+
+
+def head_bytes(batch: int, width: int, outputs: int) -> int:
+    """The most memory that a head with its momenta, and its loss with all gradients, take in float32 beside the backbone.
+
+    batch: images of a global batch, all streams together. No loss makes a tensor of more than one number for each image and
+    output; twelve such tensors, and twenty of the size of the weights, are enough for all of them: 1.5 GB at batch 512 with
+    2,048 features and 8,142 classes, on each process, however many there are.
+    """
+    return 4 * outputs * (12 * batch + 20 * width)

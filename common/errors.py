@@ -1,6 +1,7 @@
 """The one exception that a user is meant to read, and how it is said."""
 
 import difflib
+import errno
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +15,20 @@ class UserError(Exception):
     """
 
     alone = False
+
+
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make its folder writable"),
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),
+                    "move away what is in its place, a folder where a file belongs or a file where a folder does"),
+    errno.ENAMETOOLONG: "choose a shorter name", errno.EIO: "look after the disk",
+}
+
+
+def remedy(error: OSError) -> str:
+    """What helps where the system refuses to read or write a file; "" where that would be a defect of the program."""
+    return REMEDIES.get(error.errno or 0, "")
 
 
 def exit_code(command: Callable[[], int | None]) -> int:

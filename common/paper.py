@@ -19,7 +19,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the paper. draw(paper, profile, records) -> common.report.figures.Drawing, or a sentence on what is missing."""
+    """A figure of the paper. draw(results) -> common.report.figures.Drawing, or a sentence on what is missing."""
 
     number: str
     caption: str

@@ -42,13 +42,21 @@ class Run:
 
     @property
     def root(self) -> Path:
-        """The folder of all papers, under which records are looked up."""
+        """The folder of all papers, under which records are looked up. `folder` is <paper>/results/<profile>/<column> in it."""
         return self.folder.parents[3]
 
     @property
+    def paper(self) -> str:
+        """The name of the paper that plans it."""
+        return self.folder.parents[2].name
+
+    @property
+    def profile(self) -> str:
+        return self.folder.parent.name
+
+    @property
     def checkpoint(self) -> Path:
-        """Where the weights of the finished run are: <paper>/checkpoints/<profile>/<column>/<key>.safetensors, of the paper that
-        trained it, or else of this one."""
+        """Where the weights of the finished run are (`checkpoint_path`): in the paper that trained it, or else in this one."""
         mine = checkpoint_path(self.folder, self.spec.key)
         return mine if mine.exists() else min(self.root.glob(f"*/{mine.relative_to(mine.parents[3])}"), default=mine)
 
@@ -59,6 +67,12 @@ class Run:
         if first is None:
             return None
         return Run(run_spec(self.spec.column, first.protocol or self.spec.protocol, first, self.spec.seed), first, self.folder)
+
+    def under_seed(self, seed: int) -> "Run":
+        """The run, and those that it starts from, under another seed; what a seed does not change is not described anew."""
+        other = replace(self, spec=replace(self.spec, seed=seed))
+        vars(other)["start"] = self.start and self.start.under_seed(seed)
+        return other
 
     @cached_property
     def chain(self) -> list["Run"]:
@@ -105,12 +119,12 @@ def merged(planned: Iterable[Run]) -> dict[str, Run]:
 
 
 def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), methods: tuple[str, ...] = (),
-         seeds: int | None = None) -> list[Run]:
+         seeds: int | None = None, variants: bool = True) -> list[Run]:
     """Every run that the paper's tables and figures need, each key once, in the order of its columns, methods and seeds; of
     the large columns and of those of other images than the authors' only those that are named.
 
     columns, methods: keep these names only (a column by its name, or all of a dataset by that; a method by `name`, with all
-    its readings and variants, or by its whole label, so `name@reading` is the plain row); unknown ones are refused.
+    its readings and (unless `variants` is false) variants, or by its whole label; unknown ones are refused.
     """
     known = {c.name: c for c in paper.columns[profile]}
     if strange := [c for c in columns if c not in known and c not in {k.dataset for k in known.values()}]:
@@ -120,13 +134,11 @@ def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), metho
     found, seen = [], set()
     for name in named or [name for name, c in known.items() if name not in paper.large and not c.is_drawn]:
         for method in paper.rows(profile, known[name]):
-            names = {method.name, method.label}
-            seen |= names
-            if methods and not names & set(methods):
-                continue
-            first = paper.spec(profile, known[name], method, 0)
-            for seed in range(paper.seeds[profile] if seeds is None else seeds):
-                found.append(Run(replace(first, seed=seed), method, paper.results(profile) / name))
+            seen |= {method.name, method.label}
+            names = {method.label} if method.variant and not variants else {method.name, method.label}
+            if not methods or names & set(methods):
+                first = Run(paper.spec(profile, known[name], method, 0), method, paper.results(profile) / name)
+                found += map(first.under_seed, range(paper.seeds[profile] if seeds is None else seeds))
     check_names({id(item.method): item.method for item in found}.values())
     if strange := [m for m in methods if m not in seen]:
         names = ", ".join(sorted(n for n in seen if "@" not in n))
@@ -167,27 +179,32 @@ def resolve_profile(papers: Sequence[Paper], asked: Profile | None, columns: Seq
     return profile
 
 
-def plan_all(papers: Sequence[Paper], profile: Profile, columns: Sequence[str], methods: Sequence[str], seeds: int | None
-             ) -> list[Run]:
-    """The runs of all papers that the options select, each key once; refused where no paper has any."""
+def plan_all(papers: Sequence[Paper], profile: Profile, columns: Sequence[str], methods: Sequence[str], seeds: int | None,
+             variants: bool = True) -> list[Run]:
+    """The runs of all papers that the options select, each key once; refused where no paper has any. variants: whether a method
+    that is named brings its variants with it (`common.plan.plan`)."""
     found, refusals = [], []
     for paper in papers:
         try:
-            found += plan(paper, profile, columns=tuple(columns), methods=tuple(methods), seeds=seeds)
+            found += plan(paper, profile, columns=tuple(columns), methods=tuple(methods), seeds=seeds, variants=variants)
         except UserError as refusal:
             refusals.append(refusal)
     if len(refusals) == len(papers):
         raise refusals[0]
+    if not found and methods and not variants:
+        raise UserError(f"{' and '.join(methods)} has no plain row in these columns, only settings and switches: add --variants, "
+                        "or name one of them (`status --variants` shows them).")
     check_names({id(item.method): item.method for item in found}.values())  # between the papers too
     return list(merged(found).values())
 
 
-def with_data(runs: Sequence[Run], data: Path, console: Console) -> list[Run]:
-    """The runs whose images are here; what is left out is said. None at all is a UserError."""
+def with_data(runs: Sequence[Run], data: Path, console: Console, named: bool = False) -> list[Run]:
+    """The runs whose images are here; what is left out is said. None at all is a UserError, and so is one that is not here of
+    columns that the user has `named`."""
     runs = _served(runs, data, console)
     absent = sorted({n for n in {m.spec.column.dataset for m in runs} if not has_data(n, data)})
     here = [m for m in runs if m.spec.column.dataset not in absent]
-    if runs and not here:
+    if absent and (named or not here):
         raise UserError(f"data/{absent[0]}.npz is not here: {how_to_get(absent[0])}.")
     for name in absent:
         left = sum(m.spec.column.dataset == name for m in runs)

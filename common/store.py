@@ -6,13 +6,15 @@ looked up by its identity under all papers, so a run that several tables need is
 since is not found: its record is stale. Nothing is ever half-written: a temporary file is renamed.
 """
 
-import errno
+import csv
 import hashlib
+import io
 import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -21,7 +23,8 @@ from typing import Any, BinaryIO, Literal
 
 import yaml
 
-from common.errors import UserError
+from common.errors import UserError, remedy
+from common.record_form import misfit
 from common.spec import canonical_json, load_yaml, spec_key
 
 SCHEMA = 2
@@ -32,6 +35,7 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
 }
 STATUSES = ("done", "diverged")
 RECORD = re.compile(r"^[^.].*-(([0-9a-f]{16})-([0-9a-f]{16})e(\d+))\.json$")  # a record's file, and no leftover of a system
+LEFT = 3600.0  # seconds after which a half-written temporary file is nobody's
 EQUIVALENT = "equivalent.yaml"  # in results/: digests that were reviewed and compute the same
 SPEC_FIELDS = {"column", "protocol", "method", "data", "seed"}
 
@@ -83,10 +87,36 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) ->
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            remedy = "free some space" if error.errno == errno.ENOSPC else "make its folder writable"
-            raise UserError(f"{path} could not be written ({error.strerror}); {remedy} and start again: nothing else was "
-                            "changed.") from None
+            raise UserError(f"{path} could not be written ({error.strerror}); {remedy(error) or 'make its folder writable'} and "
+                            "start again: the old file, if there was one, is as it was.") from None
         raise
+    _sweep(path)
+
+
+def _sweep(path: Path) -> None:
+    """Delete what processes that were killed while writing this file left of it; a younger one may be at work."""
+    for left in (path.parent / name for name in _hidden(path.parent) if name.startswith(f".{path.name}.")):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > LEFT:
+                left.unlink()
+
+
+@lru_cache(maxsize=256)
+def _hidden(folder: Path) -> tuple[str, ...]:
+    """The hidden files of a folder, looked for once a process: what is left of others is older."""
+    try:
+        return tuple(name for name in os.listdir(folder) if name.startswith("."))
+    except OSError:
+        return ()
+
+
+def rows_as_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A CSV file of rows below the names of their columns: the same rows give the same bytes on every system."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(names)
+    lines.writerows(rows)
+    return text.getvalue().encode()
 
 
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,27 +128,39 @@ def seal(record: Mapping[str, Any]) -> dict[str, Any]:
 def check_record(record: Any, where: str) -> dict[str, Any]:
     """The record, if it is whole and its own: fields, schema, key of its spec and digest. Else a UserError naming `where`."""
     if not isinstance(record, dict):
-        raise UserError(f"{where} is not a record: it holds {type(record).__name__} instead of fields.")
+        raise UserError(f"{where} is not a record: it holds {type(record).__name__} instead of fields; remove it.")
+    if type(record.get("schema")) is int and record["schema"] > SCHEMA:
+        raise UserError(f"{where} was written by a newer version (record schema {record['schema']}; this one reads {SCHEMA}): "
+                        "update this checkout, for example with git pull, or move the record away.")
     if record.get("schema") != SCHEMA:
-        raise UserError(f"{where} has record schema {record.get('schema')!r}; this version reads schema {SCHEMA}.")
+        raise UserError(f"{where} has record schema {record.get('schema')!r}, and this version reads schema {SCHEMA}; remove it, "
+                        "and train its run again.")
     for name, kind in FIELDS.items():
         if not isinstance(record.get(name), kind):
-            raise UserError(f"{where} is not a record: field {name!r} is missing or of the wrong type.")
+            raise UserError(f"{where} is not a record: field {name!r} is missing or of the wrong type; remove it, and train or "
+                            "merge it again.")
     if record["status"] not in STATUSES or set(record["spec"]) != SPEC_FIELDS or type(record["spec"]["seed"]) is not int:
-        raise UserError(f"{where} is not a record: its status or its spec is not one that this version writes.")
+        raise UserError(f"{where} is not a record: its status or its spec is not one that this version writes; remove it.")
     if spec_key(record["spec"]) != record["key"]:
-        raise UserError(f"{where} carries key {record['key']}, but its spec has key {spec_key(record['spec'])}.")
+        raise UserError(f"{where} carries key {record['key']}, but its spec has key {spec_key(record['spec'])}; remove it, and "
+                        "train or merge it again.")
     if seal(record)["digest"] != record["digest"]:
         raise UserError(f"{where} is damaged: its content does not match its digest; delete it and train or merge it again.")
+    if why := misfit(record):
+        raise UserError(f"{where} is not a record that this version writes: {why}; remove it, and train its run again.")
     return record
 
 
 def parse_record(content: bytes, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(content)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        record = json.loads(content, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is damaged: it is not JSON ({error}); delete it and train or merge it again.") from None
     return check_record(record, where)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def record_path(folder: Path, record: Mapping[str, Any]) -> Path:
@@ -141,14 +183,43 @@ def identity_of(record: Mapping[str, Any]) -> str:
     return identity(record["key"], record["method_digest"], record["engine"])
 
 
-def save_record(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Seal and write a record into the folder, in the place of an older one of its run; returns its file."""
+def save_record(folder: Path, record: Mapping[str, Any], is_first: bool = False) -> Path:
+    """Seal and write a record into the folder, in the place of an older one of its run; returns its file. is_first: there is
+    none, so that none is looked for."""
     path = record_path(folder, record)
+    older = [] if is_first else _others(path, record["key"])
     write_atomically(path, json.dumps(seal(record), separators=(",", ":"), allow_nan=False).encode() + b"\n")
-    for older in folder.glob(f"*-{record['key']}-*.json"):
-        if older != path and RECORD.search(older.name):
-            older.unlink()
+    latest = max((p.stat().st_mtime_ns for p in older), default=0)
+    if path.stat().st_mtime_ns <= latest:  # the clock went backwards
+        os.utime(path, ns=(latest + 1, latest + 1))
+    for other in older:
+        other.unlink(missing_ok=True)
     return path
+
+
+def _others(path: Path, key: str) -> list[Path]:
+    """The other records of a run beside this one."""
+    try:
+        names = [name for name in os.listdir(path.parent) if key in name and name != path.name]
+    except FileNotFoundError:
+        return []
+    return [path.parent / name for name in names if (found := RECORD.search(name)) and found[2] == key]
+
+
+def drop_twins(root: Path, fresh: Container[str] = ()) -> int:
+    """Delete all but one record of every run, where a kill, or another paper that trained the run again, left several; returns
+    how many. fresh: identities of today's code, which stay; else that of the newer engine, or the one written last."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(root.glob("*/results/*/*/*.json")):
+        if name := RECORD.search(path.name):
+            found.setdefault(name[2], []).append(path)
+    dropped = 0
+    for paths in (paths for paths in found.values() if len(paths) > 1):
+        kept = max(paths, key=lambda p: (RECORD.search(p.name)[1] in fresh, *_age(p)))
+        for path in (p for p in paths if p != kept):
+            path.unlink(missing_ok=True)
+            dropped += 1
+    return dropped
 
 
 def files_by_key(root: Path) -> dict[str, Path]:
@@ -231,7 +302,11 @@ def load_records(root: Path, keys: Iterable[str] | None = None) -> dict[str, dic
 
 
 def _read(path: Path) -> dict[str, Any]:
-    record = parse_record(path.read_bytes(), str(path))
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy(error) or 'fetch it again'}.") from None
+    record = parse_record(content, str(path))
     if identity_of(record) != RECORD.search(path.name)[1]:
         raise UserError(f"{path} holds the record {identity_of(record)}: rename or remove it.")
     return record
@@ -266,14 +341,25 @@ def _read_cache(cache: Path) -> dict[str, list]:
 
 
 def _thin(path: Path) -> dict[str, Any]:
-    content = path.read_bytes()
     try:
-        record = json.loads(content)
-        spec, made = record["spec"], record["made"]
+        spec, made = _parts(content := path.read_bytes())
         return {"spec": {"column": spec["column"], "protocol": spec["protocol"],
                          "method": {"companions": spec["method"].get("companions", [])}},
                 "made": {"compiled": made.get("compiled", False),
                          **{name: made[name] for name in ("device", "precision", "runs_in_pack", "seconds")}}}
-    except (ValueError, KeyError, TypeError):
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy(error) or 'fetch it again'}.") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         parse_record(content, str(path))  # says what is wrong with it
         raise UserError(f"{path} does not say on what device it was made, and how long that took.") from None
+
+
+def _parts(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`spec` and `made` of a record. Of one as `save_record` writes it nothing else is read: most of it is curves and matrices. A
+    quotation mark inside a text has a backslash before it, so that these names are found nowhere else."""
+    places = [content.find(name) for name in (b'"spec":{', b'"made":{')]
+    if -1 in places or not content.endswith(b"}\n"):
+        record = json.loads(content)
+        return record["spec"], record["made"]
+    text, decode = content.decode("ascii"), json.JSONDecoder().raw_decode
+    return tuple(decode(text, place + len('"spec":'))[0] for place in places)

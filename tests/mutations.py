@@ -24,8 +24,8 @@ FILES = {
         "methods/losses.py", "methods/sampling.py", "models/heads.py", "models/memory.py")]
     + [ROOT / "papers" / "icu" / "equations.py"],
     "engine": [ROOT / "common" / name for name in (
-        "data/feed.py", "data/augment.py", "data/imbalance.py", "models/resnet.py", "models/tail.py", "models/backbones.py",
-        "train/pack.py", "train/groups.py", "train/clusters.py", "train/meta.py", "metrics.py", "spec.py")],
+        "data/feed.py", "data/augment.py", "data/imbalance.py", "models/resnet.py", "models/pooling.py", "models/backbones.py",
+        "train/pack.py", "train/resident.py", "train/loop.py", "train/groups.py", "train/clusters.py", "train/meta.py", "metrics.py", "spec.py")],
 }
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult, ast.MatMult: ast.Sub,
              ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv}

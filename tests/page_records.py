@@ -16,9 +16,10 @@ from typing import Any
 from common.data.sets import SETS
 from common.paper import Paper
 from common.plan import Run, merged, plan
-from common.report.compare import published, standing_columns
 from common.report.groups import WHOLE
 from common.report.page.page import build_page
+from common.report.published import columns_shown_for, published
+from common.report.results import results_of
 from tests.records import class_counts, made_hits, make_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +32,7 @@ def simulated(papers: Sequence[Paper], profile: str = "paper", every: int = 1, s
     found, printed = {}, {}
     for paper in papers:
         printed |= {(column.name, row.method): row for row in published(paper).itertuples() if row.group in WHOLE
-                    for column in standing_columns(paper, profile).get(row.column, ())}
+                    for column in columns_shown_for(paper, profile).get(row.column, ())}
     for i, item in enumerate(merged(item for paper in papers for item in plan(paper, profile, seeds=seeds)).values()):
         if i % every == 0:
             row = printed.get((item.spec.column.name, item.method.name))
@@ -89,6 +90,6 @@ def full_page() -> tuple[Path, str, int]:
     atexit.register(folder.cleanup)
     target = Path(folder.name) / "index.html"
     begun = time.perf_counter()
-    line = build_page(PAPERS, records, ROOT / "figures", {}, target, hits)
+    line = build_page(results_of(PAPERS, records, "paper", hits), ROOT / "figures", {}, target)
     print(f"{len(records)} records: {line}, in {time.perf_counter() - begun:.1f} s")
     return target, line, len(records)

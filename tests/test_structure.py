@@ -11,13 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = [
-    {"errors", "checkout", "spec", "models", "metrics"},
-    {"data", "store", "predictions"},
+    {"errors", "stopping", "checkout", "spec", "models", "metrics"},
+    {"data", "store", "record_form", "predictions"},
     {"methods"},
     {"paper"},
-    {"draws", "plan", "cost", "estimate"},
+    {"draws", "plan", "cost"},
     {"train", "report"},
-    {"campaign", "publish", "zoo"},
+    {"campaign", "pipeline", "publish", "zoo"},
     {"guests", "cli"},
 ]
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}
@@ -111,6 +111,13 @@ def test_nothing_tracked_names_an_index_or_a_machine():
             assert not found, f"{name}: {found[0]}"
         if path.is_file() and names_packages(name):
             assert not address.search(path.read_text()), f"{name} has an address"
+
+
+def test_every_link_to_a_file_of_ours_leads_to_one():
+    for name in TRACKED:
+        if name.endswith(".md"):
+            for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", (ROOT / name).read_text()):
+                assert ((ROOT / name).parent / link).exists(), f"{name} links to {link}"
 
 
 def test_no_module_hard_codes_cuda():

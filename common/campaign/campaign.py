@@ -1,7 +1,9 @@
 """`campaign`: fill the tables with whatever device time there is."""
 
+import fcntl
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.campaign.priority import Offer, Worth, fit, needs, offers, schedule, wanted
-from common.cost import PROTOTYPES, SPEEDS, Costs, clock, epoch_work, place_name, speed_of, speeds, watched_epochs
+from common.cost import PROTOTYPES, SPEEDS, Costs, clock, epoch_work, place_name, read_speeds, speed_of, speeds, watched_epochs
 from common.errors import UserError
 from common.paper import Paper
 from common.plan import Run, missing_runs, with_data
@@ -50,6 +52,26 @@ class Wanted:
     runs: list[Run]
     worth: dict[str, Worth]
     all: list[Run]
+
+
+@contextmanager
+def alone(work: Path) -> Iterator[None]:
+    """One campaign at a time in a folder of unfinished work: another one would train the same packs. The system frees the lock
+    when the process ends, however it does."""
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "campaign.lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"Another campaign (process {file.read().strip() or 'unknown'}) works in {work}; wait for its end, "
+                            "give one campaign all devices (--device cuda:0,cuda:1), or use another checkout.") from None
+        except OSError:
+            pass  # a file system without locks
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def select(papers: Sequence[Paper], profile: Profile, only: Sequence[str], columns: Sequence[str], seeds: int | None,
@@ -90,7 +112,7 @@ class Campaign:
         return self.paths.work / "probes" / f"{file_stem(place_name(self.place['device'], self.place['precision']))}.json"
 
     def _rows(self) -> list[dict[str, Any]]:
-        return json.loads(self._file.read_text())["rows"] if self._file.exists() else []
+        return read_speeds(self._file)["rows"] if self._file.exists() else []
 
     def form(self, runs: Sequence[Run], most: Limit = unlimited) -> list[list[Run]]:
         return form_packs(runs, lambda m: min(self.paths.limit(m), most(m)))
@@ -165,11 +187,15 @@ class Campaign:
 
 def show_plan(campaign: Campaign, places: int) -> None:
     """The packs that fit, in their order, as far as the speeds foretell it."""
-    missing = campaign.missing()
+    console, missing = campaign.console, campaign.missing()
     planned = schedule(missing, campaign.offer, campaign.costs, campaign.left(), places, SHOWN)
-    print_packs(campaign.console, "Plan", planned)
+    print_packs(console, "Plan", planned)
     if not planned:
-        campaign.console.print("Nothing fits this time; give more minutes." if missing else "Nothing is missing.")
+        console.print("Nothing fits this time; give more minutes." if missing else "Nothing is missing.")
+    if unknown := dict.fromkeys(f"{o.pack[0].spec.column.name} ({o.pack[0].spec.column.backbone})" for o in planned
+                                if o.seconds is None):
+        console.print("Of unknown time, as this device has not been seen to train such networks, so that nobody knows what fits "
+                      f"after them: {', '.join(unknown)}.")
     if lent := sorted({o.pack[0].spec.column.backbone for o in planned} & campaign.costs.speed.prototype):
         campaign.console.print(f"Expected from the speeds of a prototype, as this device has trained no {lent[0]} yet.")
 
@@ -180,7 +206,7 @@ def print_packs(console: Console, title: str, planned: Sequence[Offer]) -> None:
         return
     table = Table("column", "runs", "why", "printed numbers", "expected", title=title, title_justify="left")
     for o in planned[:SHOWN]:
-        time_needed = "unknown" if o.seconds is None else clock(o.seconds)
+        time_needed = "unknown" if o.seconds is None else clock(o.seconds) + ("" if o.fits else ", goes on next time")
         table.add_row(o.pack[0].spec.column.name, str(len(o.pack)), o.worth.reason, str(o.worth.numbers), time_needed)
     console.print(table)
     if len(planned) > SHOWN:
@@ -229,8 +255,9 @@ def run_campaign(campaign: Campaign, engine: "Engine", observer: "Observer", sav
     work = Workspace(campaign.paths.work, save_seconds, campaign.deadline)
     ended: list[Trained] = []
     try:
-        run_schedule(campaign.chosen.runs, campaign.chooser(partial(unfinished_packs, work)), root=campaign.paths.root, work=work,
-                     engine=engine, observer=partial(campaign.watch, observer), ended=ended, after=home)
+        states = partial(unfinished_packs, work, planned=campaign.chosen.runs)
+        run_schedule(campaign.chosen.runs, campaign.chooser(states), root=campaign.paths.root, work=work, engine=engine,
+                     observer=partial(campaign.watch, observer), ended=ended, after=home)
     finally:
         print_done(campaign.console, ended)
     following = schedule(campaign.missing(), campaign.offer, campaign.costs, float("inf"), most=SHOWN)

@@ -3,8 +3,10 @@
 import hashlib
 import io
 import json
+import lzma
 import tarfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ from common.plan import Run, checkpoint_path
 from common.predictions import SUFFIX, check_predictions, decode
 from common.store import (
     RECORD,
+    drop_twins,
     equivalents,
     files_by_key,
     load_records,
@@ -24,6 +27,7 @@ from common.store import (
     write_atomically,
 )
 
+MOST_TEXT, MOST_OTHER, MOST_TAR = 2**26, 2**31, 2**34  # bytes of a record or predictions, of weights or a state, of all of a tar
 BESIDE = ("sha256.json", "probes/", "resume/")  # what a campaign brings home beside records
 
 
@@ -63,22 +67,27 @@ def merge(sources: Sequence[Path], places: Callable[[int], Mapping[str, Place]],
     if not found and not merged.refused and not answers:
         raise UserError(f"{' and '.join(map(str, sources))} hold no record (<name>-<key>-<digest>e<engine>.json).")
     place = places(1 + max((r["spec"]["seed"] for r in found.values()), default=0))
+    drop_twins(root, {f"{key}-{item.digest}e{ENGINE}" for key, item in place.items()})
+    files = files_by_key(root)
+    digests: dict[str, set[str]] = {}
+    for record in found.values():
+        digests.setdefault(record["key"], set()).add(record["digest"])
     here, same = load_records(root, {r["key"] for r in found.values()}), equivalents(root)
     for name, record in found.items():
-        twins = [r for r in found.values() if r["key"] == record["key"] and r["digest"] != record["digest"]]
+        twins = digests[record["key"]] - {record["digest"]}
         old = here.get(record["key"])
         if old and old["digest"] == record["digest"]:
             merged.known += 1
         elif why := _why_not(record, place.get(record["key"]), old, twins, same, answers):
             merged.refused.append(f"{name}: {why}")
         else:
-            _take(record, place[record["key"]].folder, answers, replaces=old is not None)
+            _take(record, place[record["key"]].folder, answers, replaces=files[record["key"]] if old else None)
             here[record["key"]] = record
             merged.replaced, merged.new = merged.replaced + (old is not None), merged.new + (old is None)
     return merged
 
 
-def _why_not(record: Mapping[str, Any], place: Place | None, old: Mapping[str, Any] | None, twins: Sequence[Any],
+def _why_not(record: Mapping[str, Any], place: Place | None, old: Mapping[str, Any] | None, twins: Collection[str],
              same: Mapping[str, frozenset[str]], answers: Mapping[str, bytes]) -> str:
     """Why a record is refused, with the way out; "" where it is not."""
     def is_fresh(one: Mapping[str, Any]) -> bool:
@@ -112,20 +121,23 @@ def _lacks_predictions(record: Mapping[str, Any], folder: Path, answers: Mapping
     return ""
 
 
-def _take(record: Mapping[str, Any], folder: Path, answers: Mapping[str, bytes], replaces: bool) -> None:
-    """Write a record and its predictions. Weights of a record that it replaces are nobody's any more."""
+def _take(record: Mapping[str, Any], folder: Path, answers: Mapping[str, bytes], replaces: Path | None) -> None:
+    """Write a record and its predictions. replaces: the file of the record that gives way; its weights are nobody's any more."""
     if record["predictions"] and record["predictions"]["file"] in answers:
         write_atomically(folder / record["predictions"]["file"], answers[record["predictions"]["file"]])
     if replaces:
-        checkpoint_path(folder, record["key"]).unlink(missing_ok=True)
-    save_record(folder, record)
+        checkpoint_path(replaces.parent, record["key"]).unlink(missing_ok=True)
+    written = save_record(folder, record, is_first=replaces is None)
+    if replaces and replaces != written:
+        replaces.unlink(missing_ok=True)
 
 
 def read_source(source: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """The records of a tar, folder or file by their names in it, and its files of predictions by their own. A tar is read in
     memory, so no member can leave a folder."""
     if source.is_dir():
-        files = {str(p): p.read_bytes() for p in sorted(source.rglob("*")) if RECORD.search(p.name) or p.name.endswith(SUFFIX)}
+        files = {str(p): p.read_bytes() for p in sorted(source.rglob("*"))
+                 if p.is_file() and (RECORD.search(p.name) or p.name.endswith(SUFFIX))}
     elif not source.exists():
         raise UserError(f"{source} does not exist.")
     elif source.suffix == ".json":
@@ -137,12 +149,28 @@ def read_source(source: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
 
 
 def _read_tar(source: Path) -> dict[str, bytes]:
+    def is_ours(name: str) -> bool:
+        return (not name.startswith(BESIDE) and name.endswith((".json", SUFFIX)) and not name.rpartition("/")[2].startswith("."))
+
+    return {f"{source}: {name}": content for name, content in read_tar(source, is_ours).items()}
+
+
+def read_tar(source: Path, is_wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    """Name -> content of the wanted plain files of a tar. Nothing is unpacked to the disk, so no path and no link leads anywhere;
+    sizes are looked at before a byte is read, so no small file grows to fill the memory."""
+    found, total = {}, 0
     try:
         with tarfile.open(source) as tar:
-            members = [m for m in tar.getmembers() if m.isfile() and not m.name.startswith(BESIDE)
-                       and m.name.endswith((".json", SUFFIX)) and not m.name.rpartition("/")[2].startswith(".")]
-            return {f"{source}: {m.name}": tar.extractfile(m).read() for m in members}
-    except (tarfile.TarError, EOFError, OSError) as error:
+            for member in tar:
+                limit = MOST_TEXT if member.name.endswith((".json", SUFFIX)) else MOST_OTHER
+                total += member.size
+                if member.size > limit or total > MOST_TAR:
+                    raise UserError(f"{source}: {member.name} is said to have {member.size:,} bytes, as no file of pack-records "
+                                    "or of campaign --out has; nothing of it was read: ask for another copy.")
+                if member.isfile() and is_wanted(member.name):
+                    found[member.name] = tar.extractfile(member).read()
+        return found
+    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{source} is not a whole tar of records ({' '.join(str(error).split())}).") from None
 
 

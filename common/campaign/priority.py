@@ -1,13 +1,13 @@
 """Which missing runs are worth the device time at hand, in which packs, and what the rest still needs. No torch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.cost import Costs, whole_work
 from common.draws import BASELINES
 from common.paper import Paper
 from common.plan import Run, merged, plan
-from common.report.compare import published, standing_columns
+from common.report.published import columns_shown_for, published
 from common.spec import FURTHER_DRAWS, Profile
 
 SEEDS_FIRST = 3  # of every cell, before any cell gets more
@@ -60,9 +60,9 @@ def wanted(papers: Sequence[Paper], profile: Profile, columns: Sequence[str] = (
 
 def _printed(paper: Paper, profile: Profile) -> dict[tuple[str, str, str], list[str]]:
     """(column, method, variant) -> the table of each number that the paper prints; quick columns by what they stand for."""
-    standing, found = standing_columns(paper, profile), {}
+    shown, found = columns_shown_for(paper, profile), {}
     for row in published(paper).itertuples():
-        for column in standing.get(row.column, ()):
+        for column in shown.get(row.column, ()):
             found.setdefault((column.name, row.method, row.variant), []).append(row.table)
     return found
 
@@ -80,12 +80,14 @@ def _worth(paper: Paper, item: Run, printed: Mapping[tuple[str, str, str], list[
 class Offer:
     """A pack that could be trained next, the most worthy runs of it first. worth: the best tier in it, and the numbers of all.
 
-    seconds: expected, None where nothing is known.
+    seconds: expected, None where nothing is known. fits: of one in a schedule, whether it ends within the time; one that does
+    not is begun, and goes on next time.
     """
 
     pack: tuple[Run, ...]
     worth: Worth
     seconds: float | None
+    fits: bool = True
 
 
 def by_worth(runs: Sequence[Run], worth: Mapping[str, Worth]) -> list[Run]:
@@ -134,14 +136,18 @@ def _shrink(offer: Offer, left: float, costs: Costs) -> Offer | None:
 def schedule(missing: Sequence[Run], offer: Callable[[Sequence[Run], Costs], list[Offer]], costs: Costs, seconds: float,
              places: int = 1, most: int | None = None) -> list[Offer]:
     """What a campaign of so many seconds on so many places would train, as far as the costs foretell it; of at most so many
-    packs (one more says that there are others)."""
+    packs (one more says that there are others). A pack of unknown time takes all that its place has left: nobody knows what
+    would fit after it."""
     left, waiting, chosen = [seconds] * places, {m.spec.key: m for m in missing}, []
-    while waiting and (most is None or len(chosen) <= most) and (
+    while waiting and max(left) > 0 and (most is None or len(chosen) <= most) and (
             found := fit(offer(begun_after(waiting), costs), max(left), costs)):
         place = left.index(max(left))
-        left[place] -= found.seconds or 0.0
+        if found.seconds is not None:
+            left[place] -= found.seconds
+        elif seconds < float("inf"):
+            left[place] = 0.0
         costs = costs.after(found.pack)
-        chosen.append(found)
+        chosen.append(replace(found, fits=left[place] >= 0))
         for member in found.pack:
             waiting.pop(member.spec.key)
         if left[place] < 0:

@@ -11,12 +11,16 @@ import json
 import re
 import struct
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.campaign.merging import add_member, predictions_beside
+from common.campaign.merging import add_member, predictions_beside, read_tar
+from common.cost import check_speeds
 from common.errors import UserError
 from common.plan import Run, checkpoint_path, missing_runs
 from common.store import files_by_key, read_weights_metadata, record_files, write_atomically
@@ -46,7 +50,8 @@ class Home:
     weights: Weights = "first-stages"
 
     def write(self) -> list[str]:
-        """Write all files anew; returns the names of what did not fit: records go first, then weights, then states."""
+        """Write all files anew, the last first, so that no record is in none of them while it moves on; returns the names of what
+        did not fit: records go first, then weights, then states."""
         parts: list[list[tuple[str, Path]]] = []
         room: list[float] = []
         left_out = []
@@ -61,11 +66,11 @@ class Home:
                 room.append(self.mib * 2**20 - 5 * OVERHEAD)
             parts[place].append((name, path))
             room[place] -= size
-        for i in range(PARTS):
-            if i < len(parts):
-                write_atomically(self.part(i), _tar(parts[i]))
-            else:
-                self.part(i).unlink(missing_ok=True)
+        parts = parts or [[]]
+        for i in reversed(range(len(parts))):
+            write_atomically(self.part(i), _tar(parts[i]))
+        for i in range(len(parts), PARTS):
+            self.part(i).unlink(missing_ok=True)
         return left_out
 
     def part(self, index: int) -> Path:
@@ -95,6 +100,26 @@ class Home:
         return sorted({item.checkpoint for item in every.values() if item.checkpoint.exists()})
 
 
+def begin_home(target: Path, planned: Sequence[Run], root: Path, work: Path, mib: float, weights: Weights) -> Home:
+    """The `Home` of a campaign that begins, or goes on; the file is there from now on, as the sign that it has begun, with what a
+    killed one could not write any more."""
+    home = Home(target, planned, root, work, _before(target, root, work), mib, weights)
+    home.write()
+    return home
+
+
+def _before(target: Path, root: Path, work: Path) -> frozenset[str]:
+    """Names of the files of records that were here when the campaign that fills `target` began. They are kept in the folder of
+    unfinished work: what a campaign made that was killed has to come home with what its next start makes."""
+    kept = work / "home" / f"{hashlib.sha256(str(target.absolute()).encode()).hexdigest()[:16]}.json"
+    if target.exists() and kept.is_file():
+        with suppress(OSError, ValueError, TypeError):
+            return frozenset(map(str, json.loads(kept.read_bytes())))
+    names = sorted(path.name for path in files_by_key(root).values())
+    write_atomically(kept, json.dumps(names).encode())
+    return frozenset(names)
+
+
 def _tar(members: Sequence[tuple[str, Path]]) -> bytes:
     buffer, sums = io.BytesIO(), {}
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
@@ -111,10 +136,10 @@ def bring_in(source: Path, places: Callable[[], Mapping[str, Path]], root: Path,
     """Put weights, states and speeds of a tar, or of a folder, where they belong, the last two in the folders of
     these names; what is here already stays, but speeds.
 
-    places(): key -> folder of the records of every run that the papers know; weights of no such run, and anything that its digest
-    does not fit, are a UserError before the first file is written. Returns how many of each were new.
+    places(): key -> folder of the records of every run that the papers know. What `check_in` refuses is a UserError before the
+    first file is written. Returns how many of each were new.
     """
-    found = _read(source)
+    found = check_in(source, places)
     place = places() if any(WEIGHTS.search(name) for name in found) else {}
     known = files_by_key(root)
     folders = {key: path.parent for key, path in known.items()}
@@ -122,9 +147,6 @@ def bring_in(source: Path, places: Callable[[], Mapping[str, Path]], root: Path,
     count = dict.fromkeys(("weights", "states", "speeds"), 0)
     for name, content in found.items():
         if key := WEIGHTS.search(name):
-            if key[1] not in place:
-                raise UserError(f"{source}: {name} is foreign: no paper here plans that run; nothing was brought in.")
-            _check_weights(content, key[1], f"{source}: {name}")
             kind, target = "weights", checkpoint_path(folders.get(key[1], place[key[1]]), key[1])
         elif state := STATE.search(name):
             kind, target = "states", states / state[1]
@@ -136,6 +158,35 @@ def bring_in(source: Path, places: Callable[[], Mapping[str, Path]], root: Path,
     for target, content in targets.items():
         write_atomically(target, content)
     return count
+
+
+def check_in(source: Path, places: Callable[[], Mapping[str, Path]]) -> dict[str, bytes]:
+    """Name -> content of what `bring_in` would take. Weights of a run that no paper plans, whatever is damaged, and anything that
+    its digest does not fit, are a UserError."""
+    found = _read(source)
+    place = places() if any(WEIGHTS.search(name) for name in found) else {}
+    for name, content in found.items():
+        where = f"{source}: {name}"
+        if key := WEIGHTS.search(name):
+            if key[1] not in place:
+                raise UserError(f"{where} is foreign: no paper here plans that run; nothing was brought in.")
+            _check_weights(content, key[1], where)
+        elif STATE.search(name):
+            _check_state(content, where)
+        else:
+            check_speeds(content, where)
+    return found
+
+
+def _check_state(content: bytes, where: str) -> None:
+    """Whether this is a whole archive, as torch writes states; what is in it is read without running any of it."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            whole = archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error):
+        whole = False
+    if not whole:
+        raise UserError(f"{where} is a damaged state, which would stop later starts; fetch it again. Nothing was brought in.")
 
 
 def _check_weights(content: bytes, key: str, where: str) -> None:
@@ -158,12 +209,15 @@ def _read(source: Path) -> dict[str, bytes]:
         return {p.relative_to(source).as_posix(): p.read_bytes() for p in sorted(source.rglob("*")) if _wanted(p.as_posix())}
     if source.suffix == ".json":
         return {}
-    with tarfile.open(source) as tar:
-        members = {m.name: tar.extractfile(m).read() for m in tar.getmembers() if m.isfile()}
-    sums = json.loads(members.get(SUMS, b"{}"))
+    members = read_tar(source, lambda name: True)
+    try:
+        sums = dict(json.loads(members.get(SUMS, b"{}")))
+    except (ValueError, TypeError, RecursionError):
+        raise UserError(f"{source}: {SUMS} is damaged; fetch it again. Nothing was brought in.") from None
     for name, digest in sums.items():
         if hashlib.sha256(members.get(name, b"")).hexdigest() != digest:
-            raise UserError(f"{source}: {name} is damaged: its content does not match its digest; fetch it again.")
+            raise UserError(f"{source}: {name} is damaged: its content does not match its digest; fetch it again. Nothing was "
+                            "brought in.")
     return {name: content for name, content in members.items() if _wanted(name)}
 
 

@@ -18,7 +18,7 @@ from common.paper import Paper
 from common.plan import Run, plan_all, resolve_profile
 from common.predictions import SUFFIX, Predictions, decode, write_predictions
 from common.report.clean import FURTHER
-from common.report.compare import Record
+from common.report.results import Record
 from common.store import load_records
 from common.train.packing import form_packs, memory_limit, together
 

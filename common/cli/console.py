@@ -1,15 +1,12 @@
 """What a person sees in the terminal while and after runs train. No torch."""
 
-import csv
-import io
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,7 +15,6 @@ from rich.table import Table
 
 from common.cost import clock
 from common.plan import Run
-from common.store import write_atomically
 
 if TYPE_CHECKING:
     from common.train.loop import Progress as Epoch
@@ -119,14 +115,11 @@ def print_status(console: Console, title: str, planned: Sequence[Run], have: set
         console.print(f"And {done} of {len(rest)} runs of grids and switches (--variants shows them).")
 
 
-def write_summary(path: Path, planned: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> None:
-    """One line a run: what DVC watches in place of the records, which live in git and must outlast a stage."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["run", "seed", "key", "status", "last", "best", "digest"])
-    for item in planned:
-        record = records[item.spec.key]
-        accuracy = record["accuracy"]
-        rows.writerow([item.label, item.spec.seed, item.spec.key, record["status"], accuracy["last"], accuracy["best"],
-                       record["digest"]])
-    write_atomically(path, text.getvalue().encode())
+def print_count(console: Console, title: str, planned: Sequence[Run], have: set[str], variants: bool) -> None:
+    """`print_status` on one line."""
+    rows = [m for m in planned if variants or not m.method.variant]
+    rest = len(planned) - len(rows)
+    done, columns = sum(m.identity in have for m in rows), len({m.spec.column for m in rows})
+    more = f", and {sum(m.identity in have for m in planned) - done} of {rest} of grids and switches" if rest else ""
+    console.print(f"[bold]{title}[/]: {done} of {len(rows)} runs on {columns} column{'s' * (columns != 1)} have a record{more}; "
+                  "--all shows them")

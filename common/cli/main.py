@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +17,40 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.campaign.campaign import Campaign, CampaignPaths, print_rest, run_campaign, select, show_plan
+from common.campaign.campaign import Campaign, CampaignPaths, alone, print_rest, run_campaign, select, show_plan
 from common.campaign.merging import Place, merge, pack_records
 from common.campaign.priority import needs
-from common.campaign.travel import Home, bring_in
+from common.campaign.travel import Home, begin_home, bring_in, check_in
 from common.checkout import ROOT, check_is_checkout
 from common.cli.answers import command_answer
 from common.cli.authors import author_commands
-from common.cli.console import HOUR, MINUTE, pack_observer, print_status, write_summary
+from common.cli.console import HOUR, MINUTE, pack_observer, print_count, print_status
 from common.cli.devices import choose_devices, find_engine, local_engine
 from common.cli.doctor import examine
 from common.cli.options import parser
 from common.cli.prepare import pack_columns, prepare_all, prepare_named
-from common.cli.stale import check_reportable, print_stale, retire, stale_runs
+from common.cli.stale import check_reportable, print_stale, print_stale_count, retire
 from common.cli.tensorboard import Watch, observer_of
-from common.cost import SPEEDS, Costs, clock, speeds, step_work
+from common.cost import SPEEDS, Costs, clock, speeds
 from common.data.large_sets import LARGE
 from common.data.sources import prepare
 from common.errors import UserError, complain
 from common.paper import Paper
+from common.pipeline.plans import follow, write_summary
+from common.pipeline.stages import command_pipeline
 from common.plan import Run, all_planned, has_data, missing_runs, plan, plan_all, resolve_profile, with_data
 from common.publish.export import export
+from common.report.results import Results, read_results, results_of
+from common.report.scores import write_scores
 from common.spec import Profile
+from common.stopping import to_its_end
 from common.store import accept, files_by_key, load_records, record_files, thin_records
-from common.train.packing import LARGEST, Limit, form_packs, memory_limit
+from common.train.packing import LARGEST, Limit, cpu_limit, form_packs, memory_limit
 
 DATA, WORK, GUESTS = ROOT / "data", ROOT / ".work", ROOT / "guests"
 RESULTS = ROOT / "benchmarks" / "results"
-MOST_ON_CPU = 64  # runs side by side
 MOST_SEEDS = 100  # of a run that can be merged
 LARGE_SAVE = 600.0  # seconds between resume states of a large run, whose files are large
-CPU_STEP = 2e10  # multiplications of a step beyond which a CPU gains nothing from more runs side by side
 
 RANK, WORLD = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))  # torchrun's
 
@@ -55,7 +58,8 @@ console = Console(highlight=False, soft_wrap=True, quiet=RANK > 0)
 
 
 def main(*papers: Paper, broken: Sequence[UserError] = ()) -> None:
-    """Run one command; a UserError is one sentence on standard error and exit code 2, Ctrl-C is exit code 130.
+    """Run one command; a UserError is one sentence on standard error and exit code 2. SIGTERM and Ctrl-C end it in seconds,
+    with the state of what trains saved, and exit code 143 or 130.
 
     broken: what is wrong with papers that could not be loaded. It is said first; the command goes on with the others, unless it
     writes about all of them, and ends with exit code 2.
@@ -65,17 +69,14 @@ def main(*papers: Paper, broken: Sequence[UserError] = ()) -> None:
     if broken and not papers:
         sys.exit(2)
     options = parser(papers, COMMANDS).parse_args()
-    try:
+
+    def run() -> int:
         check_is_checkout()
         if broken and options.command in OF_ALL:
             raise UserError("This command needs every paper: mend what is named above first; nothing was changed.")
-        sys.exit(options.command(papers, options) or (2 if broken else 0))
-    except UserError as error:
-        complain(error)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("\nInterrupted; the same command goes on from the last saved epoch.")
-        sys.exit(130)
+        return options.command(papers, options) or (2 if broken else 0)
+
+    sys.exit(to_its_end(run, patient=options.command in OF_HOURS, quiet=RANK > 0))
 
 
 def profile_of(papers: Sequence[Paper], options: argparse.Namespace) -> Profile:
@@ -85,7 +86,8 @@ def profile_of(papers: Sequence[Paper], options: argparse.Namespace) -> Profile:
 def planned_runs(papers: Sequence[Paper], options: argparse.Namespace) -> tuple[Profile, list[Run]]:
     """The runs of all papers that the options select, each key once."""
     profile = profile_of(papers, options)
-    return profile, plan_all(papers, profile, options.column, options.method, options.seeds)
+    variants = options.command is command_status or getattr(options, "variants", True)
+    return profile, plan_all(papers, profile, options.column, options.method, options.seeds, variants)
 
 
 def papers_root(papers: Sequence[Paper]) -> Path:
@@ -126,17 +128,15 @@ def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
     _, planned = planned_runs(papers, options)
     code = train_runs(papers, planned, options)
     if options.summary and code == 0 and RANK == 0:
-        for item in planned:  # outputs of DVC, which merged records and those of other papers come without
-            item.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            item.folder.mkdir(parents=True, exist_ok=True)
-        write_summary(options.summary, planned, load_records(papers_root(papers), [m.spec.key for m in planned]))
+        planned[0].folder.mkdir(parents=True, exist_ok=True)  # an output of DVC, even where another paper has all the records
+        write_summary(options.summary, planned)
     return code
 
 
 def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argparse.Namespace) -> int:
     """Train what is missing. Returns 0, or 3 when the minutes ran out first."""
     from common.train.state import Workspace
-    from common.train.work import train
+    from common.train.work import drop_states, train
 
     observer = observer_of(options.tensorboard if RANK == 0 else None, WORK / "log.jsonl", planned, pack_observer())
     if large := [m for m in planned if m.spec.column.dataset in LARGE]:
@@ -148,12 +148,16 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argpars
                         "small sets by `make campaign`.")
     root = papers_root(papers)
     check_reportable(papers)
-    if getattr(options, "retrain", False):
+    again = getattr(options, "retrain", False)
+    if again or (missing := missing_runs(planned, record_files(root))):
+        if getattr(options, "prepare", False):
+            prepare_all(sorted({m.spec.column.dataset for m in (planned if again else missing)}), DATA, console)
+        planned = with_data(planned, DATA, console, named=bool(options.column))
+    if again:
         console.print(f"{retire(planned, root, WORK)} records are set aside in .work/retired; their runs are trained again.")
-    if missing_runs(planned, record_files(root)):
-        planned = planned if options.column else with_data(planned, DATA, console)
     missing = missing_runs(planned, record_files(root))
     if not missing:
+        drop_states(Workspace(WORK, None), record_files(root), missing)  # which a kill after the last record left
         console.print(f"All {len(planned)} runs have their records: nothing to train.")
         return 0
     devices = choose_devices(options)
@@ -198,11 +202,6 @@ def most_side_by_side(options: argparse.Namespace, place: Mapping[str, Any]) -> 
     return limit
 
 
-def cpu_limit(item: Run) -> int:
-    """Runs side by side on a CPU: many where a step is mostly overhead, few where it is mostly arithmetic."""
-    return max(1, min(MOST_ON_CPU, int(CPU_STEP / step_work(item.spec.column, item.spec.protocol))))
-
-
 def command_status(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     profile, planned = planned_runs(papers, options)  # refuses a column or method that no paper has
     if options.stale:
@@ -213,9 +212,9 @@ def command_status(papers: Sequence[Paper], options: argparse.Namespace) -> None
             mine = plan(paper, profile, columns=tuple(options.column), methods=tuple(options.method), seeds=options.seeds)
         except UserError:
             continue  # the selection is another paper's
-        print_status(console, f"{paper.name}, profile {profile}", mine, have, options.variants)
-        if stale := stale_runs(mine, paper.folder.parent):
-            console.print(f"{len(stale)} more have records of other code, which count nowhere: `status --stale` shows them.")
+        show = print_status if options.all or options.variants else print_count
+        show(console, f"{paper.name}, profile {profile}", mine, have, options.variants)
+        print_stale_count(console, mine, papers_root(papers))
 
 
 def command_accept(papers: Sequence[Paper], options: argparse.Namespace) -> None:
@@ -224,29 +223,30 @@ def command_accept(papers: Sequence[Paper], options: argparse.Namespace) -> None
 
 
 def command_table(papers: Sequence[Paper], options: argparse.Namespace) -> None:
-    from common.report.paired import hits_of
-
-    records = load_records(papers_root(papers))
-    show_tables(papers, profile_of(papers, options), records, hits_of(papers_root(papers), records))
+    for results in read_results(papers, options.profile):
+        show_paper(results, options.all)
 
 
-def show_tables(papers: Sequence[Paper], profile: Profile, records: Mapping[str, Any], hits: Mapping[str, Any]) -> None:
-    """Write the tables of every paper, and print them. hits: which test images the records' runs answer right."""
+def show_paper(results: Results, is_whole: bool, figures: Sequence[str] = ()) -> None:
+    """Write the tables of a paper; print a line on it, or before that its tables and claims and a line a figure."""
+    from common.report.readme import paper_line
     from common.report.tables import print_table, write_tables
 
-    for paper in papers:
-        files = write_tables(paper, records, profile, paper.folder / "tables", hits)
-        print_table(paper, records, profile, console)
-        console.print(_relative(f"Tables with every cell: {files[0].parent}"))
+    folder = write_tables(results, results.paper.folder / "tables" / results.profile)[0].parent
+    write_scores(results)
+    if is_whole:
+        print_table(results, console)
+    for line in (*(figures if is_whole else ()), f"{paper_line(results, figures)}; every cell in {folder}"):
+        console.print(_relative(line), markup=False)
 
 
 def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     from common.report.figures import save_figures
 
-    profile, records = profile_of(papers, options), load_records(papers_root(papers))
-    for paper in papers:
-        (paper.folder / "figures").mkdir(exist_ok=True)  # an output of DVC, even where nothing can be drawn yet
-        for line in save_figures(paper, profile, records, paper.folder / "figures"):
+    for one in results_of(papers, load_records(papers_root(papers)), profile_of(papers, options)):
+        folder = one.paper.folder / "figures" / one.profile
+        folder.mkdir(parents=True, exist_ok=True)  # an output of DVC, even where nothing can be drawn yet
+        for line in save_figures(one, folder):
             console.print(_relative(line), markup=False)  # labels of rows have brackets
 
 
@@ -257,26 +257,25 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
     from common.report.figures import save_figures
     from common.report.index import write_index
     from common.report.page.page import build_page
-    from common.report.paired import hits_of
     from common.report.readme import fill, front_table, results_block
     from common.report.waterfall import waterfall_block
 
-    records, said = load_records(papers_root(papers)), {}
-    hits = hits_of(papers_root(papers), records)
-    show_tables(papers, profile_of(papers, options), records, hits)
-    for paper in papers:
-        said[paper.name] = save_figures(paper, "paper", records, ROOT / "figures" / paper.name)
-        for line in said[paper.name]:
-            console.print(_relative(line), markup=False)  # labels of rows have brackets
-        fill(paper.folder / "README.md", "results", results_block(paper, records))
-        if path := waterfall_block(paper, records):
-            fill(paper.folder / "README.md", "text-to-code", path)
+    results, said = read_results(papers, "paper"), {}
+    for one in results:
+        name = one.paper.name
+        said[name] = save_figures(one, ROOT / "figures" / name)
+        show_paper(one.under(options.profile), options.all, said[name])
+        fill(one.paper.folder / "README.md", "results", results_block(one))
+        if path := waterfall_block(one):
+            fill(one.paper.folder / "README.md", "text-to-code", path)
+        write_scores(one)
+        console.print(follow(one.paper))
     if len(papers) > 1:  # what is about all papers
-        fill(ROOT / "README.md", "front", front_table(papers, records))
-        index = write_index(papers_root(papers), records, ROOT / "results")
+        fill(ROOT / "README.md", "front", front_table(results))
+        index = write_index(results, ROOT / "results")
         console.print(_relative(f"Every run, machine-readable: {index}"))
         second, page = second_of(papers_root(papers), DATA), ROOT / "report" / "index.html"
-        console.print(_relative(build_page(papers, records, ROOT / "figures", said, page, hits, second, guest_views(GUESTS))))
+        console.print(_relative(build_page(results, ROOT / "figures", said, page, second, guest_views(GUESTS))))
     console.print("README.md and the papers' README.md are up to date with the records.")
 
 
@@ -287,7 +286,8 @@ def command_reproduce(papers: Sequence[Paper], options: argparse.Namespace) -> i
     if code := train_runs(papers, planned, options):
         return code
     command_figures(papers, options)
-    command_table(papers, options)
+    for results in read_results(papers, options.profile):
+        show_paper(results, is_whole=True)
     console.print(f"\nDone in {clock(time.monotonic() - begun)}.")
     if options.profile == "quick":
         name = papers[0].name if len(papers) == 1 else "PAPER"
@@ -320,7 +320,10 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
             every, save_seconds = stay_behind(options) if behind else (MINUTE, options.save_every)
             watch = observer_of(options.tensorboard, WORK / "log.jsonl", chosen.runs, pack_observer(
                 every, lambda: f"; {campaign.lacking(chosen.runs)} of {len(chosen.runs)} runs are missing"))
-            run_campaign(campaign, engine, watch, save_seconds, partial(bring_home, home_of(campaign, options)))
+            with alone(WORK):
+                home = begin_home(options.out, chosen.runs, paths.root, WORK, options.out_limit, options.weights_of
+                                  ) if options.out else None
+                run_campaign(campaign, engine, watch, save_seconds, partial(bring_home, home))
     finally:
         engine.close()
 
@@ -330,14 +333,6 @@ def stay_behind(options: argparse.Namespace) -> tuple[float, float]:
     every epoch is saved. Returns the seconds between lines and between saved states."""
     os.nice(19)
     return HOUR, options.save_every or 0.0
-
-
-def home_of(campaign: Campaign, options: argparse.Namespace) -> Home | None:
-    """Where --out wants finished things, or None."""
-    if not options.out:
-        return None
-    before = frozenset(path.name for path in files_by_key(campaign.paths.root).values())
-    return Home(options.out, campaign.chosen.runs, campaign.paths.root, WORK, before, options.out_limit, options.weights_of)
 
 
 def bring_home(home: Home | None) -> None:
@@ -356,9 +351,12 @@ def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> int:
             found.setdefault(item.spec.key, Place(item.folder, item.digest))
         return found
 
+    @cache
     def folders() -> dict[str, Path]:
         return {key: place.folder for key, place in places(MOST_SEEDS).items()}
 
+    for source in options.sources:  # before the first record is written
+        check_in(source, folders)
     merged, counts = merge(options.sources, places, root), Counter()
     for source in options.sources:
         counts.update(bring_in(source, folders, root, WORK / "resume", RESULTS / SPEEDS))
@@ -369,7 +367,7 @@ def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> int:
     for sentence in merged.refused:
         console.print(f"[red]Left out[/]: {escape(sentence)}")
     thin_records(root, WORK / "records.json")  # so that the next estimate need not read them
-    return 1 if merged.refused else 0
+    return 2 if merged.refused else 0
 
 
 def command_pack_records(papers: Sequence[Paper], options: argparse.Namespace) -> None:
@@ -415,11 +413,12 @@ COMMANDS = {
     "reproduce": command_reproduce,
     "campaign": command_campaign,
     **author_commands(DATA, WORK, GUESTS, most_side_by_side, console),
-    "merge": command_merge, "pack-records": command_pack_records,
+    "pipeline": command_pipeline, "merge": command_merge, "pack-records": command_pack_records,
     "export": command_export,
     "answer": partial(command_answer, data=DATA, console=console),
     "prepare": command_prepare,
     "pack-data": command_pack_data,
     "doctor": command_doctor,
 }
-OF_ALL = (command_report, command_merge)  # without a paper they would drop its rows, and refuse its records
+OF_HOURS = (command_train, command_reproduce, command_campaign)  # which save where they are before they end
+OF_ALL = (command_report, command_merge, command_pipeline)  # without a paper they would drop its rows, and refuse its records

@@ -12,26 +12,35 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     what = papers[0].title if len(papers) == 1 else "all papers: " + ", ".join(p.name for p in papers)
     top = argparse.ArgumentParser(description=f"Replication of {what}.", epilog="See the README for the whole story.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    chosen, profile = _selection(), _profile()
-    _add(commands, "plan", actions, "what would be trained, how many runs, and for how long", chosen)
+    chosen, profile, published = _selection(), _profile(), _profile(is_published=True)
+    _add_variants(_add(commands, "plan", actions, "what would be trained, how many runs, and for how long", chosen))
     training = _add(commands, "train", actions, "train every run that has no record; goes on where it stopped", chosen)
+    _add_variants(training)
     _add_training(training)
     training.add_argument("--retrain", action="store_true", help="train the selected runs again, whatever is there; the old "
                           "records are kept in .work/retired")
+    training.add_argument("--prepare", action="store_true", help="where a run is missing, prepare its dataset first")
     training.add_argument("--summary", type=Path, metavar="FILE", help="also write a CSV of the selected runs and their results")
-    state = _add(commands, "status", actions, "how many seeds each cell has", chosen)
-    state.add_argument("--variants", action="store_true", help="also the points of grids and the switches, a row each")
+    state = _add(commands, "status", actions, "how many runs of each paper have a record", chosen)
+    _add_all(state, "the seeds of every method and column")
+    state.add_argument("--variants", action="store_true", help="as --all, and also the points of grids and the switches")
     state.add_argument("--stale", action="store_true", help="the records that other code than today's has made, with the digests "
                        "that `accept` takes")
     same = _add(commands, "accept", actions, "let records of one digest count for another, as a change alters no number")
     same.add_argument("old", metavar="OLD", help="digest of the records, 16 hexadecimal digits (`status --stale`)")
     same.add_argument("new", metavar="NEW", help="digest of today's code")
     same.add_argument("--because", required=True, metavar="REASON", help="why both compute the same numbers, for the readers")
-    _add(commands, "table", actions, "write the tables and claims beside the published numbers, and print them", profile)
+    tables = _add(commands, "table", actions, "write the tables and claims beside the published numbers", published)
+    _add_all(tables, "the tables and claims")
     _add(commands, "figures", actions, "draw the figures from records", profile)
-    _add(commands, "report", actions, "report/index.html, tables, figures/, results/index.json, and the READMEs' tables", profile)
+    report = _add(commands, "report", actions, "report/index.html, tables, figures/, results/index.json, and the READMEs' tables",
+                  published)
+    _add_all(report, "the tables and claims, and of every figure what was written or is missing")
     whole = _add(commands, "reproduce", actions, "prepare, train, figures, tables: what make calls", chosen)
+    _add_variants(whole)
     _add_training(whole)
+    following = _add(commands, "pipeline", actions, "write dvc.yaml from the papers, and dvc.lock from the records that are here")
+    following.add_argument("--plans", action="store_true", help="write the plans of all columns only, which DVC's stages follow")
     _add_campaign(_add(commands, "campaign", actions, "train what is worth most and fits the time, over all papers", profile))
     _add_trial(_add(commands, "try", actions, "judge a loss of your own beside the papers' methods; executes its file"))
     fresh = _add(commands, "new", actions, "begin the folder of another paper: it trains and reports at once, as an example")
@@ -67,19 +76,31 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     return top
 
 
-def _profile() -> argparse.ArgumentParser:
+def _profile(is_published: bool = False) -> argparse.ArgumentParser:
+    """is_published: the published protocol is meant on every machine, where nothing else is asked for."""
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--profile", choices=("quick", "paper"), help="quick: scikit-learn's digits, minutes on two CPU "
-                        "cores; paper: the published protocol (default: paper where there are a GPU and the data)")
+    otherwise = "paper" if is_published else "paper where there are a GPU and the data"
+    shared.add_argument("--profile", choices=("quick", "paper"), default="paper" if is_published else None,
+                        help="quick: scikit-learn's digits, minutes on two CPU cores; paper: the published protocol (default: "
+                        f"{otherwise})")
     return shared
+
+
+def _add_all(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("--all", action="store_true", help=f"print {what}, where else each paper has a line")
+
+
+def _add_variants(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--variants", action="store_true", help="of a method named by --method also its settings and switches, "
+                         "not its plain row in every reading alone")
 
 
 def _selection() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False, parents=[_profile()])
     shared.add_argument("--column", action="append", default=[], metavar="NAME", help="only this column, for example "
                         "cifar10-lt-100 (repeatable)")
-    shared.add_argument("--method", action="append", default=[], metavar="NAME", help="only this method: ldam-drw with "
-                        "all its readings and variants, or one row as in ldam-drw@released (repeatable)")
+    shared.add_argument("--method", action="append", default=[], metavar="NAME", help="only this method: ldam-drw in "
+                        "all its readings, or one row as in ldam-drw@released (repeatable)")
     shared.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 (default: as params.yaml says)")
     return shared
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.errors import UserError
 from common.methods.digest import ENGINE
 from common.paper import Paper
 from common.plan import Run
@@ -17,6 +18,12 @@ def stale_runs(planned: Sequence[Run], root: Path) -> list[tuple[Run, Path]]:
     """The planned runs that have a record, but not of today's code, with its file."""
     have, files = record_files(root), files_by_key(root)
     return [(item, files[item.spec.key]) for item in planned if item.spec.key in files and item.identity not in have]
+
+
+def print_stale_count(console: Console, planned: Sequence[Run], root: Path) -> None:
+    """How many of the runs have a record of other code; nothing where none has."""
+    if stale := stale_runs(planned, root):
+        console.print(f"{len(stale)} more have records of other code, which count nowhere: `status --stale` shows them.")
 
 
 def print_stale(console: Console, planned: Sequence[Run], root: Path) -> None:
@@ -48,13 +55,22 @@ def retire(planned: Sequence[Run], root: Path, work: Path) -> int:
     return moved
 
 
+def check_no_newer(root: Path) -> None:
+    """No record is of a newer engine than this checkout's: training would put an older one in its place. Else a UserError."""
+    for path in files_by_key(root).values():
+        if int(RECORD.search(path.name)[4]) > ENGINE:
+            raise UserError(f"{path} was made by a newer version (engine {RECORD.search(path.name)[4]}; here it is {ENGINE}): "
+                            "update this checkout, for example with git pull, or move the record away.")
+
+
 def check_reportable(papers: Sequence[Paper]) -> None:
     """What is trained can be reported: the printed numbers, the claims and the marked places of the READMEs are as they must
     be. Else a UserError, before anything is trained."""
     from common.report.claims import load_claims
-    from common.report.compare import published
+    from common.report.published import published
     from common.report.readme import read_marked
 
+    check_no_newer(papers[0].folder.parent)
     for paper in papers:
         published(paper)
         if (paper.folder / "claims.yaml").exists():

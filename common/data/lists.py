@@ -69,6 +69,8 @@ def read_list(path: Path, classes: int) -> Listed:
         name = below_root(name)
         if not all_visible("/".join(name.split("/")[-2:])):
             continue  # a system's leftover, which some tool listed
+        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+            raise UserError(f"{path}: {name!r} in {where} is outside of the folder of the images; take another copy.")
         if label >= classes:
             raise UserError(f"{path}: label {label} in {where} is not one of 0 to {classes - 1}; take another copy.")
         if name in seen:

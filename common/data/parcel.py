@@ -122,9 +122,28 @@ def unpack_data(name: str, source: Path, folder: Path) -> dict[str, Any]:
     saved = {"x_train": images.x_train, "y_train": images.y_train, "x_test": images.x_test, "y_test": images.y_test,
              "classes": np.array(images.classes), "digest_train": np.array(described["digest_train"]),
              "digest_test": np.array(described["digest_test"]), "kept": images.kept}
-    write_atomically(parcel_file(name, folder), json.dumps(described, indent=1).encode())
-    write_atomically(Path(folder) / f"{name}.npz", lambda file: np.savez(file, **saved))
+    with _without_images(name, folder):
+        write_atomically(parcel_file(name, folder), json.dumps(described, indent=1).encode())
+        write_atomically(Path(folder) / f"{name}.npz", lambda file: np.savez(file, **saved))
     return described
+
+
+@contextmanager
+def _without_images(name: str, folder: Path) -> Iterator[None]:
+    """Put an earlier parcel's images away while a new one is written, and them and its description back where that fails: never
+    does a description stand beside another parcel's images, which are black where it has none."""
+    marker, file = parcel_file(name, folder), Path(folder) / f"{name}.npz"
+    away, described = file.with_suffix(".npz.away"), marker.read_bytes() if marker.exists() else None
+    if described is not None and file.exists():
+        file.replace(away)
+    try:
+        yield
+        away.unlink(missing_ok=True)
+    except BaseException:
+        if away.exists() and described is not None:
+            write_atomically(marker, described)
+            away.replace(file)
+        raise
 
 
 def _images(name: str, arrays: Mapping[str, np.ndarray], described: Mapping[str, Any], source: Path) -> Images:
@@ -156,11 +175,24 @@ def served_columns(name: str, folder: Path) -> set[Column] | None:
     return {replace(need.column, backbone="") for need, _ in needs_of(json.loads(path.read_text()))}
 
 
+def _is_whole(file: Path) -> bool:
+    """Whether an .npz has all images of its set."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return "kept.npy" not in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 @contextmanager
 def instead_of_parcel(name: str, folder: Path) -> Iterator[None]:
     """Put what an earlier parcel left of a set away while the whole set is prepared, and back where that fails."""
     marker, file = parcel_file(name, folder), Path(folder) / f"{name}.npz"
     if not marker.exists():
+        yield
+        return
+    if file.exists() and _is_whole(file):  # a kill came when the set was whole and the marker was to go
+        marker.unlink()
         yield
         return
     away = file.with_suffix(".npz.away")

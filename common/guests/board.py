@@ -16,10 +16,12 @@ from common.guests.card import Board, Row, RunOf, Versus
 from common.guests.trial import Entry, Setting, read_records
 from common.paper import Paper
 from common.plan import Run
-from common.report.boards import entrants, protocol_words
-from common.report.duels import holm
+from common.report.boards import entrants
 from common.report.intervals import spread
 from common.report.paired import Hits, compare, hits_of
+from common.report.protocols import protocol_words
+from common.report.results import results_of
+from common.report.significance import holm
 from common.report.text import number, signed
 from common.spec import Column, Profile, Protocol
 from common.store import files_by_key, identity_of, load_records
@@ -61,10 +63,10 @@ def papers_rows(papers: Sequence[Paper], profile: Profile, column: Column, root:
     here = [replace(p, columns={**p.columns, profile: (column,)}) for p in papers if column in p.columns[profile]]
     keys = [key for key, file in files_by_key(root).items() if file.parts[-3:-1] == (profile, column.name)]
     records, found = load_records(root, keys), []
-    for entrant in entrants(here, records, profile):
-        if done := [*entrant.arm.done, *entrant.arm.diverged]:
+    for entrant in entrants(results_of(here, records, profile)):
+        if done := [*entrant.runs.done, *entrant.runs.diverged]:
             names = tuple(dict.fromkeys(paper for paper, _ in entrant.sources))
-            found.append(Trained(entrant.protocol, make_row(entrant.arm.method.label, "paper", names, done), done))
+            found.append(Trained(entrant.protocol, make_row(entrant.runs.method.label, "paper", names, done), done))
     evidence.add(root, {record["key"]: record for trained in found for record in trained.records})
     return found
 

@@ -15,8 +15,8 @@ from common.errors import UserError
 from common.plan import Run, merged
 from common.publish.about import LICENCE, author, citation, pretty, repository
 from common.publish.croissant import list_name
-from common.report.boards import protocol_words
-from common.report.compare import Record
+from common.report.protocols import protocol_words
+from common.report.results import Record
 from common.store import load_records, record_path, write_atomically
 
 PROFILE, CRATE = "https://w3id.org/ro/wfrun/process/0.5", "https://w3id.org/ro/crate/1.1"

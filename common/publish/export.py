@@ -20,8 +20,8 @@ from common.plan import Run
 from common.publish.about import pretty
 from common.publish.crate import record_bytes, write_crate
 from common.publish.croissant import export_lists
-from common.report.boards import protocol_words
-from common.report.compare import Record
+from common.report.protocols import protocol_words
+from common.report.results import Record
 from common.report.text import escape, markdown_table, number
 from common.store import load_records, read_weights, record_path, weights_metadata, write_atomically
 
@@ -151,7 +151,7 @@ def model_card(item: Run, record: Record) -> str:
     start = f", starting from {escape(item.start.method.label)} of the same seed" if item.start else ""
     return "\n".join([
         f"---\n{front}---\n", f"# {escape(_name(item))}\n",
-        f"One run of the replication of the paper `{_paper(item)}`: {escape(method.label)} on {escape(item.spec.column.name)}, "
+        f"One run of the replication of the paper `{item.paper}`: {escape(method.label)} on {escape(item.spec.column.name)}, "
         f"seed {item.spec.seed}{start}. `written` follows the paper's text, `released` its authors' code.\n",
         "## Results\n", markdown_table(["metric", "value"], [(m["name"], number(m["value"])) for m in _metrics(record)]),
         "All on the untouched test set; the last epoch is the headline. The best epoch was chosen on the test set itself, so it "
@@ -220,13 +220,8 @@ def shape_of(item: Run) -> tuple[int, int, int]:
     return len(facts.mean), facts.side, facts.side
 
 
-def _paper(item: Run) -> str:
-    """The folder of the paper that plans the run: <paper>/results/<profile>/<column>."""
-    return item.folder.parents[2].name
-
-
 def command(item: Run) -> str:
     """What trains the run, in a checkout."""
-    words = ["python", "-m", f"papers.{_paper(item)}.replicate", "train", "--profile", item.folder.parent.name]
+    words = ["python", "-m", f"papers.{item.paper}.replicate", "train", "--profile", item.profile]
     words += ["--column", item.spec.column.name, "--method", item.method.label, "--seeds", str(item.spec.seed + 1)]
     return shlex.join(words)

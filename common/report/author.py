@@ -11,8 +11,9 @@ from typing import get_args
 from common.errors import UserError, line_of, meant
 from common.paper import Paper
 from common.report.claims import load_claims
-from common.report.compare import MEASURED, published
+from common.report.compare import MEASURED
 from common.report.groups import SHOTS, SPANS, TENTHS, is_group
+from common.report.published import published
 from common.spec import Imbalance
 
 

@@ -5,18 +5,19 @@ classifier is part of the method. A run that several papers print is one row.
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import NamedTuple
 
-from common.estimate import Speed, known_speeds, not_run
-from common.paper import Paper
+from common.cost import not_run
 from common.plan import Run
-from common.report.compare import NO_RUN, Arm, Record, Records, arms, drawn_lists, flags, made, published, standing_columns
-from common.report.duels import holm
+from common.report.compare import NO_RUN, drawn_lists, flags, made
 from common.report.intervals import Interval, central, confidence_interval, resampled_means, spread, within_percent
 from common.report.paired import NO_HITS, Hits, Paired, compare
-from common.spec import Column, Profile, Protocol
+from common.report.protocols import protocol_words
+from common.report.results import MethodRuns, Record, Records, Results, once
+from common.report.significance import holm
+from common.spec import Column, Protocol
 
 RULE = (
     "Ranked by mean last-epoch accuracy on the test set; 95 % confidence interval of that mean (Student t), 95 % interval of the "
@@ -40,7 +41,7 @@ class Behind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Standing:
+class LeaderboardRow:
     """A method in a board; numbers are means over its finished runs, accuracies in percent, None where there are none.
 
     label, name, reading, variant: as the first paper calls it, a plain row before a point of a grid. sources: (paper, label)
@@ -86,7 +87,7 @@ class Board:
 
     column: Column
     protocol: Protocol
-    rows: tuple[Standing, ...]
+    rows: tuple[LeaderboardRow, ...]
     flags: tuple[str, ...]
 
     @property
@@ -103,7 +104,7 @@ class Entrant(NamedTuple):
 
     column: Column
     protocol: Protocol
-    arm: Arm
+    runs: MethodRuns
     sources: tuple[tuple[str, str], ...]
     own: tuple[str, ...]
     is_main: bool
@@ -111,11 +112,11 @@ class Entrant(NamedTuple):
     costs: tuple[float | None, ...]
 
 
-def boards(papers: Sequence[Paper], records: Records, profile: Profile, hits: Mapping[str, Hits] = NO_HITS) -> tuple[Board, ...]:
+def boards(results: Sequence[Results]) -> tuple[Board, ...]:
     """A board for every column and protocol under which the papers plan two plain rows or more: columns in the order of the
-    papers, the protocol with most methods first. Run methods without a record are listed with why. hits: of the records that
-    have predictions."""
-    return boards_of(entrants(papers, records, profile), hits)
+    papers, the protocol with most methods first. Run methods without a record are listed with why. results: of each paper,
+    all of the same records and profile."""
+    return boards_of(entrants(results), results[0].hits)
 
 
 def boards_of(found: Iterable[Entrant], hits: Mapping[str, Hits] = NO_HITS) -> tuple[Board, ...]:
@@ -131,51 +132,51 @@ def boards_of(found: Iterable[Entrant], hits: Mapping[str, Hits] = NO_HITS) -> t
 
 
 def _plain_rows(found: Iterable[Entrant]) -> int:
-    return sum(not entrant.arm.method.variant for entrant in found)
+    return sum(not entrant.runs.method.variant for entrant in found)
 
 
-def entrants(papers: Iterable[Paper], records: Records, profile: Profile) -> list[Entrant]:
+def entrants(results: Iterable[Results]) -> list[Entrant]:
     """Everything that the papers plan in a profile and that classifies, each key once."""
     found: dict[str, Entrant] = {}
-    for paper in papers:
-        printed, speeds = main_rows(paper, profile), known_speeds(paper, records)
-        for column in (c for c in paper.columns[profile] if not c.is_drawn):  # those have a section of their own
-            for arm in arms(paper, records, profile, column):
-                if arm.method.task != "classes":
-                    continue
-                key, one = _entrant(paper, profile, column, arm, printed, speeds, records)
-                found[key] = _joined(found[key], one) if key in found else one
+    for one in results:
+        for key, entrant in own_entrants(one):
+            found[key] = _joined(found[key], entrant) if key in found else entrant
     return list(found.values())
 
 
-def _entrant(paper: Paper, profile: Profile, column: Column, arm: Arm, printed: Container[tuple[str, str]],
-             speeds: Sequence[Speed], records: Records) -> tuple[str, Entrant]:
-    """The key of the method's first run, and the method as this paper alone knows it."""
-    method = arm.method
-    first = Run(paper.spec(profile, column, method, 0), method, paper.folder)
+@once
+def own_entrants(results: Results) -> list[tuple[str, Entrant]]:
+    """The methods that a paper plans and that classify, as it alone knows them, each with the key of its first run."""
+    main = main_rows(results)
+    columns = [column for column in results.paper.columns[results.profile] if not column.is_drawn]  # those have their own section
+    return [(runs.planned[0].spec.key, _entrant(results, column, runs, main)) for column in columns
+            for runs in results.runs(column) if runs.method.task == "classes"]
+
+
+def _entrant(results: Results, column: Column, runs: MethodRuns, main: Container[tuple[str, str]]) -> Entrant:
+    paper, method = results.paper, runs.method
     is_own = method.name in paper.own
-    is_main = not method.variant and (is_own or (column.name, method.name) in printed)
-    waiting = not_run(paper, column, method, speeds) if column.name in paper.large else NO_RUN
-    seeds = [record["spec"]["seed"] for record in arm.done]
-    costs = tuple(_cost(replace(first, spec=replace(first.spec, seed=seed)), records) for seed in seeds)
-    return first.spec.key, Entrant(column, whole_stage(first).spec.protocol, arm, ((paper.name, method.label),),
-                                  (paper.name,) * is_own, is_main, waiting, costs)
+    is_main = not method.variant and (is_own or (column.name, method.name) in main)
+    waiting = not_run(paper, column, method, results.speeds) if column.name in paper.large else NO_RUN
+    costs = tuple(_cost(runs.planned[record["spec"]["seed"]], results.records) for record in runs.done)
+    return Entrant(column, whole_stage(runs.planned[0]).spec.protocol, runs, ((paper.name, method.label),),
+                   (paper.name,) * is_own, is_main, waiting, costs)
 
 
 def _joined(known: Entrant, other: Entrant) -> Entrant:
     """One method that two papers train: named by the first that has it as a plain row."""
-    keep = known.arm if not known.arm.method.variant or other.arm.method.variant else other.arm
-    return known._replace(arm=keep, sources=known.sources + other.sources, own=tuple(dict.fromkeys(known.own + other.own)),
+    keep = known.runs if not known.runs.method.variant or other.runs.method.variant else other.runs
+    return known._replace(runs=keep, sources=known.sources + other.sources, own=tuple(dict.fromkeys(known.own + other.own)),
                           is_main=known.is_main or other.is_main)
 
 
-def main_rows(paper: Paper, profile: Profile) -> set[tuple[str, str]]:
+def main_rows(results: Results) -> set[tuple[str, str]]:
     """(column, method) of what the main tables print; of all tables in a column that no main table prints."""
-    standing, in_main, in_any = standing_columns(paper, profile), set(), set()
-    for row in published(paper).itertuples():
-        for column in standing.get(row.column, ()):
+    in_main, in_any = set(), set()
+    for row in results.printed:
+        for column in results.columns_shown.get(row.column, ()):
             in_any.add((column.name, row.method))
-            if row.table in paper.main:
+            if row.table in results.paper.main:
                 in_main.add((column.name, row.method))
     columns = {name for name, _ in in_main}
     return in_main | {place for place in in_any if place[0] not in columns}
@@ -195,23 +196,23 @@ def _cost(item: Run, records: Records) -> float | None:
 
 
 def _board(found: Sequence[Entrant], hits: Mapping[str, Hits]) -> Board:
-    rows = [standing(entrant) for entrant in found]
+    rows = [leaderboard_row(entrant) for entrant in found]
     main = [(row, entrant) for row, entrant in zip(rows, found, strict=True) if row.n and row.is_main]
-    ranked = _with_ranks([row for row, _ in main], [_last(entrant.arm) for _, entrant in main])
-    ranked = _behind_the_first(ranked, {row.keys: entrant.arm.done for row, entrant in main}, hits)
+    ranked = _with_ranks([row for row, _ in main], [_last(entrant.runs) for _, entrant in main])
+    ranked = _behind_the_first(ranked, {row.keys: entrant.runs.done for row, entrant in main}, hits)
     others = sorted((row for row in rows if row.n and not row.is_main), key=lambda row: -row.mean)
-    used = [record for entrant in found for record in (*entrant.arm.done, *entrant.arm.starts)]
+    used = [record for entrant in found for record in (*entrant.runs.done, *entrant.runs.starts)]
     return Board(found[0].column, found[0].protocol, (*ranked, *others, *(row for row in rows if not row.n)),
                  (*flags(used), *drawn_lists(used)))
 
 
-def standing(entrant: Entrant) -> Standing:
+def leaderboard_row(entrant: Entrant) -> LeaderboardRow:
     """The numbers of one method, without its rank."""
-    method, done, lost = entrant.arm.method, entrant.arm.done, entrant.arm.diverged
-    values = _last(entrant.arm)
+    method, done, lost = entrant.runs.method, entrant.runs.done, entrant.runs.diverged
+    values = _last(entrant.runs)
     mean, sd = spread(values)
     groups = {name: _mean(done, lambda record, name=name: record["groups"][name]) for name in ("many", "medium", "few")}
-    return Standing(
+    return LeaderboardRow(
         method.label, method.name, method.reading, method.variant, entrant.sources, entrant.own, entrant.is_main,
         "mean" if done else "diverged" if lost else entrant.waiting, len(done), len(lost), mean, sd,
         within_percent(confidence_interval(values)),
@@ -222,8 +223,8 @@ def standing(entrant: Entrant) -> Standing:
     )
 
 
-def _last(arm: Arm) -> tuple[float, ...]:
-    return tuple(record["accuracy"]["last"] for record in arm.done)
+def _last(runs: MethodRuns) -> tuple[float, ...]:
+    return tuple(record["accuracy"]["last"] for record in runs.done)
 
 
 def _mean(done: Sequence[Record], take: Callable[[Record], float | None]) -> float | None:
@@ -232,7 +233,7 @@ def _mean(done: Sequence[Record], take: Callable[[Record], float | None]) -> flo
     return fmean(values) if values and None not in values else None
 
 
-def _with_ranks(rows: Sequence[Standing], runs: Sequence[tuple[float, ...]]) -> list[Standing]:
+def _with_ranks(rows: Sequence[LeaderboardRow], runs: Sequence[tuple[float, ...]]) -> list[LeaderboardRow]:
     """The rows by rank, with the rank of each among the means and its interval over seeds."""
     import numpy as np
 
@@ -247,8 +248,8 @@ def _with_ranks(rows: Sequence[Standing], runs: Sequence[tuple[float, ...]]) -> 
     return sorted(found, key=lambda row: row.rank)
 
 
-def _behind_the_first(ranked: Sequence[Standing], runs: Mapping[tuple[str, ...], Sequence[Record]], hits: Mapping[str, Hits]
-                      ) -> list[Standing]:
+def _behind_the_first(ranked: Sequence[LeaderboardRow], runs: Mapping[tuple[str, ...], Sequence[Record]], hits: Mapping[str, Hits]
+                      ) -> list[LeaderboardRow]:
     """The ranked rows, compared with the first of them where both have predictions. runs: of a row, by its keys."""
     tests = {i: compare(runs[row.keys], runs[ranked[0].keys], hits) for i, row in enumerate(ranked[1:], 1)}
     tests = {i: test for i, test in tests.items() if test}
@@ -259,24 +260,3 @@ def _behind_the_first(ranked: Sequence[Standing], runs: Mapping[tuple[str, ...],
 def ranks_of(means):
     """Ranks [..., methods] of means [..., methods]: 1 + how many are larger."""
     return 1 + (means[..., None, :] > means[..., :, None]).sum(axis=-1)
-
-
-def protocol_words(protocol: Protocol) -> str:
-    """All that a protocol fixes, on one line; unequal protocols read differently."""
-    words = [f"{protocol.epochs} epochs", f"batch {protocol.batch_size}{', last one dropped' if protocol.drop_last else ''}",
-             f"{protocol.optimiser} {protocol.rate:g}, momentum {protocol.momentum:g}", f"weight decay {protocol.weight_decay:g}"]
-    warm = protocol.warmup_epochs
-    share = f" from {protocol.warmup_start:.3g} of it" if protocol.warmup_start else ""
-    words += [f"{warm} warm-up epoch{'s' if warm > 1 else ''}{share}"] if warm else []
-    if protocol.schedule == "cosine":
-        words.append("cosine")
-    elif protocol.decay_epochs:
-        words.append(f"× {protocol.decay_factor:g} at {', '.join(map(str, protocol.decay_epochs))}")
-    words += {"all": [], "head": ["head only"], "last": ["last block and head only"]}[protocol.trains]
-    words += ["moving statistics"] if protocol.moving_statistics else []
-    usual = {field.name for field in fields(Protocol)}
-    for field in fields(protocol):  # what protocols of large sets fix beside
-        value, name = getattr(protocol, field.name), field.name.replace("_", " ")
-        if field.name not in usual and value != field.default:
-            words.append(name if value is True else f"{name} {value}")
-    return ", ".join(words)

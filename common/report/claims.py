@@ -1,13 +1,13 @@
 """A paper's claims as tests on records: `claims.yaml`, strictly loaded, and one `Outcome` per claim and reading.
 
-Every claim comes down to duels: in a column, the best of some champions against the best of some rivals; their statistics
-are in `common.report.duels`. "in every column" is an intersection-union test (the largest p), and Holm corrects over the
+Every claim comes down to comparisons: in a column, the best of some champions against the best of some rivals; their statistics
+are in `common.report.significance`. "in every column" is an intersection-union test (the largest p), and Holm corrects over the
 claims of the paper, over those that are ours apart. A claim that follows from a stronger one is shown beside it, untested.
 """
 
 import math
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -15,22 +15,24 @@ from typing import Any, Literal, NamedTuple
 
 from common.errors import UserError, line_of, meant
 from common.paper import Paper
-from common.report.compare import (
-    Arm,
-    Record,
-    Records,
-    arms,
-    drawn_lists,
-    flags,
-    measure,
-    published,
-    standing_columns,
-    why_not_measured,
-)
-from common.report.duels import ENOUGH, LEVEL, Duel, Side, decide, holm, over_images, p_claim, p_less_paired, p_opposite
+from common.report.compare import drawn_lists, flags, measure, why_not_measured
 from common.report.groups import SHOTS, SPANS, TENTHS, WHOLE, group_accuracy, is_group
-from common.report.paired import NO_HITS, Hits
-from common.spec import Column, Profile, load_yaml
+from common.report.paired import Hits
+from common.report.published import published
+from common.report.results import MethodRuns, Record, Results, once
+from common.report.significance import (
+    ENOUGH,
+    LEVEL,
+    Comparison,
+    Side,
+    decide,
+    holm,
+    over_images,
+    p_claim,
+    p_less_paired,
+    p_opposite,
+)
+from common.spec import Column, load_yaml
 
 RULE = (
     "Verdict of a claim: one-sided Welch t-tests over seeds on last-epoch errors; holds where the claim is significant in every "
@@ -123,9 +125,10 @@ class Row(NamedTuple):
 
 
 Lines = Mapping[str, Sequence[Any]]  # column -> lines of published.csv
+Sides = Mapping[tuple[str, str], tuple[list[Row], list[Row]]]  # by the id of a claim and a published column: `contenders`
 
 
-class Trial(NamedTuple):
+class ClaimTest(NamedTuple):
     """A claim in one reading, made ready for testing.
 
     one_sided: columns whose table tries no setting to compare with. without: columns that have no such group of classes.
@@ -134,25 +137,27 @@ class Trial(NamedTuple):
 
     claim: Claim
     reading: str
-    duels: tuple[Duel, ...]
+    comparisons: tuple[Comparison, ...]
     one_sided: tuple[str, ...]
     without: tuple[str, ...]
     absent: Mapping[str, tuple[str, ...]]
     has_runs: bool
 
     @property
-    def comparisons(self) -> frozenset[tuple[str, ...]]:
+    def pairs(self) -> frozenset[tuple[str, ...]]:
         """(column, classes, champion, rival) of everything that must be so; none for kind "setting", whose two sides are each
         the best of several rows."""
         if self.claim.kind == "setting":
             return frozenset()
-        return frozenset((d.column, d.classes, a.label, b.label) for d in self.duels for a in d.champions for b in d.rivals)
+        return frozenset((d.column, d.classes, a.label, b.label) for d in self.comparisons for a in d.champions for b in d.rivals)
 
 
-def load_claims(paper: Paper) -> tuple[Claim, ...]:
-    """The claims of the paper; a method, column or table that published.csv does not have is a UserError, as is a repeated id."""
+def load_claims(paper: Paper, lines: Lines | None = None) -> tuple[Claim, ...]:
+    """The claims of the paper; a method, column or table that published.csv does not have is a UserError, as is a repeated id.
+    lines: `printed_lines` of it, where they are known."""
     path = paper.folder / "claims.yaml"
-    claims, lines = load_yaml(path, tuple[Claim, ...]), printed_lines(paper)
+    claims = load_yaml(path, tuple[Claim, ...])
+    lines = printed_lines(published(paper).itertuples()) if lines is None else lines
     for i, claim in enumerate(claims):
         where = f"{line_of(path, f'id: {claim.id}')}: claim {claim.id!r}"
         if claim.id in [other.id for other in claims[:i]]:
@@ -174,10 +179,10 @@ def load_claims(paper: Paper) -> tuple[Claim, ...]:
     return claims
 
 
-def printed_lines(paper: Paper) -> Lines:
-    """The numbers of published.csv beside which records can be set, by column."""
+def printed_lines(printed: Iterable[Any]) -> Lines:
+    """The rows of published.csv beside which records can be set, by column."""
     found: dict[str, list[Any]] = {}
-    for line in published(paper).itertuples():
+    for line in printed:
         if line.metric != "top5_accuracy" and not why_not_measured(line.metric, line.group):  # claims are about top-1
             found.setdefault(line.column, []).append(line)
     return found
@@ -239,48 +244,55 @@ def printed_verdict(claim: Claim, lines: Lines) -> str:
     return f"fails ({failing} of {len(claim.columns)} columns)" if failing else "holds"
 
 
-def evaluate(paper: Paper, records: Records, profile: Profile, hits: Mapping[str, Hits] = NO_HITS) -> list[Outcome]:
+@once
+def evaluate(results: Results) -> tuple[Outcome, ...]:
     """The outcome of every claim, once per reading of the methods that it compares, in the order of claims.yaml, but that what
-    follows from a stronger claim stands below that. hits: of the records that have predictions, for the paired tests.
+    follows from a stronger claim stands below that; none where the paper has no claims.yaml.
 
     In the quick profile a claim's columns are replaced by their stand-ins: a demonstration, not evidence on the paper.
     """
-    lines, claims = printed_lines(paper), load_claims(paper)
-    standing = standing_columns(paper, profile)
-    wanted = {name for claim in claims for name in claim.columns}
-    pool = {c.name: arms(paper, records, profile, c) for name in sorted(wanted & set(standing)) for c in standing[name]}
-    trials = [_trial(claim, reading, lines, standing, pool) for claim in claims
-              for reading in _readings(claim, pool, lines, standing)]
+    if not has_claims(results.paper):
+        return ()
+    lines = printed_lines(results.printed)
+    claims = load_claims(results.paper, lines)
+    sides = {(claim.id, name): contenders(claim, rows(claim, lines, name)) for claim in claims for name in claim.columns}
+    tests = [_test_of(claim, reading, results, sides) for claim in claims for reading in _readings(claim, results, sides)]
+    printed = {claim.id: printed_verdict(claim, lines) for claim in claims}
     found = []
-    for reading in dict.fromkeys(trial.reading for trial in trials):
-        of_reading = [trial for trial in trials if trial.reading == reading]
+    for reading in dict.fromkeys(test.reading for test in tests):
+        of_reading = [test for test in tests if test.reading == reading]
         stronger = follows_from(of_reading)
         for is_ours in (False, True):
-            family = [trial for trial in of_reading if trial.claim.ours == is_ours]
-            found += [_outcome(trial, stronger.get(trial.claim.id, ""), printed_verdict(trial.claim, lines), ps, profile, hits)
-                      for trial, ps in zip(family, _corrected(family, stronger, hits), strict=True)]
+            family = [test for test in of_reading if test.claim.ours == is_ours]
+            found += [_outcome(test, stronger.get(test.claim.id, ""), printed[test.claim.id], ps, results)
+                      for test, ps in zip(family, _corrected(family, stronger, results.hits), strict=True)]
     place = {claim.id: i for i, claim in enumerate(claims)}
-    return sorted(found, key=lambda o: (place[o.follows or o.claim.id], bool(o.follows), place[o.claim.id]))
+    return tuple(sorted(found, key=lambda o: (place[o.follows or o.claim.id], bool(o.follows), place[o.claim.id])))
 
 
-def follows_from(trials: Sequence[Trial]) -> dict[str, str]:
-    """Id of a claim -> id of the stronger one that it follows from, among the trials of one reading.
+def has_claims(paper: Paper) -> bool:
+    """Whether the paper states claims."""
+    return (paper.folder / "claims.yaml").exists()
+
+
+def follows_from(tests: Sequence[ClaimTest]) -> dict[str, str]:
+    """Id of a claim -> id of the stronger one that it follows from, among the tests of one reading.
 
     The stronger one has all its comparisons (and is the earlier one where it has no other), follows from none itself, and is
     not ours unless the other is too. What is compared is known before any run, so no result decides what counts.
     """
-    made = [trial.comparisons for trial in trials]
+    made = [test.pairs for test in tests]
 
     def is_stronger(i: int, j: int) -> bool:
-        more = made[j] < made[i] or (made[j] == made[i] and (trials[i].claim.ours, i) < (trials[j].claim.ours, j))
-        return bool(made[j]) and more and trials[i].claim.ours <= trials[j].claim.ours
+        more = made[j] < made[i] or (made[j] == made[i] and (tests[i].claim.ours, i) < (tests[j].claim.ours, j))
+        return bool(made[j]) and more and tests[i].claim.ours <= tests[j].claim.ours
 
-    above = [[i for i in range(len(trials)) if is_stronger(i, j)] for j in range(len(trials))]
-    return {trial.claim.id: next(trials[i].claim.id for i in of if not above[i])
-            for trial, of in zip(trials, above, strict=True) if of}
+    above = [[i for i in range(len(tests)) if is_stronger(i, j)] for j in range(len(tests))]
+    return {test.claim.id: next(tests[i].claim.id for i in of if not above[i])
+            for test, of in zip(tests, above, strict=True) if of}
 
 
-def _corrected(family: Sequence[Trial], stronger: Mapping[str, str], hits: Mapping[str, Hits]
+def _corrected(family: Sequence[ClaimTest], stronger: Mapping[str, str], hits: Mapping[str, Hits]
                ) -> list[tuple[float, float, float]]:
     """p of each claim of a family, of its opposite, and of the claim in paired tests: Holm-corrected over those that are tests.
 
@@ -288,62 +300,66 @@ def _corrected(family: Sequence[Trial], stronger: Mapping[str, str], hits: Mappi
     claim in whose columns nothing at all has been trained. Only whether there is any run is looked at, of whatever method: to
     choose by what the runs say would undo the correction.
     """
-    raw = [(p_claim(t.duels), p_opposite(t.duels), p_claim(t.duels, partial(p_less_paired, hits=hits))) for t in family]
-    tested = [i for i, t in enumerate(family) if t.duels and t.has_runs and t.claim.id not in stronger]
+    paired = partial(p_less_paired, hits=hits)
+    raw = [(p_claim(t.comparisons), p_opposite(t.comparisons), p_claim(t.comparisons, paired)) for t in family]
+    tested = [i for i, t in enumerate(family) if t.comparisons and t.has_runs and t.claim.id not in stronger]
     corrected = zip(*(holm(raw[i][k] for i in tested) for k in range(3)), strict=True)
     return [raw[i] if i not in tested else next(corrected) for i in range(len(family))]
 
 
-def _readings(claim: Claim, pool: Mapping[str, list[Arm]], lines: Lines,
-              standing: Mapping[str, tuple[Column, ...]]) -> list[str]:
+def _readings(claim: Claim, results: Results, sides: Sides) -> list[str]:
     """The readings of the row that the claim is about, "written" first; "written" where nothing of it is trained."""
-    found = {reading for name in claim.columns for column in standing.get(name, ())
-             for reading in _own_readings(claim, lines, name, pool, column.name)}
+    found = {reading for name in claim.columns for column in results.columns_shown.get(name, ())
+             for reading in _own_readings(claim, results.runs(column), sides[claim.id, name])}
     return sorted(found, key=lambda reading: reading != "written") or ["written"]
 
 
-def _own_readings(claim: Claim, lines: Lines, column: str, pool: Mapping[str, list[Arm]], at: str) -> set[str]:
-    """The readings of the claim's own rows of a published column, in our column `at`."""
-    compared = chain(*contenders(claim, rows(claim, lines, column)))
-    own = {(row.method, row.variant) for row in compared if claim.method in (row.method, row.label)}
-    return {arm.method.reading for arm in pool[at] if (arm.method.name, arm.method.variant) in own}
+def _own_readings(claim: Claim, runs: Sequence[MethodRuns], sides: tuple[list[Row], list[Row]]) -> set[str]:
+    """The readings of the claim's own rows, of those that it compares in a published column, in a column of ours."""
+    own = {(row.method, row.variant) for row in chain(*sides) if claim.method in (row.method, row.label)}
+    return {one.method.reading for one in runs if (one.method.name, one.method.variant) in own}
 
 
-def _trial(claim: Claim, reading: str, lines: Lines, standing: Mapping[str, tuple[Column, ...]],
-           pool: Mapping[str, list[Arm]]) -> Trial:
-    """The duels of a claim on the columns of a profile, and what could not be compared."""
-    duels, one_sided, without, absent = [], [], [], {}
+def _test_of(claim: Claim, reading: str, results: Results, sides: Sides) -> ClaimTest:
+    """The comparisons of a claim on the columns of a profile, and what could not be compared."""
+    made, one_sided, without, absent = [], [], [], {}
+    shown = results.columns_shown
     for name in claim.columns:
-        sides = contenders(claim, rows(claim, lines, name))
-        if not all(sides):
+        if not all(sides[claim.id, name]):
             one_sided.append(name)
             continue
-        for column in standing.get(name, ()):
-            there = _own_readings(claim, lines, name, pool, column.name)
+        for column in shown.get(name, ()):
+            there = _own_readings(claim, results.runs(column), sides[claim.id, name])
             same = reading if reading in there else min(there, default=reading)  # like with like, where it has one reading only
-            if any(mean_error(r, classes) is None for classes in claim.parts for arm in pool[column.name] for r in arm.done):
+            if any(_lacks(results, column, classes) for classes in claim.parts):
                 without.append(name)
                 continue
             for classes in claim.parts:
-                found = [[(row, _side(row, same, pool[column.name], classes)) for row in side] for side in sides]
+                found = [[(row, _side(row, same, results, column, classes)) for row in side] for side in sides[claim.id, name]]
                 for label in (row.label for side in found for row, runs in side if runs is None):
                     absent.setdefault(label, {})[column.name] = None
-                duels.append(Duel(column.name, classes, *(tuple(runs for _, runs in side if runs is not None) for side in found)))
-    columns = [column.name for name in claim.columns for column in standing.get(name, ())]
-    has_runs = any(arm.done or arm.diverged for name in columns for arm in pool[name])
-    return Trial(claim, reading, tuple(duels), *(tuple(dict.fromkeys(names)) for names in (one_sided, without)),
-                 {label: tuple(names) for label, names in absent.items()}, has_runs)
+                made.append(Comparison(column.name, classes, *(tuple(r for _, r in side if r is not None) for side in found)))
+    has_runs = any(runs.done or runs.diverged for name in claim.columns for column in shown.get(name, ())
+                   for runs in results.runs(column))
+    return ClaimTest(claim, reading, tuple(made), *(tuple(dict.fromkeys(names)) for names in (one_sided, without)),
+                     {label: tuple(names) for label, names in absent.items()}, has_runs)
 
 
-def _side(row: Row, reading: str, found: list[Arm], classes: str) -> Side | None:
+def _lacks(results: Results, column: Column, classes: str) -> bool:
+    """Whether some finished run of a column has no such classes."""
+    return results.keep(("lacks", column, classes), lambda: any(
+        mean_error(record, classes) is None for runs in results.runs(column) for record in runs.done))
+
+
+def _side(row: Row, reading: str, results: Results, column: Column, classes: str) -> Side | None:
     """A row's runs in this reading, or in the only one that its method has; None where the paper trains no such method."""
-    matching = [arm for arm in found if (arm.method.name, arm.method.variant) == (row.method, row.variant)]
-    if not matching:
+    same = [runs for runs in results.runs(column) if (runs.method.name, runs.method.variant) == (row.method, row.variant)]
+    if not same:
         return None
-    arm = next((a for a in matching if a.method.reading == reading), matching[0])
-    seeds = tuple(record["spec"]["seed"] for record in arm.done)
-    errors = tuple(mean_error(record, classes) for record in arm.done)
-    return Side(row.label, errors, len(arm.diverged), seeds, arm.done, arm.starts, arm.apart, classes)
+    runs = next((one for one in same if one.method.reading == reading), same[0])
+    seeds = tuple(record["spec"]["seed"] for record in runs.done)
+    errors = tuple(mean_error(record, classes) for record in runs.done)
+    return Side(row.label, errors, len(runs.diverged), seeds, runs.done, runs.starts, runs.apart, classes)
 
 
 def mean_error(record: Record, classes: str) -> float | None:
@@ -354,69 +370,68 @@ def mean_error(record: Record, classes: str) -> float | None:
     return None if accuracy is None else 100 - accuracy
 
 
-def _outcome(trial: Trial, follows: str, printed: str, ps: tuple[float, float, float], profile: Profile,
-             hits: Mapping[str, Hits]) -> Outcome:
+def _outcome(test: ClaimTest, follows: str, printed: str, ps: tuple[float, float, float], results: Results) -> Outcome:
     """ps: of the claim, of its opposite, and of the claim in paired tests."""
-    claim, duels = trial.claim, trial.duels
-    ready = [d for d in duels if d.champions and d.rivals and all(s.errors or s.diverged for s in d.sides)]
-    complete = {d.column for d in duels} - {d.column for d in duels if d not in ready}
-    left_out = {*trial.one_sided, *trial.without}
-    of = len(claim.columns) - len(left_out) if profile == "paper" else len({d.column for d in duels})
+    claim, made = test.claim, test.comparisons
+    ready = [d for d in made if d.champions and d.rivals and all(s.errors or s.diverged for s in d.sides)]
+    complete = {d.column for d in made} - {d.column for d in made if d not in ready}
+    left_out = {*test.one_sided, *test.without}
+    of = len(claim.columns) - len(left_out) if results.profile == "paper" else len({d.column for d in made})
     everywhere = len(left_out) == len(claim.columns)
     verdict = "not decidable" if everywhere else decide(ready, *ps[:2], len(complete), of)
     shown = (None, None, None) if verdict.startswith("not ") else ps
     gap, where = min((_gap(d) for d in ready if all(s.errors for s in d.sides)), default=(None, ""))
     verdict = f"follows from {follows}" if follows else verdict
-    notes = _notes(trial) + (() if shown[0] is None else _paired_note(duels, hits))
-    return Outcome(claim, trial.reading, follows, printed, verdict, *shown, gap, where, len(complete), of, notes)
+    notes = _notes(test) + (() if shown[0] is None else _paired_note(made, results.hits))
+    return Outcome(claim, test.reading, follows, printed, verdict, *shown, gap, where, len(complete), of, notes)
 
 
-def _paired_note(duels: Sequence[Duel], hits: Mapping[str, Hits]) -> tuple[str, ...]:
-    some, every = over_images(duels, hits)
+def _paired_note(comparisons: Sequence[Comparison], hits: Mapping[str, Hits]) -> tuple[str, ...]:
+    some, every = over_images(comparisons, hits)
     if not some:
         return ()
     return ("paired over images and seeds" if some == every else
             f"paired over images and seeds in {some} of {every} comparisons, over seeds in the others",)
 
 
-def _notes(trial: Trial) -> tuple[str, ...]:
-    claim, notes = trial.claim, []
-    if trial.one_sided:
-        notes.append(f"only one side of {claim.parameter} = {claim.above:g} is tried in {', '.join(trial.one_sided)}")
-    if trial.without:
-        notes.append(f"no {class_words(*claim.parts).removeprefix(', ')} in {', '.join(trial.without)}")
-    if trial.absent:
-        names = [label + _only_in(columns, trial) for label, columns in trial.absent.items()]
+def _notes(test: ClaimTest) -> tuple[str, ...]:
+    claim, notes = test.claim, []
+    if test.one_sided:
+        notes.append(f"only one side of {claim.parameter} = {claim.above:g} is tried in {', '.join(test.one_sided)}")
+    if test.without:
+        notes.append(f"no {class_words(*claim.parts).removeprefix(', ')} in {', '.join(test.without)}")
+    if test.absent:
+        names = [label + _only_in(columns, test) for label, columns in test.absent.items()]
         notes.append(f"left out, as there is no such method here: {', '.join(names)}")
-    notes += _unlike(trial)
-    runs = {(d.column, s.label): s for d in trial.duels for s in d.sides if s.diverged}
+    notes += _unlike(test)
+    runs = {(d.column, s.label): s for d in test.comparisons for s in d.sides if s.diverged}
     lost = dict.fromkeys(label for _, label in runs)
     counts = [f"{sum(s.diverged for (_, other), s in runs.items() if other == label)} of {label}" for label in lost]
     return (*notes, f"diverged runs: {', '.join(counts)}") if lost else tuple(notes)
 
 
-def _unlike(trial: Trial) -> list[str]:
+def _unlike(test: ClaimTest) -> list[str]:
     """What makes the runs that the claim compares with each other in a column unlike, as `flags` says it of a cell's."""
     mixed: dict[str, dict[str, None]] = {}
-    for duel in trial.duels:
-        for flag in flags(record for side in duel.sides for record in (*side.done, *side.starts)):
-            mixed.setdefault(flag, {})[duel.column] = None
-    sides = [side for duel in trial.duels for side in duel.sides if side.done]
+    for one in test.comparisons:
+        for flag in flags(record for side in one.sides for record in (*side.done, *side.starts)):
+            mixed.setdefault(flag, {})[one.column] = None
+    sides = [side for one in test.comparisons for side in one.sides if side.done]
     used = {record["key"]: record for side in sides for record in side.done}
     apart = dict.fromkeys(f"{side.label} {side.apart}" for side in sides if side.apart)
-    return [*(flag + _only_in(columns, trial) for flag, columns in mixed.items()), *drawn_lists(list(used.values())), *apart]
+    return [*(flag + _only_in(columns, test) for flag, columns in mixed.items()), *drawn_lists(list(used.values())), *apart]
 
 
-def _only_in(columns: Collection[str], trial: Trial) -> str:
+def _only_in(columns: Collection[str], test: ClaimTest) -> str:
     """` (cifar10-lt-100)` after what is so in these columns alone."""
-    return "" if len(columns) == len({duel.column for duel in trial.duels}) else f" ({', '.join(columns)})"
+    return "" if len(columns) == len({one.column for one in test.comparisons}) else f" ({', '.join(columns)})"
 
 
-def _gap(duel: Duel) -> tuple[float, str]:
+def _gap(comparison: Comparison) -> tuple[float, str]:
     """Points by which the best champion is ahead of the best rival, and where, against whom."""
-    ours = min(statistics.fmean(s.errors) for s in duel.champions)
-    theirs, label = min((statistics.fmean(s.errors), s.label) for s in duel.rivals)
-    return theirs - ours, f"{duel.column}{class_words(duel.classes)}, against {label}"
+    ours = min(statistics.fmean(s.errors) for s in comparison.champions)
+    theirs, label = min((statistics.fmean(s.errors), s.label) for s in comparison.rivals)
+    return theirs - ours, f"{comparison.column}{class_words(comparison.classes)}, against {label}"
 
 
 def class_words(*parts: str) -> str:

@@ -17,11 +17,11 @@ import numpy as np
 from common.data.near_duplicates import GROUPS, group_of, kept_images, real_labels
 from common.data.second_tests import SecondTests, has_partner, is_clear, load_second_tests
 from common.predictions import SUFFIX, Answers, Library, Predictions, decode
-from common.report.boards import Board, Standing
-from common.report.compare import Record, Records
+from common.report.boards import Board, LeaderboardRow
 from common.report.intervals import SEED, Interval, central
 from common.report.order import ENOUGH, tau_b
 from common.report.paired import Hits
+from common.report.results import Record, Records
 from common.spec import ARCHIVE_ORDER_KNOWN, Column
 
 DRAWS = 1000
@@ -159,7 +159,8 @@ def clean_boards(boards: Iterable[Board], records: Records, hits: Mapping[str, H
     return tuple(found)
 
 
-def _listed_tests(column: Column, rows: Sequence[Standing], right: Values, records: Records, second: Second) -> list[CleanTest]:
+def _listed_tests(column: Column, rows: Sequence[LeaderboardRow], right: Values, records: Records, second: Second
+                  ) -> list[CleanTest]:
     """The tests that the public lists allow."""
     known, images = second.tests.get(column.dataset, SecondTests()), right.shape[1]
     found, every = [], tuple(range(len(rows)))
@@ -179,7 +180,7 @@ def _listed_tests(column: Column, rows: Sequence[Standing], right: Values, recor
     return found
 
 
-def _further_tests(rows: Sequence[Standing], records: Records, second: Second) -> list[CleanTest]:
+def _further_tests(rows: Sequence[LeaderboardRow], records: Records, second: Second) -> list[CleanTest]:
     """Of each further test set that two or more of the methods have answered; a method has the runs that have."""
     found = []
     for title, answered in second.further.items():

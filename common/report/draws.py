@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from common.draws import OTHERS, has_draws, is_headline
 from common.paper import Paper
-from common.report.compare import Arm, Records, arms, published
 from common.report.groups import WHOLE
+from common.report.results import MethodRuns, Results
 from common.spec import Column, Protocol
 
 ACCURACIES = ("top1_error", "top1_accuracy")
@@ -87,29 +87,31 @@ class Pooled(NamedTuple):
         return sum(gap < spread for gap in self.gaps)
 
 
-def draws_of(papers: Sequence[Paper], records: Records) -> tuple[Pooled, ...]:
-    """One for every column of the published protocol that has other subsets beside it, each method once, whoever plans it."""
-    columns = dict.fromkeys(column for paper in papers for column in paper.columns["paper"] if _beside(paper, column))
+def draws_of(results: Sequence[Results]) -> tuple[Pooled, ...]:
+    """One for every column that has other subsets beside it, each method once, whoever plans it. results: of each paper under
+    the published protocol."""
+    columns = dict.fromkeys(column for one in results for column in one.paper.columns["paper"] if _beside(one.paper, column))
     found = []
     for column in columns:
-        methods = _methods(papers, records, column)
+        methods = _methods(results, column)
         with_both = [one.found for one in methods if one.found]
         seeds, draws = (math.sqrt(max(0.0, fmean(parts))) if with_both else None
                         for parts in ([v.seeds for v in with_both], [v.draws for v in with_both]))
-        found.append(Pooled(column, methods, seeds, draws, _tables(papers, column)))
+        found.append(Pooled(column, methods, seeds, draws, _tables(results, column)))
     return tuple(found)
 
 
-def _methods(papers: Iterable[Paper], records: Records, column: Column) -> tuple[Drawn, ...]:
+def _methods(results: Iterable[Results], column: Column) -> tuple[Drawn, ...]:
     found: dict[str, Drawn] = {}
-    for paper in papers:
+    for one in results:
+        paper = one.paper
         if not (beside := _beside(paper, column)):
             continue
-        per_subset = {c.subset: {arm.method.label: arm for arm in arms(paper, records, "paper", c)} for c in (column, *beside)}
-        for label, arm in per_subset[column.subset].items():
-            if not is_headline(arm.method, paper.own):
+        per_subset = {c.subset: {runs.method.label: runs for runs in one.runs(c)} for c in (column, *beside)}
+        for label, runs in per_subset[column.subset].items():
+            if not is_headline(runs.method, paper.own):
                 continue
-            run, where = paper.spec("paper", column, arm.method, 0), f"{paper.name}: {label}"
+            run, where = runs.planned[0].spec, f"{paper.name}: {label}"
             known = found.get(run.key)
             values = {subset: _accuracies(each[label]) for subset, each in per_subset.items()}
             found[run.key] = known._replace(papers=(*known.papers, where)) if known else Drawn(
@@ -123,8 +125,8 @@ def _beside(paper: Paper, column: Column) -> list[Column]:
     return [c for c in paper.columns["paper"] if c.is_drawn and replace(c, subset="authors") == column] if here else []
 
 
-def _accuracies(arm: Arm) -> tuple[float, ...]:
-    return tuple(record["accuracy"]["last"] for record in arm.done)
+def _accuracies(runs: MethodRuns) -> tuple[float, ...]:
+    return tuple(record["accuracy"]["last"] for record in runs.done)
 
 
 def variances(groups: Iterable[Sequence[float]]) -> Variances | None:
@@ -143,14 +145,14 @@ def variances(groups: Iterable[Sequence[float]]) -> Variances | None:
     return Variances(within, (between - within) / size, p)
 
 
-def _tables(papers: Iterable[Paper], column: Column) -> tuple[Gaps, ...]:
+def _tables(results: Iterable[Results], column: Column) -> tuple[Gaps, ...]:
     """Of each table: the gaps between its neighbours in the column, over all images of the test set."""
     found = []
-    for paper in papers:
+    for one in results:
         printed: dict[str, list[float]] = {}
-        for row in published(paper).itertuples():
+        for row in one.printed:
             if row.column == column.name and row.metric in ACCURACIES and row.group in WHOLE:
                 printed.setdefault(row.table, []).append(row.number)
-        found += [Gaps(paper.name, table, tuple(round(high - low, 6) for low, high in pairwise(sorted(numbers))))
+        found += [Gaps(one.paper.name, table, tuple(round(high - low, 6) for low, high in pairwise(sorted(numbers))))
                   for table, numbers in printed.items() if len(numbers) > 1]
     return tuple(found)

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from common.errors import UserError
-from common.paper import Paper
-from common.report.compare import Arm, Record, Records
-from common.report.sources import NotYet, find_arms, find_column, source_words
+from common.report.results import MethodRuns, Record, Results
+from common.report.sources import NotYet, find_column, find_runs, source_words
 from common.report.style import MARKERS, PALETTE, WIDTH, Drawing, canvas, legend_below, style
 from common.report.text import plain
-from common.spec import Profile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,35 +30,35 @@ class Scatter(NamedTuple):
     record: Record
 
 
-def embedding(paper: Paper, profile: Profile, records: Records, panels: Sequence[tuple[str, str, str, Split]],
-              method: Literal["tsne", "pca"] = "tsne") -> Drawing | str:
+def embedding(results: Results, panels: Sequence[tuple[str, str, str, Split]], method: Literal["tsne", "pca"] = "tsne"
+              ) -> Drawing | str:
     """Features in the plane, one panel for each (title, published column, label, split), each projected on its own.
 
     The features are those of the first run that kept them (seed 0 of a method with keep_features).
     """
     found: list[Scatter] = []
-    arms: list[Arm] = []
+    drawn: list[MethodRuns] = []
     try:
         for title, name, label, split in panels:
-            column = find_column(paper, profile, name)
-            [arm, *_] = find_arms(paper, profile, records, column, [label])
-            record = _kept(arm, column.name)
+            column = find_column(results, name)
+            [runs, *_] = find_runs(results, column, [label])
+            record = _kept(runs, column.name)
             points, labels = read_features(record, split)
             if method == "tsne":
                 points, labels = _thin(points, labels)
-            mark = f" (quick: {column.name})" if profile == "quick" else ""
+            mark = f" (quick: {column.name})" if results.profile == "quick" else ""
             found.append(Scatter(title + mark, project(points, method), labels, record))
-            arms.append(Arm(arm.method, (record,), ()))
+            drawn.append(MethodRuns(runs.method, (record,), ()))
     except NotYet as missing:
         return str(missing)
     with style():
-        return Drawing(_draw(found, arms, method), _frame(found))
+        return Drawing(_draw(found, drawn, method), _frame(found))
 
 
-def _kept(arm: Arm, column: str) -> Record:
-    record = next((record for record in arm.done if record.get("features")), None)
+def _kept(runs: MethodRuns, column: str) -> Record:
+    record = next((record for record in runs.done if record.get("features")), None)
     if record is None:
-        raise NotYet(f"no run of {arm.method.label} on {column} has kept its features")
+        raise NotYet(f"no run of {runs.method.label} on {column} has kept its features")
     return record
 
 
@@ -110,11 +108,11 @@ def _frame(found: Sequence[Scatter]) -> "DataFrame":
     return concat(parts, ignore_index=True)
 
 
-def _draw(found: Sequence[Scatter], arms: Sequence[Arm], method: str) -> "Figure":
+def _draw(found: Sequence[Scatter], drawn: Sequence[MethodRuns], method: str) -> "Figure":
     across = min(2, len(found))
     down = -(-len(found) // across)
     how = "two main axes (PCA)" if method == "pca" else f"t-SNE of at most {MOST_IMAGES} images a class"
-    words = plain(f"Every panel by its own {how}; in brackets: training images. 1 seed. {source_words(arms)}")
+    words = plain(f"Every panel by its own {how}; in brackets: training images. 1 seed. {source_words(drawn)}")
     figure, upper = canvas(2.8 * down + 0.6, words, WIDTH if across > 1 else 0.7 * WIDTH)
     axes = list(upper.subplots(down, across, squeeze=False).flat)
     for at, scatter in zip(axes, found, strict=False):

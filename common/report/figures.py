@@ -6,16 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.paper import Paper
-from common.report.compare import Arm, Records
 from common.report.embedding import embedding
 from common.report.groups import class_groups, group_names, majority
 from common.report.intervals import spread
 from common.report.plots import Panel, class_counts_figure, curves
-from common.report.sources import NotYet, find_arms, find_column, seed_words, source_words
+from common.report.results import MethodRuns, Results
+from common.report.sources import NotYet, find_column, find_runs, seed_words, source_words
 from common.report.style import HATCHES, LINES, MARKERS, PALETTE, Drawing, canvas, colours, legend_below, save, style
 from common.report.text import plain
-from common.spec import Column, Profile
+from common.spec import Column
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,11 +28,11 @@ MOST_BARS = 4  # methods side by side as bars; more are lines
 MOST_NAMES = 20  # classes whose names find room below an axis
 
 
-def save_figures(paper: Paper, profile: Profile, records: Records, folder: Path) -> list[str]:
+def save_figures(results: Results, folder: Path) -> list[str]:
     """Draw every figure of the paper into figure-<n>.svg, .png and .csv; one line a figure on what was written or is missing."""
     lines = []
-    for figure in paper.figures:
-        drawn = figure.draw(paper, profile, records)
+    for figure in results.paper.figures:
+        drawn = figure.draw(results)
         if isinstance(drawn, str):
             lines.append(f"Figure {figure.number}: {drawn}")
             continue
@@ -42,32 +41,31 @@ def save_figures(paper: Paper, profile: Profile, records: Records, folder: Path)
     return lines
 
 
-def find_methods(paper: Paper, profile: Profile, records: Records, published_column: str, labels: Sequence[str]
-                 ) -> tuple[list[Arm], str, str] | str:
-    """The methods of these labels on a column (`find_column`, `find_arms`) with words for the column and for the records, or
+def find_methods(results: Results, published_column: str, labels: Sequence[str]) -> tuple[list[MethodRuns], str, str] | str:
+    """The methods of these labels on a column (`find_column`, `find_runs`) with words for the column and for the records, or
     what is missing; of each label its first reading that has runs."""
     try:
-        column = find_column(paper, profile, published_column)
-        found = [find_arms(paper, profile, records, column, [label])[0] for label in labels]
+        column = find_column(results, published_column)
+        found = [find_runs(results, column, [label])[0] for label in labels]
     except NotYet as missing:
         return str(missing)
-    keys = ", ".join(f"{arm.method.label} {' '.join(r['key'] for r in arm.done)}" for arm in found)
-    return found, column_words(paper, profile, column), f"Means over seeds. Records: {keys}."
+    keys = ", ".join(f"{runs.method.label} {' '.join(r['key'] for r in runs.done)}" for runs in found)
+    return found, column_words(results, column), f"Means over seeds. Records: {keys}."
 
 
 # ---------------------------------------------------------------- error per class
 
 
-def per_class_error(paper: Paper, profile: Profile, records: Records, published_column: str, labels: Sequence[str],
-                    groups: int | None = None, class_names: Sequence[str] | None = None) -> Drawing | str:
+def per_class_error(results: Results, published_column: str, labels: Sequence[str], groups: int | None = None,
+                    class_names: Sequence[str] | None = None) -> Drawing | str:
     """Top-1 error on the test set per class of some methods on a column; up to four as bars, more as lines.
 
-    published_column: as `find_column` has it; labels: as `find_arms` has them. groups: the mean over each of so many groups of
+    published_column: as `find_column` has it; labels: as `find_runs` has them. groups: the mean over each of so many groups of
     classes in the order of their training images instead. Means over seeds, whiskers of one standard deviation.
     """
     try:
-        column = find_column(paper, profile, published_column)
-        found = find_arms(paper, profile, records, column, labels)
+        column = find_column(results, published_column)
+        found = find_runs(results, column, labels)
     except NotYet as missing:
         return str(missing)
     counts = found[0].done[0]["counts"]
@@ -75,37 +73,37 @@ def per_class_error(paper: Paper, profile: Profile, records: Records, published_
     names = list(class_names or (group_names(len(members)) if groups else (f"C{i}" for i in range(len(counts)))))
     data = _per_class_frame(found, names, members, counts)
     with style():
-        return Drawing(_draw_per_class(data, found, names, column_words(paper, profile, column), bool(groups)), data)
+        return Drawing(_draw_per_class(data, found, names, column_words(results, column), bool(groups)), data)
 
 
-def column_words(paper: Paper, profile: Profile, column: Column) -> str:
+def column_words(results: Results, column: Column) -> str:
     """The column that is drawn, and in whose place."""
-    stands_for = paper.stand_ins.get(column.name)
-    return column.name if profile == "paper" else f"{column.name} (quick{f', in place of {stands_for}' if stands_for else ''})"
+    stands_for, name = results.paper.stand_ins.get(column.name), column.name
+    return name if results.profile == "paper" else f"{name} (quick{f', in place of {stands_for}' if stands_for else ''})"
 
 
-def _per_class_frame(found: Sequence[Arm], names: Sequence[str], members: Sequence[Sequence[int]], counts: Sequence[int]
+def _per_class_frame(found: Sequence[MethodRuns], names: Sequence[str], members: Sequence[Sequence[int]], counts: Sequence[int]
                      ) -> "DataFrame":
     from pandas import DataFrame
 
     images = [sum(counts[i] for i in classes) for classes in members]
     large = majority(n / len(classes) for n, classes in zip(images, members, strict=True))
     rows = []
-    for arm in found:
+    for runs in found:
         for k, (name, classes) in enumerate(zip(names, members, strict=True)):
-            errors = tuple(100 - sum(r["per_class_accuracy"][i] for i in classes) / len(classes) for r in arm.done)
+            errors = tuple(100 - sum(r["per_class_accuracy"][i] for i in classes) / len(classes) for r in runs.done)
             mean, sd = spread(errors)
-            rows.append({"method": arm.method.name, "reading": arm.method.reading, "label": arm.method.label, "class": name,
+            rows.append({"method": runs.method.name, "reading": runs.method.reading, "label": runs.method.label, "class": name,
                          "classes": ";".join(map(str, classes)), "training_images": images[k],
                          "group": "majority" if large[k] else "minority", "error_percent": mean, "sd": sd, "seeds": len(errors),
-                         "keys": ";".join(r["key"] for r in arm.done)})
+                         "keys": ";".join(r["key"] for r in runs.done)})
     return DataFrame(rows)
 
 
-def _draw_per_class(data: "DataFrame", found: Sequence[Arm], names: Sequence[str], title: str, grouped: bool) -> "Figure":
+def _draw_per_class(data: "DataFrame", found: Sequence[MethodRuns], names: Sequence[str], title: str, grouped: bool) -> "Figure":
     figure, upper = canvas(3.3, source_words(found))
     axes = upper.subplots()
-    parts = [data[data["label"] == arm.method.label] for arm in found]
+    parts = [data[data["label"] == runs.method.label] for runs in found]
     draw = _bars if len(found) <= MOST_BARS and len(names) <= MOST_NAMES else _points
     draw(axes, found, parts)
     axes.set(xlabel="Group of classes, largest first" if grouped else "Class", ylabel="Top-1 error (%), mean ± sd",
@@ -117,31 +115,31 @@ def _draw_per_class(data: "DataFrame", found: Sequence[Arm], names: Sequence[str
     return figure
 
 
-def _arm_words(arm: Arm) -> str:
-    variant = f" [{arm.method.variant}]" if arm.method.variant else ""
-    return plain(f"{arm.method.name}{variant}, {arm.method.reading} ({seed_words(arm)})")
+def _method_words(runs: MethodRuns) -> str:
+    variant = f" [{runs.method.variant}]" if runs.method.variant else ""
+    return plain(f"{runs.method.name}{variant}, {runs.method.reading} ({seed_words(runs)})")
 
 
-def _bars(axes: "Axes", found: Sequence[Arm], parts: Sequence["DataFrame"]) -> None:
-    colour, width = colours(arm.method.name for arm in found), 0.8 / len(found)
-    for i, (arm, part) in enumerate(zip(found, parts, strict=True)):
+def _bars(axes: "Axes", found: Sequence[MethodRuns], parts: Sequence["DataFrame"]) -> None:
+    colour, width = colours(runs.method.name for runs in found), 0.8 / len(found)
+    for i, (runs, part) in enumerate(zip(found, parts, strict=True)):
         where = [k + (i - (len(found) - 1) / 2) * width for k in range(len(part))]
-        axes.bar(where, part["error_percent"], width * 0.94, color=colour[arm.method.name], hatch=HATCHES[i], edgecolor="white",
-                 linewidth=0.4, label=_arm_words(arm), yerr=part["sd"].fillna(0.0) if len(arm.done) > 1 else None,
+        axes.bar(where, part["error_percent"], width * 0.94, color=colour[runs.method.name], hatch=HATCHES[i], edgecolor="white",
+                 linewidth=0.4, label=_method_words(runs), yerr=part["sd"].fillna(0.0) if len(runs.done) > 1 else None,
                  error_kw={"elinewidth": 0.8, "ecolor": "#333333"})
 
 
-def _points(axes: "Axes", found: Sequence[Arm], parts: Sequence["DataFrame"]) -> None:
+def _points(axes: "Axes", found: Sequence[MethodRuns], parts: Sequence["DataFrame"]) -> None:
     """Lines with markers: one colour and marker a method, one line style a reading."""
-    colour = colours(arm.method.name for arm in found)
-    names = list(dict.fromkeys(arm.method.name for arm in found))
-    for i, (arm, part) in enumerate(zip(found, parts, strict=True)):
+    colour = colours(runs.method.name for runs in found)
+    names = list(dict.fromkeys(runs.method.name for runs in found))
+    for i, (runs, part) in enumerate(zip(found, parts, strict=True)):
         shift = (i - (len(found) - 1) / 2) * 0.08 if len(part) <= MOST_NAMES else 0.0  # so that whiskers do not cover each other
         axes.errorbar([k + shift for k in range(len(part))], part["error_percent"],
-                      yerr=part["sd"].fillna(0.0) if len(arm.done) > 1 else None, label=_arm_words(arm),
-                      color=colour[arm.method.name], marker=MARKERS[names.index(arm.method.name) % len(MARKERS)],
-                      linestyle=LINES[arm.method.reading != "written"], linewidth=0.9, elinewidth=0.7,
-                      markerfacecolor="white" if arm.method.reading != "written" else None)
+                      yerr=part["sd"].fillna(0.0) if len(runs.done) > 1 else None, label=_method_words(runs),
+                      color=colour[runs.method.name], marker=MARKERS[names.index(runs.method.name) % len(MARKERS)],
+                      linestyle=LINES[runs.method.reading != "written"], linewidth=0.9, elinewidth=0.7,
+                      markerfacecolor="white" if runs.method.reading != "written" else None)
 
 
 def _mark_groups(axes: "Axes", large: Sequence[bool]) -> None:
@@ -159,59 +157,59 @@ def _mark_groups(axes: "Axes", large: Sequence[bool]) -> None:
 # ---------------------------------------------------------------- feature norms
 
 
-def feature_norms(paper: Paper, profile: Profile, records: Records, published_column: str | Sequence[str],
-                  labels: Sequence[str], classes: Sequence[int]) -> Drawing | str:
+def feature_norms(results: Results, published_column: str | Sequence[str], labels: Sequence[str], classes: Sequence[int]
+                  ) -> Drawing | str:
     """Mean feature norm on the test set: of some classes over epochs (left), of every class at the end (right).
 
     One row of panels for each published column whose runs are there; those that are not are named below. Means over seeds.
     """
     names = [published_column] if isinstance(published_column, str) else list(published_column)
-    found: dict[str, tuple[Column, list[Arm]]] = {}  # by the words above the panels
+    found: dict[str, tuple[Column, list[MethodRuns]]] = {}  # by the words above the panels
     missing = []
     for name in names:
         try:
-            column = find_column(paper, profile, name)
-            found[column_words(paper, profile, column)] = (column, find_arms(paper, profile, records, column, labels))
+            column = find_column(results, name)
+            found[column_words(results, column)] = (column, find_runs(results, column, labels))
         except NotYet as why:
             missing.append(str(why))
     if not found:
         return "; ".join(missing)
-    data = _norm_frame([(column, arm) for column, arms in found.values() for arm in arms])
+    data = _norm_frame([(column, runs) for column, here in found.values() for runs in here])
     with style():
         return Drawing(_draw_norms(data, found, labels, classes, missing), data)
 
 
-def _norm_frame(runs: Iterable[tuple[Column, Arm]]) -> "DataFrame":
+def _norm_frame(drawn: Iterable[tuple[Column, MethodRuns]]) -> "DataFrame":
     """Every recorded feature norm: the mean over seeds of the class's mean norm, by column, method, epoch and class."""
     from pandas import DataFrame
 
     rows = []
-    for column, arm in runs:
-        epochs = arm.done[0]["norms"]["feature_epochs"]
+    for column, runs in drawn:
+        epochs = runs.done[0]["norms"]["feature_epochs"]
         for i, epoch in enumerate(epochs):
-            for k, images in enumerate(arm.done[0]["counts"]):
-                norms = tuple(record["norms"]["feature"][i][k] for record in arm.done)
+            for k, images in enumerate(runs.done[0]["counts"]):
+                norms = tuple(record["norms"]["feature"][i][k] for record in runs.done)
                 mean, sd = spread(norms)
-                rows.append({"column": column.name, "label": arm.method.label, "epoch": epoch + 1, "class": k,
+                rows.append({"column": column.name, "label": runs.method.label, "epoch": epoch + 1, "class": k,
                              "training_images": images, "norm": mean, "sd": sd, "seeds": len(norms), "last": i == len(epochs) - 1,
-                             "keys": ";".join(record["key"] for record in arm.done)})
+                             "keys": ";".join(record["key"] for record in runs.done)})
     return DataFrame(rows)
 
 
-def _draw_norms(data: "DataFrame", found: Mapping[str, tuple[Column, list[Arm]]], labels: Sequence[str], classes: Sequence[int],
-                missing: Sequence[str]) -> "Figure":
-    arms = [arm for _, several in found.values() for arm in several]
+def _draw_norms(data: "DataFrame", found: Mapping[str, tuple[Column, list[MethodRuns]]], labels: Sequence[str],
+                classes: Sequence[int], missing: Sequence[str]) -> "Figure":
+    every = [runs for _, here in found.values() for runs in here]
     kinds = ("solid", "dashed", "dotted", "dash-dotted")
     styles = ", ".join(f"{kind} {label}" for kind, label in zip(kinds, labels, strict=False))
     figure, upper = canvas(2.3 * len(found) + 0.7,
-                           plain(f"Left: {styles}. {source_words(arms)}" + "".join(f" Not here: {why}." for why in missing)))
+                           plain(f"Left: {styles}. {source_words(every)}" + "".join(f" Not here: {why}." for why in missing)))
     grid = upper.subplots(len(found), 2, squeeze=False, width_ratios=(1.25, 1))
-    colour = colours(arm.method.name for arm in arms)
+    colour = colours(runs.method.name for runs in every)
     for (left, right), (title, (column, here)) in zip(grid, found.items(), strict=True):
         part = data[data["column"] == column.name]
-        for i, arm in enumerate(here):
-            _norms_over_epochs(left, part[part["label"] == arm.method.label], classes, LINES[i % len(LINES)])
-            _norms_at_the_end(right, part[(part["label"] == arm.method.label) & part["last"]], arm, colour, i)
+        for i, runs in enumerate(here):
+            _norms_over_epochs(left, part[part["label"] == runs.method.label], classes, LINES[i % len(LINES)])
+            _norms_at_the_end(right, part[(part["label"] == runs.method.label) & part["last"]], runs, colour, i)
         left.set_title(plain(title), loc="left")
         left.set(xlabel="Epoch", ylabel="Mean feature norm", ylim=(0, None))
         right.set(xlabel="Class", ylabel="Mean feature norm", ylim=(0, None))
@@ -228,10 +226,10 @@ def _norms_over_epochs(axes: "Axes", part: "DataFrame", classes: Sequence[int], 
                       linestyle=line, linewidth=1.0, label=f"class {k}")
 
 
-def _norms_at_the_end(axes: "Axes", part: "DataFrame", arm: Arm, colour: Mapping[str, str], i: int) -> None:
+def _norms_at_the_end(axes: "Axes", part: "DataFrame", runs: MethodRuns, colour: Mapping[str, str], i: int) -> None:
     many = len(part) > MOST_NAMES
     spreads = part["sd"].astype(float).fillna(0.0)  # a single seed has none
-    axes.plot(part["class"], part["norm"], color=colour[arm.method.name], linestyle=LINES[i % len(LINES)], linewidth=1.0,
-              marker=None if many else MARKERS[-1 - i % len(MARKERS)], label=_arm_words(arm))
-    axes.fill_between(part["class"], part["norm"] - spreads, part["norm"] + spreads, color=colour[arm.method.name], alpha=0.2,
+    axes.plot(part["class"], part["norm"], color=colour[runs.method.name], linestyle=LINES[i % len(LINES)], linewidth=1.0,
+              marker=None if many else MARKERS[-1 - i % len(MARKERS)], label=_method_words(runs))
+    axes.fill_between(part["class"], part["norm"] - spreads, part["norm"] + spreads, color=colour[runs.method.name], alpha=0.2,
                       linewidth=0)

@@ -2,11 +2,11 @@
 what is in it. The same records give the same bytes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.report.compare import Record, Records
+from common.report.results import Record, Results
 from common.store import files_by_key, write_atomically
 
 VERSION = 1  # grows with every change of a field's meaning; a new field does not change it
@@ -15,8 +15,9 @@ NAME, SCHEMA = "index.json", "index.schema.json"
 MADE = ("seconds", "device", "precision", "torch", "commit", "finished")
 
 
-def index(root: Path, records: Records) -> dict[str, Any]:
-    """The index of `records` (key -> record), whose files lie under `root`, the folder of all papers."""
+def index(results: Sequence[Results]) -> dict[str, Any]:
+    """The index of the records of all papers, whose files lie in their folders."""
+    root, records = results[0].paper.folder.parent, results[0].records
     files = {key: path for key, path in files_by_key(root).items() if path.parts[-3] == PROFILE}
     entries = [_entry(records[key], path.relative_to(root.parent)) for key, path in files.items() if key in records]
     order = sorted(entries, key=lambda one: (one["paper"], one["column"], one["method"], one["seed"], one["key"]))
@@ -47,7 +48,7 @@ def index_bytes(content: Mapping[str, Any]) -> bytes:
     return (f'{head}, "records": [\n{body}\n]}}\n' if lines else f'{head}, "records": []}}\n').encode()
 
 
-def write_index(root: Path, records: Records, folder: Path) -> Path:
+def write_index(results: Sequence[Results], folder: Path) -> Path:
     """Write index.json into `folder`; returns its path."""
-    write_atomically(folder / NAME, index_bytes(index(root, records)))
+    write_atomically(folder / NAME, index_bytes(index(results)))
     return folder / NAME

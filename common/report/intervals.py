@@ -4,6 +4,7 @@ means of several methods (a bootstrap over seeds)."""
 import math
 import statistics
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class Interval(NamedTuple):
     high: float
 
 
+@lru_cache(maxsize=1 << 16)  # a report asks for that of the same runs in every table, claim and board
 def spread(values: tuple[float, ...]) -> tuple[float | None, float | None]:
     """Mean and standard deviation over seeds (n - 1 in the denominator); None where there are too few values."""
     mean = statistics.fmean(values) if values else None

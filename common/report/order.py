@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.paper import Paper
-from common.report.compare import Cell, Records, cells, why_not_measured
+from common.report.compare import Cell, cells, why_not_measured
 from common.report.intervals import Interval, central, resampled_means
+from common.report.results import Results
 from common.report.verdict import APART, LESS_IS_BETTER
 
 if TYPE_CHECKING:
@@ -70,12 +71,13 @@ class Order:
         return len(self.places)
 
 
-def orders(papers: Iterable[Paper], records: Records) -> tuple[Order, ...]:
+def orders(results: Iterable[Results]) -> tuple[Order, ...]:
     """One for every reading of every printed column of `ENOUGH` methods or more, as the papers and their tables stand."""
     found = []
-    for paper in papers:
+    for one in results:
+        paper = one.paper
         numbers = [table.number for table in paper.tables]
-        chosen = [cell for cell in cells(paper, records, "paper") if cell.table in numbers]
+        chosen = [cell for cell in cells(one) if cell.table in numbers]
         places = list(dict.fromkeys(map(_printed_column, chosen)))
         by_place = {place: [cell for cell in chosen if _printed_column(cell) == place] for place in places}
         for place in sorted(places, key=lambda place: numbers.index(place[0])):

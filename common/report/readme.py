@@ -7,13 +7,13 @@ from pathlib import Path
 from statistics import median
 
 from common.errors import UserError
-from common.paper import Paper, Table
-from common.report import claims as claim_tests
+from common.paper import Table
 from common.report.answer import Answer, answer_of, cell_word, claims_words, headline_place, sentence_of_all, within
-from common.report.claims import Outcome
-from common.report.compare import Cell, Records, cells
+from common.report.claims import Outcome, evaluate
+from common.report.compare import Cell, cells
 from common.report.layout import cell_text
 from common.report.order import orders
+from common.report.results import Results
 from common.report.tables import behind, table_body
 from common.report.text import escape, markdown_table, mean_text, signed
 from common.store import write_atomically
@@ -38,10 +38,9 @@ def read_marked(path: Path, name: str) -> tuple[str, str]:
     return head + begin, end + rest.split(end)[1]
 
 
-def front_table(papers: Sequence[Paper], records: Records) -> str:
+def front_table(results: Sequence[Results]) -> str:
     """The answer in a sentence, then a row a paper: its headline, and each printed number and claim counted once."""
-    answers = [answer_of(paper, cells(paper, records, "paper"), orders([paper], records), _claims(paper, records))
-               for paper in papers]
+    answers = [answer_of(one.paper, cells(one), orders([one]), evaluate(one)) for one in results]
     header = ["paper", "headline", "published → ours (seeds)", "verdict", "numbers within 1.5 points", "ranking tau", "claims",
               "not run", "command"]
     return f"{sentence_of_all(answers)}\n\n{markdown_table(header, map(_front_row, answers))}"
@@ -87,20 +86,28 @@ def claims_tally(outcomes: Sequence[Outcome]) -> str:
     return "; ours: ".join(words if any(o.claim.ours for o in counted) else words[:1])
 
 
-def _claims(paper: Paper, records: Records) -> list[Outcome]:
-    return claim_tests.evaluate(paper, records, "paper") if (paper.folder / "claims.yaml").exists() else []
+def paper_line(results: Results, figures: Sequence[str] = ()) -> str:
+    """One line on a paper under a profile: its cells that have runs with their verdicts, its claims, its figures. figures: what
+    `save_figures` says of each."""
+    found, outcomes = cells(results), evaluate(results)
+    done = [cell for cell in found if cell.n]
+    verdicts = f" ({tally(map(cell_word, done))})" if any(cell.verdict for cell in done) else ""
+    claims = f"; claims: {claims_tally(outcomes)}" if outcomes else ""
+    drawn = f"; {sum('.svg' in line for line in figures)} of {len(figures)} figures drawn" if figures else ""
+    have = f"{len(done)} of {len(found)} cells have runs"
+    return f"{results.paper.name}, profile {results.profile}: {have}{verdicts}{claims}{drawn}"
 
 
-def results_block(paper: Paper, records: Records) -> str:
+def results_block(results: Results) -> str:
     """The paper-profile tables in short for the paper's README: every cell, then the verdicts of cells and claims."""
-    found, outcomes = cells(paper, records, "paper"), _claims(paper, records)
+    found, outcomes = cells(results), evaluate(results)
     more = sum(bool(outcome.follows) for outcome in outcomes)
-    parts = [_short_table(table, [cell for cell in found if cell.table == table.number]) for table in paper.tables]
+    parts = [_short_table(table, [cell for cell in found if cell.table == table.number]) for table in results.paper.tables]
     parts += [
         f"Cells by verdict (each reading counted): {tally(cell_word(cell) for cell in found)}.",
         f"Claims by verdict (each reading counted): {claims_tally(outcomes)}."
         + (f" Follow from these and are not counted: {more}." if more else ""),
-        behind(found, records),
+        behind(found, results.records),
         "Verdict rules, best-epoch numbers and p values stand in the tables that `make tables` writes.",
     ]
     return "\n\n".join(parts)

@@ -10,11 +10,12 @@ from decimal import ROUND_HALF_UP, Decimal
 from itertools import combinations
 from typing import Any
 
-from common.paper import Paper
-from common.report.boards import Entrant, entrants, protocol_words
-from common.report.compare import Records, measure, published, standing_columns
+from common.report.boards import Entrant, entrants
+from common.report.compare import measure
 from common.report.groups import WHOLE, is_group
 from common.report.intervals import Interval, prediction_interval, spread, within_percent
+from common.report.protocols import protocol_words
+from common.report.results import Results
 
 METRICS = ("top1_accuracy", "top1_error")
 RULE = (
@@ -77,30 +78,30 @@ class SameCell:
     why: str
 
 
-def same_cells(papers: Sequence[Paper], records: Records) -> tuple[SameCell, ...]:
+def same_cells(results: Sequence[Results]) -> tuple[SameCell, ...]:
     """Every cell that two papers or more print: those that differ first, the largest spread before the others."""
     found: dict[tuple[str, ...], list[Any]] = {}
-    for paper in papers:
-        for row in published(paper).itertuples():
+    for one in results:
+        for row in one.printed:
             if row.metric in METRICS and is_group(row.group):
                 place = (row.dataset, row.imbalance_type, row.imbalance_ratio, row.backbone, row.column, row.method, row.variant,
                          "" if row.group in WHOLE else row.group)
                 found.setdefault(place, []).append(row)
-    runs = entrants(papers, records, "paper")
+    runs = entrants(results)
     shared = [(place, rows) for place, rows in found.items() if len({row.paper for row in rows}) > 1]
-    cells = [_same_cell(place, rows, papers, runs) for place, rows in shared]
+    cells = [_same_cell(place, rows, results, runs) for place, rows in shared]
     return tuple(sorted(cells, key=lambda cell: (not cell.differ, -cell.spread)))
 
 
-def _same_cell(place: tuple[str, ...], rows: Sequence[Any], papers: Sequence[Paper], runs: Iterable[Entrant]) -> SameCell:
+def _same_cell(place: tuple[str, ...], rows: Sequence[Any], results: Sequence[Results], runs: Iterable[Entrant]) -> SameCell:
     dataset, *rest, column, method, variant, group = place
     name = f"{method}[{variant}]" if variant else method
     prints = tuple(_print(row) for row in rows)
     accuracies = [_accuracy(row) for row in rows]
-    columns = {one for paper in papers for one in standing_columns(paper, "paper").get(column, ())}
+    columns = {shown for one in results for shown in one.columns_shown.get(column, ())}
     there = [run for run in runs if run.column in columns]
     ours = tuple(_ours(run, group) for run in there if name in {label.rsplit("@", 1)[0] for _, label in run.sources})
-    why = "" if ours else _why_not(dataset, papers, bool(columns))
+    why = "" if ours else _why_not(dataset, results, bool(columns))
     differ = not all(map(agree, *zip(*combinations(accuracies, 2), strict=True)))
     return SameCell(dataset, *rest, column, name, group, prints, float(max(accuracies) - min(accuracies)), differ, ours, why)
 
@@ -125,9 +126,9 @@ def agree(one: Decimal, other: Decimal) -> bool:
 
 
 def _ours(run: Entrant, group: str) -> Ours:
-    done = run.arm.done
+    done = run.runs.done
     values = tuple(measure(record, "top1_accuracy", group) for record in done)
-    state = "mean" if done else "diverged" if run.arm.diverged else run.waiting
+    state = "mean" if done else "diverged" if run.runs.diverged else run.waiting
     if None in values:
         values, state = (), f"no {group} classes"
     mean, sd = spread(values)
@@ -136,9 +137,9 @@ def _ours(run: Entrant, group: str) -> Ours:
     return Ours(protocol_words(run.protocol), run.sources, state, len(values), mean, sd, further, keys)
 
 
-def _why_not(dataset: str, papers: Iterable[Paper], is_planned: bool) -> str:
+def _why_not(dataset: str, results: Iterable[Results], is_planned: bool) -> str:
     """In the words of `compare.Cell.state`."""
     if is_planned:
         return "not run: no such method here"
-    known = {column.dataset for paper in papers for column in paper.columns["paper"]}
+    known = {column.dataset for one in results for column in one.paper.columns["paper"]}
     return "not run: column not planned" if dataset in known else f"not run: needs {dataset}"

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from common.paper import Paper
-from common.report.compare import Arm, Records, measure, published
+from common.report.compare import measure
 from common.report.figures import column_words
 from common.report.intervals import spread
-from common.report.sources import NotYet, find_arms, find_column, source_words
+from common.report.results import MethodRuns, Results
+from common.report.sources import NotYet, find_column, find_runs, source_words
 from common.report.style import PALETTE, Drawing, canvas, legend_below, style
 from common.report.text import plain
-from common.spec import Column, Profile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,55 +31,54 @@ class Sweep(NamedTuple):
     points: Sequence[Point]
 
 
-def sweep_figure(paper: Paper, profile: Profile, records: Records, published_column: str, panels: Sequence[Sweep]
-                 ) -> Drawing | str:
+def sweep_figure(results: Results, published_column: str, panels: Sequence[Sweep]) -> Drawing | str:
     """Last-epoch top-1 accuracy of each point, mean and one standard deviation over seeds; settings without runs are named
     below. A sentence where no setting has any. What a stand-in does is not set beside the printed numbers."""
     from pandas import DataFrame
 
     rows, found, missing = [], [], []
     try:
-        column = find_column(paper, profile, published_column)
+        column = find_column(results, published_column)
     except NotYet as why:
         return str(why)
     for k, panel in enumerate(panels):
         for i, point in enumerate(panel.points):
             try:
-                arm = find_arms(paper, profile, records, column, [point.label])[0]
+                runs = find_runs(results, column, [point.label])[0]
             except NotYet:
                 missing.append(point.label)
                 continue
-            found.append(arm)
-            mean, sd = spread(tuple(measure(r, "top1_accuracy") for r in arm.done))
-            printed = _printed(paper, published_column, arm) if column.name == published_column else None
+            found.append(runs)
+            mean, sd = spread(tuple(measure(r, "top1_accuracy") for r in runs.done))
+            printed = _printed(results, published_column, runs) if column.name == published_column else None
             rows.append({"panel": k, "title": panel.title, "place": i, "setting": point.name, "label": point.label,
-                         "accuracy_percent": mean, "sd": sd, "seeds": len(arm.done), "printed": printed,
-                         "keys": ";".join(r["key"] for r in arm.done)})
+                         "accuracy_percent": mean, "sd": sd, "seeds": len(runs.done), "printed": printed,
+                         "keys": ";".join(r["key"] for r in runs.done)})
     if not found:
-        return f"no run of {' or '.join(missing[:3])} on {column.name} (profile {profile}) yet"
+        return f"no run of {' or '.join(missing[:3])} on {column.name} (profile {results.profile}) yet"
     data = DataFrame(rows)
     notes = f" No run yet: {', '.join(missing)}." if missing else ""
     with style():
-        return Drawing(_draw(paper, profile, column, data, panels, plain(source_words(found) + notes)), data)
+        return Drawing(_draw(column_words(results, column), data, panels, plain(source_words(found) + notes)), data)
 
 
-def _printed(paper: Paper, column: str, arm: Arm) -> float | None:
+def _printed(results: Results, column: str, runs: MethodRuns) -> float | None:
     """The accuracy that the paper prints for this row, in whichever table."""
-    frame = published(paper)
-    own = frame[(frame["column"] == column) & (frame["method"] == arm.method.name) & (frame["variant"] == arm.method.variant)
+    frame = results.published
+    own = frame[(frame["column"] == column) & (frame["method"] == runs.method.name) & (frame["variant"] == runs.method.variant)
                 & frame["metric"].isin(("top1_accuracy", "top1_error")) & frame["group"].isin(("", "all"))]
     for row in own.itertuples():
         return row.number if row.metric == "top1_accuracy" else 100 - row.number
     return None
 
 
-def _draw(paper: Paper, profile: Profile, column: Column, data: "DataFrame", panels: Sequence[Sweep], footnote: str):
+def _draw(where: str, data: "DataFrame", panels: Sequence[Sweep], footnote: str):
     figure, upper = canvas(2.9, footnote)
     axes = upper.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for k, (at, panel) in enumerate(zip(axes, panels, strict=True)):
         _draw_panel(at, data[data["panel"] == k], panel)
     axes[0].set_ylabel("Top-1 accuracy (%), mean ± sd")
-    upper.suptitle(plain(column_words(paper, profile, column)), fontsize=9)
+    upper.suptitle(plain(where), fontsize=9)
     legend_below(upper, 2)
     return figure
 

@@ -3,23 +3,23 @@ terminal."""
 
 import html
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
-from common.paper import Paper, Table
-from common.report import claims as claim_tests
+from common.paper import Table
 from common.report.author import mistakes
-from common.report.claims import Claim, Outcome, class_words
-from common.report.compare import Cell, Records, cells, made, minutes
+from common.report.claims import RULE as CLAIMS_RULE
+from common.report.claims import Claim, Outcome, class_words, evaluate, has_claims
+from common.report.compare import Cell, cells, made, minutes
 from common.report.groups import WHOLE
 from common.report.intervals import spread
 from common.report.large import large_markdown
 from common.report.latex import table_latex
 from common.report.layout import METRICS, NOT_PRINTED, Grid, GridRow, cell_text, column_words, grid, pieces
-from common.report.paired import NO_HITS, Hits
+from common.report.results import Records, Results, once
 from common.report.text import escape, markdown_table, mean_text, plain, signed
 from common.report.variants import variants_markdown
 from common.report.verdict import RULE
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 PER_BLOCK = 4  # published columns side by side in a terminal of 100 characters
 
 
-def table_cells(paper: Paper, records: Records, profile: Profile) -> list[tuple[Table, list[Cell]]]:
+@once
+def table_cells(results: Results) -> list[tuple[Table, list[Cell]]]:
     """Every table with its cells; the quick profile adds its stand-ins to the published columns."""
-    found = cells(paper, records, "paper") + (cells(paper, records, "quick") if profile == "quick" else [])
+    paper, found = results.paper, cells(results.under("paper")) + (cells(results) if results.profile == "quick" else ())
     chosen = [(table, [cell for cell in found if cell.table == table.number]) for table in paper.tables]
     for table, own in chosen:
         if not own:
@@ -135,22 +136,20 @@ def csv_bytes(frame: "DataFrame") -> bytes:
     return buffer.getvalue().encode()
 
 
-def write_tables(paper: Paper, records: Records, profile: Profile, folder: Path, hits: Mapping[str, Hits] = NO_HITS
-                 ) -> list[Path]:
-    """table-<n>.md, .csv and .tex for every table of the paper, and claims.md and .csv if it states claims. Returns the files.
-    hits: of the records that have predictions."""
+def write_tables(results: Results, folder: Path) -> list[Path]:
+    """table-<n>.md, .csv and .tex for every table of the paper, and claims.md and .csv if it states claims. Returns the files."""
     contents: dict[str, bytes] = {}
-    found = table_cells(paper, records, profile)
+    found, records = table_cells(results), results.records
     for table, chosen in found:
         contents[f"table-{table.number}.md"] = table_markdown(table, chosen, records).encode()
         contents[f"table-{table.number}.csv"] = csv_bytes(table_frame(chosen, records))
-    if (paper.folder / "claims.yaml").exists():
-        outcomes = claim_tests.evaluate(paper, records, profile, hits)
-        contents["claims.md"] = claims_markdown(outcomes, profile).encode()
+    if has_claims(results.paper):
+        outcomes = evaluate(results)
+        contents["claims.md"] = claims_markdown(outcomes, results.profile).encode()
         contents["claims.csv"] = csv_bytes(claims_frame(outcomes))
-    if text := large_markdown(paper, records):
+    if text := large_markdown(results):
         contents["large.md"] = text.encode()
-    if text := variants_markdown(paper, records):
+    if text := variants_markdown(results):
         contents["variants.md"] = text.encode()
     contents |= {f"table-{table.number}.tex": table_latex(table, chosen).encode() for table, chosen in found}
     for name, content in contents.items():
@@ -173,7 +172,7 @@ def claim_name(claim: Claim) -> str:
     return f"{claim.id} (ours)" if claim.ours else claim.id
 
 
-def claims_markdown(outcomes: list[Outcome], profile: Profile) -> str:
+def claims_markdown(outcomes: Sequence[Outcome], profile: Profile) -> str:
     """The claims with their verdicts, and below them every quote, how it was read and what could not be compared."""
     rows, words = [], {}
     for o in outcomes:
@@ -190,13 +189,13 @@ def claims_markdown(outcomes: list[Outcome], profile: Profile) -> str:
         "# Claims, on the quick stand-ins\n\nA demonstration of the procedure: these verdicts say nothing about the paper.\n")
     header = ["claim", "test", "reading", "printed numbers", "our runs", "smallest lead in points",
               "p / p of the opposite / p paired"]
-    page = [title, markdown_table(header, rows), f"{claim_tests.RULE}\n", "## What the paper says\n"]
+    page = [title, markdown_table(header, rows), f"{CLAIMS_RULE}\n", "## What the paper says\n"]
     for said, notes in words.items():
         page += [said, *("  - " + escape(f"{', '.join(readings)}: {note}") for note, readings in notes.items())]
     return "\n".join(page) + "\n"
 
 
-def claims_frame(outcomes: list[Outcome]) -> "DataFrame":
+def claims_frame(outcomes: Sequence[Outcome]) -> "DataFrame":
     from pandas import DataFrame
 
     return DataFrame([
@@ -207,16 +206,16 @@ def claims_frame(outcomes: list[Outcome]) -> "DataFrame":
     ])
 
 
-def print_table(paper: Paper, records: Records, profile: Profile, console: "Console | None" = None) -> None:
+def print_table(results: Results, console: "Console | None" = None) -> None:
     """All tables and claims of the paper for a terminal of 100 characters; quick: each stand-in beside its published column."""
     from rich.console import Console
 
     console = console or Console()
-    for table, chosen in table_cells(paper, records, profile):
-        _print_one(table, chosen, records, profile, console)
-    if (paper.folder / "claims.yaml").exists():
-        _print_claims(claim_tests.evaluate(paper, records, profile), profile, console)
-    for sentence in mistakes(paper):
+    for table, chosen in table_cells(results):
+        _print_one(table, chosen, results.records, results.profile, console)
+    if has_claims(results.paper):
+        _print_claims(evaluate(results), results.profile, console)
+    for sentence in mistakes(results.paper):
         console.print(f"Probably misspelt: {sentence}", style="yellow", markup=False, highlight=False)
 
 
@@ -289,7 +288,7 @@ def _ours(cell: Cell) -> str:
     return mean_text(cell.values) if cell.n else plain(cell.state)
 
 
-def _print_claims(outcomes: list[Outcome], profile: Profile, console: "Console") -> None:
+def _print_claims(outcomes: Sequence[Outcome], profile: Profile, console: "Console") -> None:
     """Whether the printed numbers bear each claim out, whether ours do, and by how many points in the worst column."""
     from rich import box
     from rich.table import Table as RichTable

@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.methods.path import UNTIL, steps_of
-from common.paper import Figure, Paper
-from common.report.compare import Arm, Records, arms, measure, published
+from common.paper import Figure
+from common.report.compare import measure
 from common.report.groups import WHOLE
 from common.report.intervals import Interval, confidence_interval, difference_interval, spread
+from common.report.results import MethodRuns, Results, once
 from common.report.sources import seed_words, source_words
 from common.report.style import PALETTE, Drawing, canvas, legend_below, style
 from common.report.text import markdown_table, mean_text, number, plain, signed
-from common.spec import Column, Profile
+from common.spec import Column
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +34,7 @@ class Step(NamedTuple):
     runs between them are missing. interval: of the change, None where a side has no spread."""
 
     names: tuple[str, ...]
-    arm: Arm
+    runs: MethodRuns
     before: float
     after: float
     interval: Interval | None
@@ -48,81 +49,85 @@ class Step(NamedTuple):
 
 
 class Waterfall(NamedTuple):
-    """The path of a row on a column as far as there are runs. arms: the written row, the steps, and in the place of the last one
+    """The path of a row on a column as far as there are runs. rows: the written row, the steps, and in the place of the last one
     the released row, which it is. steps: empty where either end has no run, else all differences and the best epoch. waits:
     labels of rows without a run. printed: the paper's error, None where it prints none."""
 
     column: Column
-    arms: tuple[Arm, ...]
+    rows: tuple[MethodRuns, ...]
     steps: tuple[Step, ...]
     waits: tuple[str, ...]
     printed: float | None
 
     @property
-    def written(self) -> Arm:
-        return self.arms[0]
+    def written(self) -> MethodRuns:
+        return self.rows[0]
 
     @property
-    def released(self) -> Arm:
-        return self.arms[-1]
+    def released(self) -> MethodRuns:
+        return self.rows[-1]
 
 
-def waterfall_of(paper: Paper, records: Records) -> Waterfall | None:
+@once
+def waterfall_of(results: Results) -> Waterfall | None:
     """The paper's path in the published profile; None where it has none."""
-    for column in paper.columns["paper"]:
-        if steps := steps_of(paper.rows("paper", column)):
+    one = results.under("paper")
+    for column in one.paper.columns["paper"]:
+        if steps := steps_of(one.paper.rows("paper", column)):
             name = steps[0].name
             labels = (f"{name}@written", *(step.label for step in steps[:-1]), f"{name}@released")
-            there = {arm.method.label: arm for arm in arms(paper, records, "paper", column)}
+            there = {runs.method.label: runs for runs in one.runs(column)}
             chain = tuple(there[label] for label in labels)
             names = [step.variant.removeprefix(UNTIL) for step in steps]
-            return Waterfall(column, chain, _steps(chain, names), _waits(chain), _printed(paper, column, name))
+            return Waterfall(column, chain, _steps(chain, names), _waits(chain), _printed(one, column, name))
     return None
 
 
-def errors(arm: Arm, epoch: str = "last") -> tuple[float, ...]:
+def errors(runs: MethodRuns, epoch: str = "last") -> tuple[float, ...]:
     """Top-1 errors in percent of the finished runs."""
-    return tuple(measure(record, "top1_error", epoch=epoch) for record in arm.done)
+    return tuple(measure(record, "top1_error", epoch=epoch) for record in runs.done)
 
 
-def _steps(chain: Sequence[Arm], differences: Sequence[str]) -> tuple[Step, ...]:
-    """Between neighbours that have runs; what lies between them is one step. differences: of each arm but the first."""
+def _steps(chain: Sequence[MethodRuns], differences: Sequence[str]) -> tuple[Step, ...]:
+    """Between neighbours that have runs; what lies between them is one step. differences: of each row but the first."""
     if not (chain[0].done and chain[-1].done):
         return ()
     found, here, names = [], chain[0], []
-    for arm, name in zip(chain[1:], differences, strict=True):
+    for runs, name in zip(chain[1:], differences, strict=True):
         names.append(name)
-        if arm.done:
-            before, after = errors(here), errors(arm)
-            found.append(Step(tuple(names), arm, spread(before)[0], spread(after)[0], difference_interval(after, before)))
-            here, names = arm, []
+        if runs.done:
+            before, after = errors(here), errors(runs)
+            found.append(Step(tuple(names), runs, spread(before)[0], spread(after)[0], difference_interval(after, before)))
+            here, names = runs, []
     return (*found, _best_epoch(chain[-1]))
 
 
-def _best_epoch(arm: Arm) -> Step:
-    last, best = errors(arm), errors(arm, "best")
+def _best_epoch(runs: MethodRuns) -> Step:
+    last, best = errors(runs), errors(runs, "best")
     gains = tuple(after - before for before, after in zip(last, best, strict=True))
-    return Step((BEST,), arm, spread(last)[0], spread(best)[0], confidence_interval(gains))
+    return Step((BEST,), runs, spread(last)[0], spread(best)[0], confidence_interval(gains))
 
 
-def _waits(chain: Sequence[Arm]) -> tuple[str, ...]:
-    return tuple(arm.method.label + (f" ({len(arm.diverged)} diverged)" if arm.diverged else "") for arm in chain if not arm.done)
+def _waits(chain: Sequence[MethodRuns]) -> tuple[str, ...]:
+    return tuple(runs.method.label + (f" ({len(runs.diverged)} diverged)" if runs.diverged else "")
+                 for runs in chain if not runs.done)
 
 
-def _printed(paper: Paper, column: Column, method: str) -> float | None:
-    for row in published(paper).itertuples():
+def _printed(results: Results, column: Column, method: str) -> float | None:
+    for row in results.printed:
         is_this = (row.column, row.method, row.variant) == (column.name, method, "") and row.group in WHOLE
         if is_this and row.metric in ("top1_error", "top1_accuracy"):
             return row.number if row.metric == "top1_error" else 100 - row.number
     return None
 
 
-def waiting(paper: Paper, found: Waterfall) -> str:
+def waiting(results: Results, found: Waterfall) -> str:
     """What the figure waits for, and the command that trains it; empty where all runs are there."""
     if not found.waits:
         return ""
     first = found.waits[0].partition(" ")[0]
-    command = f"python -m papers.{paper.name}.replicate train --profile paper --column {found.column.name} --method '{first}'"
+    command = (f"python -m papers.{results.paper.name}.replicate train --profile paper --column {found.column.name} "
+               f"--method '{first}'")
     return (f"waits for runs of {', '.join(found.waits)} on {found.column.name}. A campaign takes steps among the ablations; "
             f"`{command}` trains one now")
 
@@ -130,11 +135,11 @@ def waiting(paper: Paper, found: Waterfall) -> str:
 # ---------------------------------------------------------------- as text
 
 
-def waterfall_markdown(paper: Paper, records: Records) -> str:
+def waterfall_markdown(results: Results) -> str:
     """A table of the path, or what it waits for; empty where the paper has none."""
-    if (found := waterfall_of(paper, records)) is None:
+    if (found := waterfall_of(results)) is None:
         return ""
-    missing = waiting(paper, found)
+    missing = waiting(results, found)
     if not found.steps:
         return f"The path from text to code {missing}.\n"
     name = found.written.method.name
@@ -149,34 +154,34 @@ def waterfall_markdown(paper: Paper, records: Records) -> str:
 
 
 def _after(step: Step) -> str:
-    return mean_text(errors(step.arm, "best" if step.is_best else "last"))
+    return mean_text(errors(step.runs, "best" if step.is_best else "last"))
 
 
 def _span(interval: Interval | None) -> str:
     return "not known from so few runs" if interval is None else f"{signed(interval.low)} to {signed(interval.high)}"
 
 
-def waterfall_block(paper: Paper, records: Records) -> str:
+def waterfall_block(results: Results) -> str:
     """`waterfall_markdown` for the paper's README, with the figure above the table where there is one."""
-    found = waterfall_of(paper, records)
-    picture = f"![{TITLE}](../../figures/{paper.name}/figure-{NUMBER}.svg)\n\n" if found and found.steps else ""
-    return picture + waterfall_markdown(paper, records)
+    found = waterfall_of(results)
+    picture = f"![{TITLE}](../../figures/{results.paper.name}/figure-{NUMBER}.svg)\n\n" if found and found.steps else ""
+    return picture + waterfall_markdown(results)
 
 
 # ---------------------------------------------------------------- as a figure
 
 
-def waterfall_figure(paper: Paper, profile: Profile, records: Records) -> Drawing | str:
+def waterfall_figure(results: Results) -> Drawing | str:
     """The path as a waterfall, or what it waits for."""
-    if profile != "paper":
+    if results.profile != "paper":
         return "the steps from text to code are planned in the published profile only"
-    if (found := waterfall_of(paper, records)) is None:
+    if (found := waterfall_of(results)) is None:
         return "text and code are one reading here"
-    missing = waiting(paper, found)
+    missing = waiting(results, found)
     if not found.steps:
         return missing
     data = _frame(found)
-    words = "Whiskers: 95 % intervals, of a mean or of a change. " + source_words(a for a in found.arms if a.done)
+    words = "Whiskers: 95 % intervals, of a mean or of a change. " + source_words(a for a in found.rows if a.done)
     with style():
         return Drawing(_draw(data, found, plain(words + (f" The path {missing.replace('`', '')}." if missing else ""))), data)
 
@@ -190,21 +195,21 @@ def _frame(found: Waterfall) -> "DataFrame":
         if step.is_best:
             rows.append(_total("code (released)", found.released, "last"))
         low, high = step.interval or (None, None)
-        rows.append({"kind": "best" if step.is_best else "step", "name": " + ".join(step.names), "label": step.arm.method.label,
+        rows.append({"kind": "best" if step.is_best else "step", "name": " + ".join(step.names), "label": step.runs.method.label,
                      "from_percent": step.before, "to_percent": step.after, "change": step.change, "low": low, "high": high,
-                     "seeds": len(step.arm.done), "keys": _keys(step.arm)})
+                     "seeds": len(step.runs.done), "keys": _keys(step.runs)})
     return DataFrame([*rows, _total("code (released), best epoch", found.released, "best")])
 
 
-def _total(name: str, arm: Arm, epoch: str) -> Mapping[str, Any]:
-    values = errors(arm, epoch)
+def _total(name: str, runs: MethodRuns, epoch: str) -> Mapping[str, Any]:
+    values = errors(runs, epoch)
     low, high = confidence_interval(values) or (None, None)
-    return {"kind": "total", "name": name, "label": arm.method.label, "from_percent": None, "to_percent": spread(values)[0],
-            "change": None, "low": low, "high": high, "seeds": len(values), "keys": _keys(arm)}
+    return {"kind": "total", "name": name, "label": runs.method.label, "from_percent": None, "to_percent": spread(values)[0],
+            "change": None, "low": low, "high": high, "seeds": len(values), "keys": _keys(runs)}
 
 
-def _keys(arm: Arm) -> str:
-    return ";".join(record["key"] for record in arm.done)
+def _keys(runs: MethodRuns) -> str:
+    return ";".join(record["key"] for record in runs.done)
 
 
 def _draw(data: "DataFrame", found: Waterfall, footnote: str):

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -28,7 +27,7 @@ def answer(members: Sequence[Run], tests: FurtherImages, images: Images, device:
         tallies = steps.evaluate()
     finally:
         steps.close()
-    labels, found = torch.cat(tallies[0].labels).cpu().numpy(), []
+    labels, found = tallies[0].labels.cpu().numpy(), []
     for tally in tallies:
         for last, confidence, *plain in zip(*(part.numpy() for part in tally.answered()), strict=True):
             found.append(Predictions(labels, Answers(last, last, confidence), Answers(plain[0], *plain) if plain else None))

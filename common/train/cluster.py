@@ -28,7 +28,7 @@ from common.train.work import Observe, Outcome, try_pack
 
 CODE = {".py", ".yaml", ".toml", ".csv", ".json"}  # what a machine is sent of the checkout, up to LARGEST bytes a file
 LARGEST = 2**20
-NOT_CODE = {"figures", "results", "checkpoints", "tables", "summaries", "__pycache__"}  # folders, wherever they are
+NOT_CODE = {"figures", "results", "checkpoints", "tables", "summaries", "plans", "scores", "__pycache__"}  # folders, anywhere
 NOT_AT_THE_TOP = {"data", "report"}  # folders; below, rooms of the code have these names
 POLL = 0.5  # seconds between two looks at the cluster
 TOKEN = ("The Ray cluster at {!r} asks for a token: set RAY_AUTH_MODE=token for this command and for every `ray start`, and copy "

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from common.cost import step_work
 from common.data.sets import SETS
 from common.models.sizes import outputs, weights
 from common.plan import Run
@@ -12,7 +13,8 @@ LARGEST = 32  # runs of a pack on a GPU: twice as many are hardly faster a run, 
 SIZES = (32, 16, 8, 4, 2, 1)
 FULL = 0.85  # of the memory may be filled
 ITEM = {"bfloat16": 2, "float32": 4, "float64": 8}  # bytes of an activation
-
+MOST_ON_CPU = 64
+CPU_STEP = 2e10  # multiplications of a step beyond which a CPU gains nothing from more runs side by side
 UNLIMITED = 10**9  # runs: no pack is too large
 
 Limit = Callable[[Run], int]  # most runs of a pack that a run is part of
@@ -21,6 +23,11 @@ Limit = Callable[[Run], int]  # most runs of a pack that a run is part of
 def unlimited(item: Run) -> int:
     """The `Limit` that is none."""
     return UNLIMITED
+
+
+def cpu_limit(item: Run) -> int:
+    """Runs side by side on a CPU: many where a step is mostly overhead, few where it is mostly arithmetic."""
+    return max(1, min(MOST_ON_CPU, int(CPU_STEP / step_work(item.spec.column, item.spec.protocol))))
 
 
 def network_of(item: Run) -> tuple[Any, ...]:

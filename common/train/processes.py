@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ import torch
 
 from common.errors import UserError
 from common.plan import Run
+from common.stopping import is_asked, listening
 from common.train.device import Device
 from common.train.state import Workspace
 from common.train.work import LocalDevice, Observe, Outcome, way
+
+POLL = 0.5  # seconds between two looks at whether this process is asked to end
 
 
 class Processes:
@@ -31,6 +35,7 @@ class Processes:
         self._workers: dict[int, tuple[Any, Connection]] = {}
         self._observers: dict[int, Observe] = {}
         self._plainest: dict[int, bool] = {}
+        self._told = False
 
     def begin(self, place: int, pack: Sequence[Run], work: Workspace, observe: Observe, plainer: int = 0) -> None:
         self._observers[place], self._plainest[place] = observe, way(self.devices[place], plainer)[1]
@@ -54,7 +59,11 @@ class Processes:
     def wait(self) -> tuple[int, Outcome]:
         while True:
             busy = {self._workers[place][1]: place for place in self._observers}
-            for connection in wait(list(busy)):
+            if is_asked() and not self._told:
+                self._told = True
+                for process, _ in self._workers.values():  # they save where they are
+                    process.terminate()
+            for connection in wait(list(busy), POLL):
                 place = busy[connection]
                 try:
                     kind, value = connection.recv()
@@ -68,7 +77,7 @@ class Processes:
                 self._observers[place](value)
 
     def close(self) -> None:
-        """End the processes; what they have not saved is lost, as with Ctrl-C."""
+        """End the processes, which save where they are if that takes seconds."""
         for process, connection in self._workers.values():
             connection.close()
             process.terminate()
@@ -79,10 +88,15 @@ class Processes:
 def _serve(connection: Connection, device: Device, data: Path, threads: int) -> None:
     """The life of a worker: packs come in, progress and results go out. It ends with its parent, however that ends: the next
     command goes on with the same packs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    here = LocalDevice(device, data)
+    with suppress(KeyboardInterrupt), listening():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+        _work(connection, LocalDevice(device, data))
+
+
+def _work(connection: Connection, here: LocalDevice) -> None:
+    """Train what comes, until nothing more can come."""
     while True:
         try:
             pack, work, plainer = connection.recv()

@@ -14,6 +14,7 @@ import torch
 
 from common.errors import UserError
 from common.spec import canonical_json, spec_key
+from common.stopping import is_asked
 from common.store import write_atomically
 from common.train.distributed import broadcast_from_rank0, broadcast_tensors
 from common.train.pack import take_run
@@ -103,8 +104,11 @@ class Keeper:
     def pauses_within_epoch(self) -> bool:
         """After each batch of steps that are pausable: whether the deadline has come. The last batch is the epoch's end."""
         now, late, last = time.monotonic(), self._is_late(), len(self.steps.pack.batch_sizes)
-        if late or (self.work.must_save(self.steps.pack.device.cuda, self.saved, now) and self.course.batch < last):
+        asked = self.steps.processes.first and is_asked()  # the others wait in the next exchange, and end with rank 0
+        if late or asked or (self.work.must_save(self.steps.pack.device.cuda, self.saved, now) and self.course.batch < last):
             self.save(now)
+        if asked:
+            raise KeyboardInterrupt
         return late
 
     def _is_late(self) -> bool:
@@ -114,10 +118,12 @@ class Keeper:
         return broadcast_from_rank0(self.steps.processes, lambda: time.monotonic() > self.work.deadline)
 
     def pauses_after_epoch(self) -> bool:
-        """Whether the deadline would come before the next epoch ends, where that cannot be left within."""
+        """Whether this process is asked to end, or the deadline would come before the next epoch ends, where that cannot be left
+        within."""
         now = time.monotonic()
         self.took.append(now - self.since)
-        late = not self.steps.pausable and now + max(self.took[1:] or self.took) > self.work.deadline  # the first epoch compiles
+        ends = now + max(self.took[1:] or self.took)  # the first epoch compiles
+        late = not self.steps.pausable and (is_asked() or ends > self.work.deadline)
         if late or self.steps.pausable or self.work.must_save(self.steps.pack.device.cuda, self.saved, now):
             self.save(now)
         self.since = time.monotonic()

@@ -17,13 +17,13 @@ import torch
 from common.data.lists import load_large
 from common.errors import UserError
 from common.plan import Run, missing_runs
-from common.store import record_files
+from common.store import drop_twins, record_files
 from common.train.device import Device, choose_device
 from common.train.distributed import Processes, broadcast_from_rank0, join, leave, on_all_ranks
 from common.train.loop import train_on
 from common.train.sharded import WORKERS, ShardedSteps
 from common.train.state import Workspace
-from common.train.work import Observer
+from common.train.work import Observer, drop_states
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ def train_missing(processes: Processes, planned: Sequence[Run], data: Path, work
     device = on_all_ranks(processes, lambda: local_device(options, processes))
     missing = broadcast_from_rank0(processes, lambda: [m.identity for m in missing_runs(planned, record_files(planned[0].root))])
     found = {m.identity: m for item in planned for m in item.chain}
+    if processes.first:
+        drop_twins(planned[0].root, found)
+        drop_states(work, record_files(planned[0].root), [found[name] for name in missing])  # which a kill after a record left
     for member in map(found.__getitem__, missing):
         steps = on_all_ranks(processes, partial(begin, member, data, device, processes, options))
         with observer([member]) if processes.first else nullcontext(lambda progress: None) as observe:

@@ -14,7 +14,8 @@ import torch
 from common.data.sets import Images, load
 from common.errors import UserError
 from common.plan import Run, missing_runs
-from common.store import record_files
+from common.stopping import is_asked
+from common.store import drop_twins, record_files
 from common.train.device import Device
 from common.train.loop import Progress, train_pack
 from common.train.packing import SIZES, UNLIMITED, Limit, form_packs, network_of, together
@@ -44,12 +45,22 @@ class Trained(NamedTuple):
     why: str = ""
 
 
-def unfinished_packs(work: Workspace, missing: Sequence[Run]) -> list[list[Run]]:
-    """What goes on from a resume state: the missing runs of each, side by side as they were; the furthest state first."""
-    by_identity, packs = {m.identity: m for m in missing}, []
-    for state in sorted(work.states().values(), key=lambda s: -s["epoch"]):
-        if mine := [by_identity.pop(name) for name in state["identities"] if name in by_identity]:
-            packs.append(mine)
+def unfinished_packs(work: Workspace, missing: Sequence[Run], planned: Sequence[Run] = ()) -> list[list[Run]]:
+    """What goes on from a resume state: the missing runs of each, side by side as they were; the furthest state first.
+
+    planned: where a kill came between the records of a pack, its finished runs, which these know, train along: sums in a pack of
+    another size are rounded otherwise."""
+    by_identity, packs, done = {m.identity: m for m in missing}, [], {}
+    states = sorted(work.states().values(), key=lambda s: -s["epoch"])
+    if planned and any(name not in by_identity for state in states for name in state["identities"]):
+        have = record_files(planned[0].root)
+        done = {link.identity: link for item in planned for link in item.chain if link.identity in have}
+    for state in states:
+        known = by_identity | {name: m for name, m in done.items() if name not in by_identity}
+        if any(name in by_identity for name in state["identities"]):
+            packs.append([known[name] for name in state["identities"] if name in known])
+            for name in state["identities"]:
+                by_identity.pop(name, None)
     return packs
 
 
@@ -101,10 +112,10 @@ class LocalDevice:
         """Nothing to let go of."""
 
 
-def in_order(work: Workspace, limit: Limit) -> Choose:
+def in_order(work: Workspace, limit: Limit, planned: Sequence[Run] = ()) -> Choose:
     """Unfinished packs first, as they were formed; then packs within the limit in the order of the plan."""
     def choose(ready: Sequence[Run], most: Limit) -> Sequence[Run]:
-        begun = [part for pack in unfinished_packs(work, ready) for part in form_packs(pack, most)]
+        begun = [part for pack in unfinished_packs(work, ready, planned) for part in form_packs(pack, most)]
         keys = {m.spec.key for pack in begun for m in pack}
         packs = begun + form_packs([m for m in ready if m.spec.key not in keys], lambda m: min(limit(m), most(m)))
         return together(min(packs, key=lambda pack: len(pack[0].chain), default=()))
@@ -182,12 +193,14 @@ def run_schedule(planned: Sequence[Run], choose: Choose, *, root: Path, work: Wo
     """
     running: dict[int, tuple[Sequence[Run], float, ExitStack]] = {}
     ended, trials, paused = [] if ended is None else ended, Trials(), False
+    fresh = {link.identity for item in planned for link in item.chain}
     while True:
+        drop_twins(root, fresh)
         have = record_files(root)
         missing = missing_runs(planned, have)
         drop_states(work, have, missing)
         for place in range(engine.places):
-            if place in running or paused or time.monotonic() > work.deadline:
+            if place in running or paused or is_asked() or time.monotonic() > work.deadline:
                 continue
             busy = trials.aside | {m.spec.key for p, _, _ in running.values() for m in p}
             pack = choose(_ready(missing, busy), trials.limit)
@@ -245,7 +258,7 @@ def _ready(missing: Sequence[Run], busy: Container[str]) -> list[Run]:
 def train(planned: Sequence[Run], *, root: Path, work: Workspace, engine: Engine, limit: Limit, observer: Observer) -> bool:
     """Train every planned run that has no record. Returns False if the deadline came first; runs that failed
     are a UserError when the others have ended."""
-    ended = run_schedule(planned, in_order(work, limit), root=root, work=work, engine=engine, observer=observer)
+    ended = run_schedule(planned, in_order(work, limit, planned), root=root, work=work, engine=engine, observer=observer)
     if aside := [t for t in ended if t.result == "set aside"]:
         why = last_line(aside[0].why)
         runs = sum(len(t.pack) for t in aside)

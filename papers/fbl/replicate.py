@@ -31,6 +31,7 @@ from common.methods.path import path
 from common.methods.two_stage import decoupling_row, disalign_row, with_second_settings
 from common.paper import Figure, Paper, Table
 from common.report.figures import feature_norms
+from common.report.results import Results
 from common.report.waterfall import TEXT_TO_CODE
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 
@@ -248,10 +249,10 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
 # ---------------------------------------------------------------- Figures 4.2 and 4.3
 
 
-def figure_norms(paper: Paper, profile: str, records: dict, *, dataset: str, classes: tuple[int, ...], reading: Reading):
+def figure_norms(results: Results, *, dataset: str, classes: tuple[int, ...], reading: Reading):
     """Feature norms of CE and FBL on the test set at ratios 100 and 50: head and tail classes over epochs, all at the end."""
     columns = tuple(f"{dataset}-lt-{ratio}" for ratio in (100, 50))
-    return feature_norms(paper, profile, records, columns, (f"ce@{reading}", f"fbl@{reading}"), classes)
+    return feature_norms(results, columns, (f"ce@{reading}", f"fbl@{reading}"), classes)
 
 
 def norm_figure(number: str, dataset: str, classes: tuple[int, ...], reading: Reading) -> Figure:

@@ -44,6 +44,7 @@ from common.methods.sampling import class_balanced, effective_number_sampler, sh
 from common.methods.two_stage import decoupling_row, disalign_row, lade_row, oltr_row, with_second_settings
 from common.paper import Figure, Paper, Table
 from common.report.figures import Panel, curves, embedding
+from common.report.results import Results
 from common.report.waterfall import TEXT_TO_CODE
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 from papers.gcl.text_to_code import steps
@@ -388,13 +389,13 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
 # ---------------------------------------------------------------- Figures 5.1, 5.3 and 5.4
 
 
-def figure_5_1(paper: Paper, profile: str, records: dict):
+def figure_5_1(results: Results):
     """t-SNE of the embedding that cross-entropy learns from four classes (gap: of which images; here of both splits)."""
     panels = [(f"CE, {split} set", PARAMS.toy, "ce@written", split) for split in ("train", "test")]
-    return embedding(paper, profile, records, panels)
+    return embedding(results, panels)
 
 
-def figure_5_3(paper: Paper, profile: str, records: dict):
+def figure_5_3(results: Results):
     """Eq. (5.3) over the logit difference z_1 - z_2."""
     x = [i / 10 for i in range(-60, 61)]
     line = ("Eq. (5.3)", x, [gradient_on_target(v) for v in x])
@@ -402,11 +403,11 @@ def figure_5_3(paper: Paper, profile: str, records: dict):
     return curves("Gradient on the target's logit in binary classification", (panel,))
 
 
-def figure_5_4(paper: Paper, profile: str, records: dict, *, reading: Reading):
+def figure_5_4(results: Results, *, reading: Reading):
     """t-SNE of CE's and GCL's embeddings: (a) of the training images, (b) of the test images."""
     rows = [(f"({letter}) {name.upper()}, {split} set", PARAMS.ablation, f"{name}@{reading}", split)
             for letter, split in (("a", "train"), ("b", "test")) for name in ("ce", "gcl")]
-    return embedding(paper, profile, records, rows)
+    return embedding(results, rows)
 
 
 PAPER = with_draws(Paper(

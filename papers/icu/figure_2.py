@@ -4,14 +4,12 @@ below; and, beyond the paper's figure, the learned centres and the ellipse of on
 import math
 from typing import TYPE_CHECKING
 
-from common.paper import Paper
-from common.report.compare import Arm, Record, Records
 from common.report.embedding import read_features
 from common.report.figures import column_words
-from common.report.sources import NotYet, find_arms, find_column, source_words
+from common.report.results import MethodRuns, Record, Results
+from common.report.sources import NotYet, find_column, find_runs, source_words
 from common.report.style import MARKERS, PALETTE, WIDTH, Drawing, canvas, legend_below, style
 from common.report.text import plain
-from common.spec import Profile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,24 +22,24 @@ ROWS = (("softmax", "ce"), ("center loss", "center"), ("L-GM", "l-gm"), ("ICU", 
 SPLITS = (("train", "training images"), ("test", "test images"))
 
 
-def figure_2(paper: Paper, profile: Profile, records: Records) -> Drawing | str:
+def figure_2(results: Results) -> Drawing | str:
     """Panels (a) to (d) and (e) to (h) of the runs that kept their features, which are those of seed 0."""
     try:
-        column = find_column(paper, profile, COLUMN)
-        found = find_arms(paper, profile, records, column, [f"{name}@written" for _, name in ROWS])
-        kept = [_kept(arm, column.name) for arm in found]
+        column = find_column(results, COLUMN)
+        found = find_runs(results, column, [f"{name}@written" for _, name in ROWS])
+        kept = [_kept(runs, column.name) for runs in found]
         data = _frame(kept)
     except NotYet as missing:
         return str(missing)
-    arms = [Arm(arm.method, (record,), ()) for arm, record in zip(found, kept, strict=True)]
+    drawn = [MethodRuns(runs.method, (record,), ()) for runs, record in zip(found, kept, strict=True)]
     with style():
-        return Drawing(_draw(data, arms, column_words(paper, profile, column)), data)
+        return Drawing(_draw(data, drawn, column_words(results, column)), data)
 
 
-def _kept(arm: Arm, column: str) -> Record:
-    record = next((r for r in arm.done if r.get("features") and r.get("head")), None)
+def _kept(runs: MethodRuns, column: str) -> Record:
+    record = next((r for r in runs.done if r.get("features") and r.get("head")), None)
     if record is None:
-        raise NotYet(f"no run of {arm.method.label} on {column} has kept its features")
+        raise NotYet(f"no run of {runs.method.label} on {column} has kept its features")
     return record
 
 
@@ -83,9 +81,9 @@ def _frame(kept: list[Record]) -> "DataFrame":
     return concat(parts, ignore_index=True)
 
 
-def _draw(data: "DataFrame", arms: list[Arm], where: str) -> "Figure":
+def _draw(data: "DataFrame", drawn: list[MethodRuns], where: str) -> "Figure":
     words = (f"{where}. Crosses: learned centres; ellipses: one standard deviation, learned by ICU, 1 in L-GM. The axes are the "
-             f"features themselves, each loss with its own scale. 1 seed. {source_words(arms)}")
+             f"features themselves, each loss with its own scale. 1 seed. {source_words(drawn)}")
     figure, upper = canvas(4.4, plain(words), 1.25 * WIDTH)
     grid = upper.subplots(2, len(ROWS), sharex="col", sharey="col")
     for at, (panel, part) in zip(grid.flat, data.groupby("panel", sort=True), strict=True):

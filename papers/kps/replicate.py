@@ -21,11 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from common.cli.main import main
 from common.data.large_sets import find_large
 from common.data.sets import SETS
 from common.draws import with_draws
-from common.methods.losses import cross_entropy, ldam, shift_target
+from common.methods.losses import cross_entropy, ldam, ldam_margins, shift_target
 from common.methods.method import COSINE, Context, Method, Outputs
 from common.methods.one_stage import (
     LARGE_MIXUP,
@@ -42,14 +44,15 @@ from common.methods.one_stage import (
     meta_rows,
     mislas_row,
 )
-from common.methods.path import path
 from common.methods.sampling import deferred, effective_number_weights, shuffled, uniform_weights
 from common.methods.two_stage import decoupling_row, tau_norm_row, with_second_settings
 from common.paper import Figure, Paper, Table
 from common.report.figures import Panel, class_counts_figure, curves, embedding, per_class_error
+from common.report.results import Results
 from common.report.waterfall import TEXT_TO_CODE
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 from papers.kps.boundaries import AXES, DECISION, ONES, angle_boundary, boundary_lines, cosine_boundary
+from papers.kps.text_to_code import steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -320,21 +323,6 @@ def switches(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
             replace(mislas_kps, sampler=shuffled, variant="sampler=instance")]
 
 
-def text_to_code(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
-    """From the written KPS to the released one."""
-    if column.name != "cifar10-lt-100":
-        return []
-    w, r, start = PARAMS.written, PARAMS.released, ga_epoch(protocols["written"])
-    flipped = partial(kps_ga_flipped_margins, s=r.s_base, n_base=r.n_base, m_max=r.m_max, start=start)
-    return path(
-        Method("kps", "written", ga_loss("written", w, start), COSINE),
-        ("decay", {"protocol": protocols["released"]}),
-        ("m_max", {"loss": ga_loss("written", replace(w, m_max=r.m_max), start)}),
-        ("margins", {"loss": flipped}),
-        ("scales", {"loss": ga_loss("released", r, start)}),
-    )
-
-
 def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
     """Everything that is trained on a column. Text and code differ in the decay, so the quoted rows have both readings too."""
     if column.name in LARGE:
@@ -343,30 +331,36 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
         return tuple(toy_rows(protocols["toy"]))
     rows = [row for reading in READINGS
             for row in (*baselines(column, reading, protocols[reading]), *own_rows(column, reading, protocols))]
-    return (*rows, *switches(column, protocols), *text_to_code(column, protocols))
+    if column.name == "cifar10-lt-100":
+        written, released = (own_rows(column, reading, protocols)[0] for reading in READINGS)
+        rows += steps(written, replace(released, protocol=protocols["released"]), kps_ga_flipped_margins)
+    return (*rows, *switches(column, protocols))
 
 
 # ---------------------------------------------------------------- Figures 2.1 and 3.2 to 3.8
 
 
+class Counts(np.ndarray):
+    """Class counts with a logarithm, as tensors have one: to import torch takes longer than to draw all figures."""
+
+    def log(self) -> np.ndarray:
+        return np.log(self)
+
+
 def two_class_lists() -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
     """Radii and margins of KPS, and margins of LDAM, for a head and a tail class of the sizes in params.yaml."""
-    import torch
-
-    from common.methods.losses import ldam_margins
-
-    n, p = torch.tensor(PARAMS.drawn_counts, dtype=torch.float64), PARAMS.written
+    n, p = np.array(PARAMS.drawn_counts, dtype=float).view(Counts), PARAMS.written
     lists = (kps_radii(n, p.n_base), kps_margins(n, p.n_base, p.m_max), ldam_margins(n, PARAMS.toy.largest_margin))
     return tuple(tuple(values.tolist()) for values in lists)
 
 
-def figure_2_1(paper: Paper, profile: str, records: dict):
+def figure_2_1(results: Results):
     """Section 2.2.1: images per class of the long-tailed CIFAR sets."""
     sets = [(dataset, ratio) for dataset in ("cifar10", "cifar100") for ratio in (50, 100, 200)]
     return class_counts_figure([Column(dataset, "lt", ratio, "resnet32") for dataset, ratio in sets])
 
 
-def figure_3_2(paper: Paper, profile: str, records: dict):
+def figure_3_2(results: Results):
     """Without a margin the class boundaries are the decision boundary; LDAM shifts them by one amount everywhere."""
     _, _, m_ldam = two_class_lists()
     return curves("Class boundaries of softmax and LDAM", (
@@ -375,7 +369,7 @@ def figure_3_2(paper: Paper, profile: str, records: dict):
     ))
 
 
-def figure_3_3(paper: Paper, profile: str, records: dict):
+def figure_3_3(results: Results):
     """LDAM, KPS, and both."""
     r, m, m_ldam = two_class_lists()
     of_ldam, of_kps = boundary_lines(cosine_boundary, ONES, m_ldam, "LDAM, "), boundary_lines(cosine_boundary, r, m, "KPS, ")
@@ -384,7 +378,7 @@ def figure_3_3(paper: Paper, profile: str, records: dict):
                   tuple(Panel(title, *AXES, (DECISION, *lines)) for title, lines in panels))
 
 
-def figure_3_4(paper: Paper, profile: str, records: dict):
+def figure_3_4(results: Results):
     """Eq. (3.20) with the radii and margins on the angle, and on the cosine."""
     r, m, _ = two_class_lists()
     return curves("Angle penalty and cosine penalty", (

@@ -53,6 +53,7 @@ from common.methods.sampling import (
 )
 from common.paper import Figure, Paper, Table
 from common.report.figures import per_class_error
+from common.report.results import Results
 from common.report.waterfall import TEXT_TO_CODE
 from common.spec import Column, Protocol, load_yaml
 
@@ -349,13 +350,13 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
 # ---------------------------------------------------------------- Figure 3
 
 
-def figure_3(paper: Paper, profile: str, records: dict):
+def figure_3(results: Results):
     """Per-class error of CB-RW and MM-DRW under step imbalance (ratio 100 in the paper)."""
     published = "cifar10-step-100"
-    column = published if profile == "paper" else next((q for q, p in PARAMS.stand_ins.items() if p == published), None)
+    column = published if results.profile == "paper" else next((q for q, p in PARAMS.stand_ins.items() if p == published), None)
     if column is None:
         return f"no quick column stands in for {published}"
-    return per_class_error(paper, profile, records, column, ("cb-rw", "mm-drw"))
+    return per_class_error(results, column, ("cb-rw", "mm-drw"))
 
 
 PAPER = with_draws(Paper(

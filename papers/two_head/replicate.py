@@ -46,6 +46,7 @@ from common.methods.sampling import deferred, effective_number_weights, uniform_
 from common.methods.two_stage import lws_row, oltr_row, with_second_settings
 from common.paper import Figure, Paper, Table
 from common.report.figures import Panel, curves, find_methods
+from common.report.results import Results
 from common.report.sweep import Point, Sweep, sweep_figure
 from common.spec import Column, LargeColumns, Protocol, load_yaml
 
@@ -344,10 +345,10 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
 # ---------------------------------------------------------------- Figures 3 and 4
 
 
-def figure_3(paper: Paper, profile: str, records: dict):
+def figure_3(results: Results):
     """Training images, recall and classifier norm of each class: CE and both heads. A class of several clusters has the mean
     of their norms (gap: the figure does not say)."""
-    found = find_methods(paper, profile, records, PARAMS.sweeps, ("ce@written", "two-head@written"))
+    found = find_methods(results, PARAMS.sweeps, ("ce@written", "two-head@written"))
     if isinstance(found, str):
         return found
     (ce, ours), words, source = found
@@ -368,14 +369,14 @@ def figure_3(paper: Paper, profile: str, records: dict):
     return curves(f"CE and both heads on {words}", panels, source=source, across=2)
 
 
-def figure_4(paper: Paper, profile: str, records: dict):
+def figure_4(results: Results):
     """Accuracy of CDH alone over u, and of both heads over the clustering."""
     us = sorted({DEFAULT.u, *PARAMS.sweep.u})
     left = [Point(str(u), "cdh@written" if u == DEFAULT.u else f"cdh[u={u}]@written") for u in us]
     right = [Point("random", "two-head@written"), *(Point(how, f"two-head[clustering={how}]@written")
                                                     for how in ("kmeans", "hierarchical"))]
     panels = (Sweep("class-division head alone", "cluster number u", left), Sweep("both heads", "clustering", right))
-    return sweep_figure(paper, profile, records, PARAMS.sweeps, panels)
+    return sweep_figure(results, PARAMS.sweeps, panels)
 
 
 PAPER = with_draws(Paper(

@@ -8,7 +8,9 @@ from common.errors import UserError
 from common.paper import Paper
 from common.plan import needed_images, plan
 from common.report.boards import entrants
-from common.report.compare import cells, standing_columns
+from common.report.compare import cells
+from common.report.published import columns_shown_for
+from common.report.results import Results, results_of
 from common.spec import FURTHER_DRAWS
 from papers.catalog import PAPERS
 
@@ -75,6 +77,6 @@ def test_a_parcel_has_their_images_where_they_are_named():
 
 def test_no_printed_number_and_no_leaderboard_is_about_them():
     for paper in PAPERS:
-        assert not any(column.is_drawn for columns in standing_columns(paper, "paper").values() for column in columns)
-        assert not any(subset in cell.column for cell in cells(paper, {}, "paper") for subset in OTHERS)
-    assert not any(entrant.column.is_drawn for entrant in entrants(PAPERS, {}, "paper"))
+        assert not any(column.is_drawn for columns in columns_shown_for(paper, "paper").values() for column in columns)
+        assert not any(subset in cell.column for cell in cells(Results(paper, {}, "paper")) for subset in OTHERS)
+    assert not any(entrant.column.is_drawn for entrant in entrants(results_of(PAPERS, {}, "paper")))

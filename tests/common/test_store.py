@@ -1,6 +1,7 @@
 """Records: sealed, looked up by key, merged whole or not at all; files written whole or not at all."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from common.store import (
     record_files,
     save_record,
     seal,
+    thin_records,
     write_atomically,
 )
 from tests.records import make_record, toy_paper
@@ -135,3 +137,18 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="could not be written"):
         write_atomically(tmp_path / "file" / "below", b"x")
+
+
+def test_an_estimate_reads_of_every_record_what_it_needs_however_it_is_written(paper, runs, tmp_path):
+    """A text that looks like the start of a field misleads nobody, and a file that was cut off is refused."""
+    records = [make_record(run, 71.5, label='cifar10 "spec":{"made":{', made={"seconds": 20.0 + i})
+               for i, run in enumerate(runs[:3])]
+    paths = [save_record(run.folder, record) for run, record in zip(runs, records, strict=False)]
+    paths[1].write_text(json.dumps(dict(reversed(json.loads(paths[1].read_text()).items())), indent=1))
+    found = thin_records(root(paper), tmp_path / "cache.json")
+    assert sorted(thin["made"]["seconds"] for thin in found) == [20.0, 21.0, 22.0]
+    assert all(thin["spec"]["protocol"] == records[0]["spec"]["protocol"] for thin in found)
+    assert found == thin_records(root(paper), tmp_path / "cache.json")
+    paths[2].write_bytes(paths[2].read_bytes()[:-40])
+    with pytest.raises(UserError, match="damaged"):
+        thin_records(root(paper), tmp_path / "cache.json")

@@ -8,7 +8,8 @@ import yaml
 
 from common.plan import plan
 from common.report.claims import evaluate, load_claims
-from common.report.compare import published
+from common.report.published import published
+from common.report.results import Results
 from common.report.waterfall import TEXT_TO_CODE
 from papers.fbl.replicate import HERE, PAPER, PARAMS
 
@@ -162,7 +163,7 @@ def test_quick_curricula_end_with_the_quick_schedule():
 def test_what_the_printed_numbers_say_of_the_claims():
     """Contrastive learning, which the text calls more competitive, is behind FBL on CIFAR-10-LT at ratio 100; the largest class
     loses accuracy in every column."""
-    outcomes = evaluate(PAPER, {}, "paper")
+    outcomes = evaluate(Results(PAPER, {}, "paper"))
     printed = {o.claim.id: o.printed for o in outcomes}
     assert len(printed) == len(load_claims(PAPER)) == 19
     assert {name: said for name, said in printed.items() if said != "holds"} == {

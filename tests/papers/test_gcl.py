@@ -11,7 +11,9 @@ import yaml
 from common.methods.sampling import class_balanced
 from common.plan import plan
 from common.report.claims import evaluate
-from common.report.compare import cells, published
+from common.report.compare import cells
+from common.report.published import published
+from common.report.results import Results
 from papers.gcl.replicate import HERE, PAPER, PARAMS, figure_5_3
 
 COLUMNS = {c.name: c for c in PAPER.columns["paper"] if c.name not in PAPER.large and not c.is_drawn}
@@ -41,7 +43,7 @@ def test_every_printed_number_on_cifar_has_a_method_in_both_readings():
 
 
 def test_every_printed_number_gets_its_cells():
-    found = [c for c in cells(PAPER, {}, "paper") if c.column in COLUMNS]
+    found = [c for c in cells(Results(PAPER, {}, "paper")) if c.column in COLUMNS]
     assert {c.state for c in found} == {"no run yet"}
     assert len(found) == 2 * 62
 
@@ -222,14 +224,14 @@ def test_features_are_kept_where_a_figure_shows_them():
 
 def test_figures_without_records_say_what_is_missing_and_figure_5_3_needs_none():
     for figure in PAPER.figures:
-        drawn = figure.draw(PAPER, "paper", {})
+        drawn = figure.draw(Results(PAPER, {}, "paper"))
         assert isinstance(drawn, str) == (figure.number != "5.3"), figure.number
-    data = figure_5_3(PAPER, "paper", {}).data
+    data = figure_5_3(Results(PAPER, {}, "paper")).data
     assert "-0.5" in {str(v) for v in data.to_numpy().ravel()}
 
 
 def test_what_the_printed_numbers_say_of_the_claims():
-    printed = {o.claim.id: o.printed for o in evaluate(PAPER, {}, "paper")}
+    printed = {o.claim.id: o.printed for o in evaluate(Results(PAPER, {}, "paper"))}
     assert {name: verdict for name, verdict in printed.items() if verdict.startswith("fails")} == {
         "mislas-second-best-among-quoted": "fails (1 of 4 columns)", "head-decreases-least": "fails (1 of 1 columns)"}
     assert {name for name, verdict in printed.items() if verdict == "not printed"} == {"better-on-tail-classes"}
@@ -268,7 +270,7 @@ def test_the_released_stages_on_places_lt_are_the_scripts():
 
 
 def test_claims_on_large_sets_are_not_run():
-    verdicts = {o.verdict for o in evaluate(PAPER, {}, "paper") if "5.3" in o.claim.tables or "5.7" in o.claim.tables}
+    verdicts = {o.verdict for o in evaluate(Results(PAPER, {}, "paper")) if "5.3" in o.claim.tables or "5.7" in o.claim.tables}
     assert all(v.startswith("not run") for v in verdicts), verdicts
 
 

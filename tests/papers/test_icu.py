@@ -9,7 +9,9 @@ import pytest
 from common.methods.path import is_step
 from common.plan import plan
 from common.report.claims import evaluate
-from common.report.compare import cells, published
+from common.report.compare import cells
+from common.report.published import published
+from common.report.results import Results
 from papers.icu.figure_2 import COLUMN, ROWS, figure_2
 from papers.icu.replicate import PAPER, PARAMS, READINGS
 from tests.records import make_record
@@ -35,7 +37,7 @@ def rows(column: str) -> dict:
 def test_every_printed_number_has_a_row_or_says_what_it_needs():
     frame = published(PAPER)
     assert len(frame) == 70
-    states = Counter((cell.table, cell.state.partition(";")[0]) for cell in cells(PAPER, {}, "paper"))
+    states = Counter((cell.table, cell.state.partition(";")[0]) for cell in cells(Results(PAPER, {}, "paper")))
     assert states == {
         ("1", "no run yet"): 20, ("2", "no run yet"): 30 + 6, ("3", "no run yet"): 10 + 4,  # ICU has both readings on long tails
         ("1", "not run: needs imagenet"): 8,
@@ -196,7 +198,7 @@ def test_plans_are_of_this_size_and_train_a_run_once():
 
 def test_what_the_printed_numbers_say_of_the_claims():
     """CB loss is ahead on CIFAR-10-LT 100 and 50; everything else is borne out."""
-    printed = {o.claim.id: o.printed for o in evaluate(PAPER, {}, "paper")}
+    printed = {o.claim.id: o.printed for o in evaluate(Results(PAPER, {}, "paper"))}
     assert len(printed) == 13
     assert {name: verdict for name, verdict in printed.items() if verdict != "holds"} == {
         "long-tailed-beats-re-balancing": "fails (2 of 6 columns)", "long-tailed-minority": "not printed"}
@@ -229,7 +231,7 @@ def figure_records(change=lambda name, x: x) -> dict:
 def test_figure_2_has_eight_panels_with_means_and_deviations():
     records = figure_records()
     assert len(records) == len(ROWS) == 4
-    drawing = figure_2(PAPER, "paper", records)
+    drawing = figure_2(Results(PAPER, records, "paper"))
     data = drawing.data
     panels = data.drop_duplicates("panel")
     assert list(zip(panels["panel"], panels["method"], panels["split"], strict=True)) == [
@@ -250,11 +252,11 @@ def test_figure_2_has_eight_panels_with_means_and_deviations():
 
 
 def test_figure_2_says_what_is_missing():
-    assert "no run of ce@written" in figure_2(PAPER, "paper", {})
+    assert "no run of ce@written" in figure_2(Results(PAPER, {}, "paper"))
     records = {key: {k: v for k, v in record.items() if k != "features"} for key, record in figure_records().items()}
-    assert "has kept its features" in figure_2(PAPER, "paper", records)
+    assert "has kept its features" in figure_2(Results(PAPER, records, "paper"))
     wild = figure_records(lambda name, x: x + (np.inf if name == "icu" else 0))
-    assert "features of icu on the training images are not finite" in figure_2(PAPER, "paper", wild)
+    assert "features of icu on the training images are not finite" in figure_2(Results(PAPER, wild, "paper"))
 
 
 def test_only_the_four_losses_of_figure_2_keep_their_features():

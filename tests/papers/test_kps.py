@@ -7,7 +7,9 @@ from common.data.large_sets import LARGE
 from common.methods.path import is_step
 from common.plan import plan
 from common.report.claims import evaluate, load_claims
-from common.report.compare import cells, published
+from common.report.compare import cells
+from common.report.published import published
+from common.report.results import Results
 from papers.kps.replicate import FIGURES, PAPER, PARAMS, READINGS, STRATEGIES, TECHNIQUES
 
 COLUMNS = {c.name: c for c in PAPER.columns["paper"] if c.name not in PAPER.large and not c.is_drawn}
@@ -33,7 +35,7 @@ def test_every_printed_cifar_number_has_a_row_in_both_readings():
 
 def test_a_cell_waits_for_runs_or_says_why_it_never_has_any():
     states = {}
-    for cell in cells(PAPER, {}, "paper"):
+    for cell in cells(Results(PAPER, {}, "paper")):
         states.setdefault(cell.state.partition(";")[0], []).append((cell.table, cell.reading))
     assert len(states.pop("no run yet")) == 72 * 2
     assert {state: len(found) for state, found in states.items()} == {
@@ -214,7 +216,7 @@ def test_figures_name_rows_that_exist():
 
 def test_what_the_printed_numbers_say_of_the_claims():
     """KPS with mixup is better than MiSLAS in one CIFAR column of four; the rest of the prose agrees with its tables."""
-    printed = {o.claim.id: o.printed for o in evaluate(PAPER, {}, "paper")}
+    printed = {o.claim.id: o.printed for o in evaluate(Results(PAPER, {}, "paper"))}
     assert len(printed) == 33
     assert {name: verdict for name, verdict in printed.items() if verdict.startswith("fails")} == {
         "mixup-beats-mislas": "fails (3 of 4 columns)"}
@@ -247,7 +249,7 @@ def test_the_quick_profile_trains_every_row():
 
 
 def test_figures_from_equations_are_drawn_without_records_and_the_others_say_what_is_missing():
-    drawn = {figure.number: figure.draw(PAPER, "paper", {}) for figure in FIGURES}
+    drawn = {figure.number: figure.draw(Results(PAPER, {}, "paper")) for figure in FIGURES}
     from_equations = {"2.1", "3.2", "3.3", "3.4"}
     assert {number for number, drawing in drawn.items() if not isinstance(drawing, str)} == from_equations
     assert all(len(drawn[number].data) for number in from_equations)

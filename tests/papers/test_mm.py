@@ -5,8 +5,10 @@ import pytest
 
 from common.plan import plan
 from common.report.claims import evaluate
-from common.report.compare import cells, published
+from common.report.compare import cells
+from common.report.published import published
 from common.report.readme import front_table, results_block
+from common.report.results import Results, results_of
 from common.spec import describe_function
 from common.store import load_records
 from papers.catalog import PAPERS
@@ -25,7 +27,7 @@ def method(column: str, name: str, reading: str, variant: str = ""):
 
 def test_every_printed_number_has_a_method_and_a_column_that_trains_it():
     assert len(published(PAPER)) == 128
-    found = cells(PAPER, {}, "paper")
+    found = cells(Results(PAPER, {}, "paper"))
     assert {cell.state for cell in found} == {"no run yet"}
     readings = {(c.table, c.method, c.variant, c.column): set() for c in found}
     for cell in found:
@@ -169,7 +171,7 @@ def test_a_switch_departs_in_one_thing_only():
 
 def test_what_the_printed_numbers_say_of_the_claims():
     """MM-DRW's bold row is behind SSP in two columns, and the best beta and delta- are not always above 1."""
-    printed = {o.claim.id: o.printed for o in evaluate(PAPER, {}, "paper")}
+    printed = {o.claim.id: o.printed for o in evaluate(Results(PAPER, {}, "paper"))}
     assert len(printed) == 17
     assert {name: verdict for name, verdict in printed.items() if verdict.startswith("fails")} == {
         "deferred-beats-ssp": "fails (2 of 8 columns)", "beta-above-one": "fails (1 of 8 columns)",
@@ -179,6 +181,7 @@ def test_what_the_printed_numbers_say_of_the_claims():
 def test_the_readmes_hold_what_the_records_say():
     root = HERE.parents[1]
     records = load_records(root / "papers")
-    assert front_table(PAPERS, records).strip() in (root / "README.md").read_text(), "run make report"
-    for paper in PAPERS:
-        assert results_block(paper, records).strip() in (paper.folder / "README.md").read_text(), "run make report"
+    results = results_of(PAPERS, records, "paper")
+    assert front_table(results).strip() in (root / "README.md").read_text(), "run make report"
+    for one in results:
+        assert results_block(one).strip() in (one.paper.folder / "README.md").read_text(), "run make report"

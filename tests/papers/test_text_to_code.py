@@ -8,8 +8,9 @@ import torch
 from common.campaign.priority import TIERS, wanted
 from common.methods.path import UNTIL, is_step, steps_of
 from common.paper import Paper
-from common.report.compare import published
 from common.report.page.page import DIFFERENCES
+from common.report.published import published
+from common.report.results import Results
 from common.report.waterfall import waterfall_block
 from common.store import load_records
 from papers.catalog import PAPERS
@@ -190,5 +191,5 @@ def test_icu_between_the_readings_has_one_difference_to_either_neighbour():
 
 @pytest.mark.parametrize("paper", PATHS)
 def test_the_readme_holds_the_waterfall_of_the_records(paper: Paper):
-    block = waterfall_block(paper, load_records(paper.folder.parent))
+    block = waterfall_block(Results(paper, load_records(paper.folder.parent), "paper"))
     assert block.strip() in (paper.folder / "README.md").read_text(), "run make report"

@@ -10,7 +10,9 @@ from common.models.backbones import backbone
 from common.models.sizes import NETWORKS
 from common.plan import missing_runs, plan
 from common.report.claims import load_claims
-from common.report.compare import cells, published
+from common.report.compare import cells
+from common.report.published import published
+from common.report.results import Results
 from common.train.clusters import cluster_counts
 from papers.two_head.replicate import PAPER, PARAMS, adapter_channels
 
@@ -40,7 +42,7 @@ def test_every_printed_number_has_a_method():
 
 
 def test_every_printed_number_gets_its_cell():
-    found = cells(PAPER, {}, "paper")
+    found = cells(Results(PAPER, {}, "paper"))
     assert len(found) == 194
     assert {c.state for c in found if c.table != "3"} == {"no run yet"}
 

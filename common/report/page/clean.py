@@ -7,9 +7,9 @@ from common.data.near_duplicates import GROUPS
 from common.data.second_tests import missing_lists
 from common.report.boards import Board
 from common.report.clean import RULE, CleanBoard, Drop, Lead, Result, Second, clean_boards, counts_of
-from common.report.compare import Records
 from common.report.intervals import Interval
 from common.report.paired import Hits
+from common.report.results import Records
 from common.report.text import number, signed
 from common.spec import ARCHIVE_ORDER_KNOWN
 

@@ -11,11 +11,11 @@ from common.paper import Paper
 from common.report import boards, order, same_cell
 from common.report.answer import column_taus
 from common.report.boards import Board, Entrant
-from common.report.compare import Records
 from common.report.order import Order
 from common.report.page import pairs
 from common.report.page.filters import short, slug
 from common.report.paired import NO_HITS, Hits
+from common.report.results import Results
 from common.report.text import signed
 from common.spec import Column, Protocol
 
@@ -38,18 +38,18 @@ class OnePerColumn(NamedTuple):
     is_paired: bool  # whether any row is compared with the first on the same images
 
 
-def comparisons(papers: Sequence[Paper], records: Records, entrants: Sequence[Entrant], tested: Sequence[Order],
-                hits: Mapping[str, Hits]) -> dict[str, Any]:
-    """Everything across papers for the templates, under the published protocol. entrants: all methods of it; tested: all orders;
-    hits: of the records that have predictions."""
-    found = boards_of_columns(papers, entrants, hits)
-    cells = same_cell.same_cells(papers, records)
+def comparisons(results: Sequence[Results], entrants: Sequence[Entrant], tested: Sequence[Order]) -> dict[str, Any]:
+    """Everything across papers for the templates, under the published protocol. entrants: all methods of it; tested: all
+    orders."""
+    hits = results[0].hits
+    found = boards_of_columns([one.paper for one in results], entrants, hits)
+    cells = same_cell.same_cells(results)
     return {
         "boards": by_size([one for one in found if one.trained]), "untrained": [one.board for one in found if not one.trained],
         "orders": [one for one in tested if one.tau is not None], "order_answer": order_answer(tested),
         "no_orders": [one for one in tested if one.tau is None],
         "same": [cell for cell in cells if cell.differ], "alike": [cell for cell in cells if not cell.differ],
-        "has_pairs": any(record["key"] in hits for entrant in entrants for record in entrant.arm.done),
+        "has_pairs": any(record["key"] in hits for entrant in entrants for record in entrant.runs.done),
         "comparison_rules": {"boards": boards.RULE, "pairs": pairs.RULE, "order": order.RULE, "same": same_cell.RULE},
         "setting_rule": SETTING,
     }

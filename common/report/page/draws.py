@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from common.paper import Paper
-from common.report.boards import protocol_words
-from common.report.compare import Records
 from common.report.draws import RULE, Drawn, Pooled, draws_of
+from common.report.protocols import protocol_words
+from common.report.results import Results
 from common.report.text import mean_text, number
 
 
@@ -33,9 +32,9 @@ class PooledView(NamedTuple):
     tables: tuple[tuple[str, str], ...]
 
 
-def draws_view(papers: Sequence[Paper], records: Records) -> dict[str, Any]:
+def draws_view(results: Sequence[Results]) -> dict[str, Any]:
     """For the template: a part for each column, and the rule."""
-    return {"draws": [_pooled_view(pooled) for pooled in draws_of(papers, records)], "draws_rule": RULE}
+    return {"draws": [_pooled_view(pooled) for pooled in draws_of(results)], "draws_rule": RULE}
 
 
 def _pooled_view(pooled: Pooled) -> PooledView:

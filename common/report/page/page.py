@@ -16,7 +16,7 @@ from common.paper import Paper
 from common.report import claims, verdict
 from common.report.boards import boards_of, entrants
 from common.report.clean import Second
-from common.report.compare import Records, arms, measure
+from common.report.compare import measure
 from common.report.large import large_markdown
 from common.report.order import orders
 from common.report.page.clean import clean_view
@@ -27,7 +27,7 @@ from common.report.page.pairs import Share, pair_data
 from common.report.page.pictures import pictures
 from common.report.page.runs import Sources, deflated, plans, run_data
 from common.report.page.views import paper_part, whole
-from common.report.paired import NO_HITS, Hits
+from common.report.results import Results
 from common.report.text import mean_text
 from common.report.variants import variants_markdown
 from common.report.waterfall import waterfall_markdown
@@ -48,30 +48,31 @@ HABITS = (
 )
 
 
-def build_page(papers: Sequence[Paper], records: Records, figures: Path, said: Mapping[str, Sequence[str]], target: Path,
-               hits: Mapping[str, Hits] = NO_HITS, second: Second | None = None, guests: Sequence[Mapping[str, Any]] = ()) -> str:
+def build_page(results: Sequence[Results], figures: Path, said: Mapping[str, Sequence[str]], target: Path,
+               second: Second | None = None, guests: Sequence[Mapping[str, Any]] = ()) -> str:
     """Write the page to `target`; returns one line on it: its size, and which figures found no room.
 
-    records: key -> record, of all papers and both profiles. figures: the folder with <paper>/figure-<n>.svg and .png.
-    said: paper name -> the lines of `save_figures`, which say why a figure is missing. hits: of the records with predictions.
-    second: what else is known of the test sets. guests: what is shown of losses that are no paper's (`common.guests.view`), in
-    a section of their own.
+    results: of each paper under the published protocol, all of the same records. figures: the folder with
+    <paper>/figure-<n>.svg and .png. said: paper name -> the lines of `save_figures`, which say why a figure is missing. second:
+    what else is known of the test sets. guests: what is shown of losses that are no paper's (`common.guests.view`), in a section
+    of their own.
     """
-    sources, methods, tested = Sources(papers, records), entrants(papers, records, "paper"), orders(papers, records)
-    shown = [paper_part(paper, records, [one for one in tested if one.paper == paper.name], hits) for paper in papers]
+    papers, records, hits = [one.paper for one in results], results[0].records, results[0].hits
+    sources, methods, tested = Sources(results), entrants(results), orders(results)
+    shown = [paper_part(one, [order for order in tested if order.paper == one.paper.name]) for one in results]
     content = {
         "papers": shown, "whole": whole(shown, records), "cell_words": CELL_WORDS,
-        **comparisons(papers, records, methods, tested, hits),
+        **comparisons(results, methods, tested),
         "differences": {paper.name: differences(paper) for paper in papers},
-        "variants": {paper.name: markdown(variants_markdown(paper, records).partition("\n")[2]) for paper in papers},
-        "waterfalls": {paper.name: markdown(waterfall_markdown(paper, records)) for paper in papers},
-        "large": {paper.name: markdown(large_markdown(paper, records).partition("\n")[2]) for paper in papers},
-        "quick": [found for paper in papers if (found := quick_view(paper, records))],
-        "rules": (verdict.RULE, claims.RULE, *HABITS), **draws_view(papers, records), "guests": guests,
+        "variants": {one.paper.name: markdown(variants_markdown(one).partition("\n")[2]) for one in results},
+        "waterfalls": {one.paper.name: markdown(waterfall_markdown(one)) for one in results},
+        "large": {one.paper.name: markdown(large_markdown(one).partition("\n")[2]) for one in results},
+        "quick": [found for one in results if (found := quick_view(one.under("quick")))],
+        "rules": (verdict.RULE, claims.RULE, *HABITS), **draws_view(results), "guests": guests,
         **clean_view(boards_of(methods), records, hits, second),
     }
     bare = _render(content, sources, pictures(papers, figures, said, 0), "", "{}")  # after it, `sources` knows what is named
-    planned = plans(papers, records)
+    planned = plans(results)
     room, (runs, pairs) = fit(cache(lambda points: deflated(run_data(sources, planned, points))),
                               cache(lambda share: _json(pair_data(methods, hits, share))), LIMIT - len(bare))
     chosen = pictures(papers, figures, said, room)
@@ -141,15 +142,16 @@ def markdown(text: str) -> Any:
     return Markup(reader.render(text))
 
 
-def quick_view(paper: Paper, records: Records) -> tuple[str, list[str], list[tuple[str, list[str]]]] | None:
+def quick_view(results: Results) -> tuple[str, list[str], list[tuple[str, list[str]]]] | None:
     """Title, quick columns, and a row for each method that has a quick run: mean ± sd (seeds), or why there is none."""
+    paper = results.paper
     columns = [column for column in paper.columns["quick"] if column.name not in paper.large]
     found: dict[str, dict[str, str]] = {}
     for column in columns:
-        for arm in arms(paper, records, "quick", column):
-            text = mean_text(tuple(measure(r, "top1_accuracy") for r in arm.done)) if arm.done else (
-                "diverged" if arm.diverged else "no run yet")
-            found.setdefault(arm.method.label, {})[column.name] = text
+        for runs in results.runs(column):
+            text = mean_text(tuple(measure(r, "top1_accuracy") for r in runs.done)) if runs.done else (
+                "diverged" if runs.diverged else "no run yet")
+            found.setdefault(runs.method.label, {})[column.name] = text
     rows = [(label, [texts.get(column.name, "not in this column") for column in columns]) for label, texts in found.items()
             if set(texts.values()) != {"no run yet"}]
     return (paper.title, [column.name for column in columns], rows) if rows else None

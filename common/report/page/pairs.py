@@ -43,7 +43,7 @@ def pair_data(entrants: Sequence[Entrant], hits: Mapping[str, Hits], share: Shar
         grouped.setdefault(entrant.column.name, []).append(entrant)
     kept = {name: [one for one in some if share == "all" or (share == "main" and one.is_main)] for name, some in grouped.items()}
     several = {name: _compared(some, hits) for name, some in kept.items()}
-    runs = sum(record["key"] in hits for entrant in entrants for record in entrant.arm.done)
+    runs = sum(record["key"] in hits for entrant in entrants for record in entrant.runs.done)
     columns = [_column(name, methods) for name, methods in several.items() if methods]
     return {"columns": columns, "left_out": runs - sum(len(one.seeds) for some in several.values() for one in some)}
 
@@ -52,9 +52,9 @@ def _compared(entrants: Sequence[Entrant], hits: Mapping[str, Hits]) -> list[Com
     """The methods by name, with their runs that have predictions. All runs of a column are tested on the same images."""
     found = []
     for entrant in entrants:
-        have = [record for record in entrant.arm.done if record["key"] in hits]
+        have = [record for record in entrant.runs.done if record["key"] in hits]
         if have:
-            name = f"{entrant.arm.method.label} · {planned_by(entrant.sources, entrant.arm.method.label)}"
+            name = f"{entrant.runs.method.label} · {planned_by(entrant.sources, entrant.runs.method.label)}"
             found.append(Compared(name, tuple(record["spec"]["seed"] for record in have),
                                   tuple(hits[record["key"]] for record in have), have[0]["counts"]))
     return sorted(found, key=lambda one: one.name)

@@ -19,9 +19,10 @@ from common.methods.digest import file_of
 from common.methods.method import Method
 from common.methods.sampling import shuffled, uniform_weights
 from common.paper import Paper
-from common.plan import Run, plan
-from common.report.compare import Cell, Record, Records, arms, published
+from common.plan import Run
+from common.report.compare import Cell
 from common.report.large import COMMAND
+from common.report.results import Record, Results
 from common.spec import Profile, canonical_json, unwrap
 from common.store import files_by_key
 
@@ -68,22 +69,20 @@ class Plan(NamedTuple):
     command: str
 
 
-def plans(papers: Sequence[Paper], records: Records) -> dict[str, Plan]:
+def plans(results: Sequence[Results]) -> dict[str, Plan]:
     """Key -> how the run is trained again; the first paper's that plans it.
 
     What only other runs start from is trained with the first of them.
     """
-    seeds = 1 + max((record["spec"]["seed"] for record in records.values()), default=0)
     found: dict[str, Plan] = {}
     starts: dict[str, Plan] = {}
     for profile in ("paper", "quick"):
-        for paper in papers:
-            if names := tuple(column.name for column in paper.columns[profile]):
-                for item in plan(paper, profile, columns=names, seeds=seeds):
-                    command = _command(paper, profile, item)
-                    found.setdefault(item.spec.key, Plan(item.method, command))
-                    for start in item.chain[:-1]:
-                        starts.setdefault(start.spec.key, Plan(start.method, command))
+        for one in (one.under(profile) for one in results):
+            for item in (item for column in one.paper.columns[profile] for seeds in one.planned(column) for item in seeds):
+                command = _command(one.paper, profile, item)
+                found.setdefault(item.spec.key, Plan(item.method, command))
+                for start in item.chain[:-1]:
+                    starts.setdefault(start.spec.key, Plan(start.method, command))
     return starts | found
 
 
@@ -103,7 +102,7 @@ def equations(method: Method) -> list[list[Any]]:
     """[what it is for, name, file, line] of the functions that a method is made of, its first stage's behind them. What every
     method has where it says nothing (a shuffle, equal weights) is left out."""
     parts = [("loss", method.loss), ("class weights", method.weights), ("sampler", method.sampler)]
-    parts += [("second stream", sampler) for sampler in method.companions]
+    parts += [("second stream", sampler) for sampler in method.extra_samplers]
     parts += [("streams combined by", method.combine), ("logits adjusted by", method.adjust), ("clusters", method.clusters)]
     found = [[use, function.__name__, *_place(function)] for use, part in parts if part not in (None, shuffled, uniform_weights)
              for function in _functions(part) if function is not uniform_weights]
@@ -133,9 +132,9 @@ class Sources:
     """What the buttons of the page name: places of runs in the run data, and of ways, which say how a method's runs are made
     (command, equations, spec). Both are given out in the order in which the page asks for them."""
 
-    def __init__(self, papers: Sequence[Paper], records: Records):
-        self.papers = {paper.name: paper for paper in papers}
-        self.records = records
+    def __init__(self, results: Sequence[Results]):
+        self.results = {one.paper.name: one for one in results}
+        self.records = results[0].records
         self.keys: dict[str, int] = {}
         self.ways = Shared()
         self._lost: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -152,18 +151,18 @@ class Sources:
     def _diverged(self, cell: Cell, paper: str) -> tuple[str, ...]:
         place = paper, cell.column, cell.method, cell.variant, cell.reading
         if place not in self._lost:
-            own = self.papers[paper]
-            for column in (column for column in own.columns["paper"] if column.name == cell.column):
-                for arm in arms(own, self.records, "paper", column):
-                    method = arm.method
+            own = self.results[paper]
+            for column in (column for column in own.paper.columns["paper"] if column.name == cell.column):
+                for runs in own.runs(column):
+                    method = runs.method
                     self._lost[paper, column.name, method.name, method.variant, method.reading] = tuple(
-                        record["key"] for record in arm.diverged)
+                        record["key"] for record in runs.diverged)
         return self._lost.get(place, ())
 
     def way(self, column: str, label: str, paper: str) -> int | None:
         """The way of a method, by its label, in a column of the published protocol; None where the paper does not plan it."""
         if (paper, column, label) not in self._known:
-            own = self.papers[paper]
+            own = self.results[paper].paper
             for there in (there for there in own.columns["paper"] if there.name == column):
                 for method in own.rows("paper", there):
                     item = Run(own.spec("paper", there, method, 0), method, own.folder)
@@ -178,7 +177,7 @@ class Sources:
     def line(self, cell: Cell, paper: str) -> int:
         """The line of published.csv that prints the number."""
         if paper not in self._lines:
-            rows = enumerate(published(self.papers[paper]).itertuples(), 2)
+            rows = enumerate(self.results[paper].printed, 2)
             self._lines[paper] = {_printed(row, row.column): line for line, row in rows}
         return self._lines[paper][_printed(cell, cell.stands_for)]
 
@@ -202,7 +201,7 @@ def run_data(sources: Sources, planned: Mapping[str, Plan], points: int) -> dict
     planned: what `plans` returns.
     """
     shared = {"ways": sources.ways, "counts": Shared(), "places": Shared()}
-    root = next(iter(sources.papers.values())).folder.parent
+    root = next(iter(sources.results.values())).paper.folder.parent
     files = {key: path.relative_to(root.parent).as_posix() for key, path in files_by_key(root).items() if key in sources.keys}
     runs = [_run(sources.records[key], shared, planned.get(key), files.get(key, ""), points) for key in sources.keys]
     return {"runs": {name: [run[name] for run in runs] for name in (runs[0] if runs else ())},

@@ -1,17 +1,17 @@
 """What the page's templates show of each paper: its answer, its tables as laid out, its claims; and the matrix of all."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from common.paper import Paper, Table
+from common.paper import Table
 from common.report.answer import Answer, answer_of, cell_word, claim_word, sentence_of, sentence_of_all
 from common.report.claims import Claim, Outcome, evaluate
-from common.report.compare import Cell, Records, cells, minutes, published
+from common.report.compare import Cell, cells, minutes
 from common.report.layout import METRICS, Grid, grid, pieces
 from common.report.order import Order
 from common.report.page.filters import CELL_WORDS, CLAIM_WORDS, Count, address, counts
-from common.report.paired import NO_HITS, Hits
+from common.report.results import Records, Results
 from common.report.tables import behind, claim_test
 
 
@@ -80,10 +80,9 @@ class PaperPart(NamedTuple):
     keys: tuple[str, ...]
 
 
-def paper_part(paper: Paper, records: Records, tested: Sequence[Order], hits: Mapping[str, Hits] = NO_HITS) -> PaperPart:
-    """Everything of a paper under the published protocol. tested: its orders; hits: of the records that have predictions."""
-    found = cells(paper, records, "paper")
-    outcomes = evaluate(paper, records, "paper", hits) if (paper.folder / "claims.yaml").exists() else []
+def paper_part(results: Results, tested: Sequence[Order]) -> PaperPart:
+    """Everything of a paper under the published protocol. tested: its orders."""
+    paper, records, found, outcomes = results.paper, results.records, cells(results), evaluate(results)
     answer = answer_of(paper, found, tested, outcomes)
     used = dict.fromkeys(key for cell in found for key in cell.keys)
     words = [count.word for count in counts(map(cell_word, found), CELL_WORDS)]
@@ -91,25 +90,25 @@ def paper_part(paper: Paper, records: Records, tested: Sequence[Order], hits: Ma
     return PaperPart(
         paper.name, paper.title, answer, sentence_of(answer),
         tuple(laid_out(table, [c for c in found if c.table == table.number], records, paper.name)
-              for table in (*paper.tables, *loose_numbers(paper))),
+              for table in (*paper.tables, *loose_numbers(results))),
         tuple(Tested(one.claim, claim_test(one.claim), one) for one in outcomes),
         counts((claim_word(one) for one in outcomes if one.claim.ours and not one.follows), CLAIM_WORDS),
-        len({one.claim.id for one in outcomes if one.follows}), tuple(dict.fromkeys(words)), squares(paper, answer),
+        len({one.claim.id for one in outcomes if one.follows}), tuple(dict.fromkeys(words)), squares(results, answer),
         len(used), minutes(records[key] for key in used), tuple(used))
 
 
-def loose_numbers(paper: Paper) -> tuple[Table, ...]:
+def loose_numbers(results: Results) -> tuple[Table, ...]:
     """What published.csv prints outside the tables that are replicated: in the text, or in a figure."""
-    captions = {row.table: row.caption_short for row in published(paper).itertuples()}
-    known = {table.number for table in paper.tables}
+    captions = {row.table: row.caption_short for row in results.printed}
+    known = {table.number for table in results.paper.tables}
     return tuple(Table(number, caption) for number, caption in captions.items() if number not in known)
 
 
-def squares(paper: Paper, answer: Answer) -> tuple[Square, ...]:
+def squares(results: Results, answer: Answer) -> tuple[Square, ...]:
     """The printed numbers by dataset, as published.csv names them."""
-    datasets, found = {row.column: row.dataset for row in published(paper).itertuples()}, {}
+    datasets, found = {row.column: row.dataset for row in results.printed}, {}
     for cell in answer.numbers:
-        found.setdefault(datasets[cell.stands_for], []).append((cell_word(cell), address(cell, paper.name)))
+        found.setdefault(datasets[cell.stands_for], []).append((cell_word(cell), address(cell, results.paper.name)))
     return tuple(Square(name, tuple(numbers), counts((word for word, _ in numbers), CELL_WORDS))
                  for name, numbers in found.items())
 

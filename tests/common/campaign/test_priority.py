@@ -169,6 +169,21 @@ def test_the_plan_fills_the_time_of_every_place_and_never_more(papers):
     assert len(schedule(runs, offer, PER_RUN, float("inf"), most=2)) == 3
 
 
+def test_a_plan_ends_with_what_nobody_knows_and_says_what_goes_on_next_time(papers):
+    runs, worth = wanted(papers[:1], "paper")
+
+    def planned(costs: Costs, seconds: float, places: int = 1) -> list:
+        return schedule(runs, lambda ready, c: offers(ready, worth, form(8), c), costs, seconds, places)
+
+    unknown = Fixed(lambda pack: None)
+    assert [o.seconds for o in planned(unknown, 200.0)] == [None]
+    assert len(planned(unknown, 200.0, places=2)) == 2
+    assert sum(len(o.pack) for o in planned(unknown, float("inf"))) == len(runs)  # all of it comes at some time
+    assert all(o.fits for o in planned(PER_RUN, 200.0))
+    [one] = planned(Fixed(lambda pack: 100.0), 30.0)  # one of its four epochs does
+    assert not one.fits
+
+
 def test_a_second_stage_is_planned_after_its_first():
     from pathlib import Path
 

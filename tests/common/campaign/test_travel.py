@@ -1,8 +1,10 @@
 """What comes home after every pack: small whole files, the dearest first, and refused where they were touched."""
 
+import io
 import json
 import struct
 import tarfile
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +24,17 @@ def two_stages(column, protocols):
 
     first = Method("ce", "written", some_loss, protocol=protocols["written"])
     return first, Method("own", "written", some_loss, starts_from=first, protocol=replace(protocols["written"], trains="head"))
+
+
+SPEEDS = json.dumps({"device": "a card", "precision": "bfloat16", "rows": []}).encode()
+
+
+def state(size: int) -> bytes:
+    """An archive of this size, as a state is one."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("data.pkl", bytes(size))
+    return buffer.getvalue()
 
 
 def weights(key: str, size: int) -> bytes:
@@ -51,7 +64,7 @@ def finished(paper, tmp_path):
     work = tmp_path / "there" / "work"
     for name, size in (("resume/0123456789abcdef.pt", 2**21), ("probes/a-card-bfloat16.json", 100)):
         (work / name).parent.mkdir(parents=True)
-        (work / name).write_bytes(bytes(size))
+        (work / name).write_bytes(state(size) if name.endswith(".pt") else SPEEDS)
     return runs, Home(tmp_path / "out.tar", runs, tmp_path / "there" / "papers", work, frozenset(), mib=4.0)
 
 
@@ -109,7 +122,7 @@ def test_merge_brings_all_of_it_home(finished, paper, tmp_path):
     assert [m.label for m in missing] == [m.label for m in mine if m.start]
     assert all(m.start.checkpoint.read_bytes() == weights(m.start.spec.key, 2**20) for m in missing)
     assert len(list(root.rglob("*.predictions.npz"))) == 3
-    assert (tmp_path / "states" / "0123456789abcdef.pt").stat().st_size == 2**21
+    assert (tmp_path / "states" / "0123456789abcdef.pt").read_bytes() == state(2**21)
     again = bring_in(home.target, lambda: place, root, tmp_path / "states", tmp_path / "speeds")
     assert again == {"weights": 0, "states": 0, "speeds": 1}
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = ("plan", "train", "status", "table", "figures", "report", "reproduce", "campaign", "merge", "pack-records",
-            "export", "prepare", "pack-data", "doctor", "try", "new")
+            "export", "prepare", "pack-data", "pipeline", "doctor", "try", "new")
 
 
 def run(*arguments: str, cwd: Path = ROOT, module: str = "papers.mm.replicate") -> subprocess.CompletedProcess:
@@ -29,8 +29,8 @@ def small(tmp_path_factory) -> Path:
 
 
 def make_small(copy: Path) -> Path:
-    ignored = shutil.ignore_patterns(".git", ".venv", ".work", "__pycache__", "quick", "tables", "summaries", "checkpoints",
-                                     "tmp", "cache", "dvc.lock")
+    ignored = shutil.ignore_patterns(".git", ".venv", ".work", "__pycache__", "quick", "tables", "checkpoints",
+                                     "tmp", "cache", "dvc_plots")
 
     def left_out(folder: str, names: list[str]) -> set[str]:
         images = {name for name in names if name.endswith(".npz")} if Path(folder) == ROOT / "data" else set()
@@ -101,19 +101,28 @@ def test_the_quick_profile_end_to_end(small):
     assert done.returncode == 0, done.stderr
     assert "Training 51 runs on cpu" in done.stdout
     assert "make reproduce-mm PROFILE=paper" in done.stdout
-    tables = small / "papers" / "mm" / "tables"
+    tables = small / "papers" / "mm" / "tables" / "quick"
     for number in "123":
         assert (tables / f"table-{number}.md").exists()
     first = (tables / "table-1.md").read_text()
     assert "29.64" in first
     assert "digits-step-20" in first
     assert "no run yet" in first
-    figure = small / "papers" / "mm" / "figures" / "figure-3.svg"
+    figure = small / "papers" / "mm" / "figures" / "quick" / "figure-3.svg"
     assert figure.exists()
     again = run("reproduce", "--profile", "quick", cwd=small)
     assert "nothing to train" in again.stdout
     assert (tables / "table-1.md").read_text() == first
-    status = run("status", "--profile", "quick", cwd=small)
+    line = run("status", "--profile", "quick", cwd=small)
+    assert "38 of 38 runs on 2 columns have a record, and 11 of 11 of grids and switches; --all shows them" in line.stdout
+    assert line.stdout.count("\n") == 1
+    written = run("table", "--profile", "quick", cwd=small).stdout
+    assert re.match(r"mm, profile quick: \d+ of \d+ cells have runs; claims: .* every cell in papers/mm/tables\n$", written)
+    published = run("table", cwd=small).stdout  # whatever has been trained here
+    assert re.match(r"mm, profile paper: 0 of \d+ cells have runs; claims: ", published)
+    assert "Table 1." in run("table", "--all", cwd=small).stdout
+    assert run("table", "--profile", "quick", cwd=small).stdout == written
+    status = run("status", "--profile", "quick", "--all", cwd=small)
     assert re.search(r"mm-drw@released\W+1\W+1", status.stdout)
     assert "And 11 of 11 runs of grids and switches" in status.stdout
     out = small / "records.tar"

@@ -10,6 +10,7 @@ from common.errors import UserError
 from common.methods.digest import ENGINE
 from common.plan import missing_runs, plan
 from common.report.compare import cells
+from common.report.results import Results
 from common.store import load_records, record_files, save_record
 from tests.records import make_record, toy_paper, toy_records
 
@@ -49,16 +50,16 @@ def test_stale_runs_are_those_whose_record_is_of_other_code_or_another_engine(pa
 
 def test_a_stale_number_is_shown_without_a_verdict_and_counts_nowhere(paper):
     records = toy_records(paper, {"ce": [29.5, 29.6, 29.7], "own@written": [22.0, 22.1, 22.2]})
-    fresh = {cell.method: cell for cell in cells(paper, records, "paper") if cell.column == "cifar10-lt-100" and cell.table == "1"
-             and cell.reading in ("written", "")}
+    fresh = {cell.method: cell for cell in cells(Results(paper, records, "paper"))
+             if cell.column == "cifar10-lt-100" and cell.table == "1" and cell.reading in ("written", "")}
     assert (fresh["ce"].n, fresh["ce"].state, fresh["ce"].verdict) == (3, "mean", "reproduced")
     old = {key: {**r, "method_digest": "0" * 16} if "ce@" in r["label"] and r["spec"]["seed"] else r
            for key, r in records.items()}
-    some = next(c for c in cells(paper, old, "paper") if (c.method, c.column) == ("ce", "cifar10-lt-100"))
+    some = next(c for c in cells(Results(paper, old, "paper")) if (c.method, c.column) == ("ce", "cifar10-lt-100"))
     assert some.n == 1
     assert "left out: 2 runs of other code" in some.flags
     none = {key: {**r, "method_digest": "0" * 16} if "ce@" in r["label"] else r for key, r in records.items()}
-    cell = next(c for c in cells(paper, none, "paper") if (c.method, c.column) == ("ce", "cifar10-lt-100"))
+    cell = next(c for c in cells(Results(paper, none, "paper")) if (c.method, c.column) == ("ce", "cifar10-lt-100"))
     assert (cell.n, cell.verdict, cell.delta, cell.values, cell.keys) == (0, None, None, (), ())
     assert cell.state == "stale: 29.60 ± 0.10 (3), of other code"
 

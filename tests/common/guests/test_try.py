@@ -21,6 +21,7 @@ from common.guests.view import guest_views
 from common.methods.digest import forget
 from common.plan import plan
 from common.report.page.page import build_page
+from common.report.results import results_of
 from common.store import files_by_key, load_records
 from common.train.device import Device
 from common.train.packing import unlimited
@@ -246,12 +247,12 @@ def test_the_page_shows_cards_in_a_section_of_their_own(tried, tmp_path):
     (guests / "broken" / "card-x.json").write_text("{}")
     changed(card_of(tried[0]), guests / "sent.json", lambda c: c.update(remarks=["<script>alert(1)</script>"]))
     assert [path.name for path, _ in find_cards(guests)] == ["sent.json"]
-    build_page([PAPER], {}, tmp_path, {"mm": ()}, tmp_path / "index.html", guests=guest_views(guests))
+    build_page(results_of([PAPER], {}, "paper"), tmp_path, {"mm": ()}, tmp_path / "index.html", guests=guest_views(guests))
     page = (tmp_path / "index.html").read_text()
     section = page.partition('<section id="guests">')[2].partition("</section>")[0]
     assert "mine against ldam-drw" in section
     assert "context.counts.log()" in section
     assert "<script>" not in section
     assert page.count("my_loss") == section.count("my_loss") > 0
-    build_page([PAPER], {}, tmp_path, {"mm": ()}, tmp_path / "index.html")
+    build_page(results_of([PAPER], {}, "paper"), tmp_path, {"mm": ()}, tmp_path / "index.html")
     assert 'id="guests"' not in (tmp_path / "index.html").read_text()

@@ -60,6 +60,11 @@ def rewritten(monkeypatch):
     digest.forget()
 
 
+def test_every_file_that_is_to_be_changed_has_places_for_it():
+    for path in (path for paths in FILES.values() for path in paths):
+        assert changes([path]), path
+
+
 def test_single_changes_of_losses_helpers_samplers_and_heads_change_a_digest(rewritten):
     before = digests()
     for path, number in random.Random(3).sample(changes(FILES["digest"]), 20):

@@ -58,6 +58,14 @@ def test_the_description_is_of_the_file_beside_it(exported) -> None:
         assert next(iter(classes)) in ("airplane", "apple")
 
 
+@pytest.mark.parametrize(("name", "seed", "more"), [
+    ("cifar10-lt-100", 0, ", as the script of LDAM-DRW does"), ("cifar100-lt-100-seed-666", 666, ""),
+    ("cifar10-lt-100-draw-3", 3, "")])
+def test_the_description_says_how_the_images_were_drawn(exported, name, seed, more) -> None:
+    said = f" images: NumPy's seed {seed} shuffles the positions of each class, and the first are kept{more}. A line"
+    assert said in json.loads((exported / f"{name}.json").read_text())["description"]
+
+
 def test_what_is_drawn_from_prepared_images_is_listed_too(tmp_path) -> None:
     prepare("digits", tmp_path, None)
     columns = [Column("digits", "lt", 20, "resnet8", "hash"), Column("digits", "lt", 20, "cnn4", "hash"),

@@ -10,6 +10,7 @@ from common.report.answer import answer_of, claims_words, column_taus, numbers_o
 from common.report.claims import evaluate
 from common.report.compare import Cell, cells
 from common.report.order import Order
+from common.report.results import Results
 from tests.common.report.test_claims import BETTER
 from tests.common.report.test_tables import ERRORS
 from tests.records import PUBLISHED, toy_paper, toy_records
@@ -40,7 +41,7 @@ def test_a_number_counts_once_by_the_text_where_that_has_runs(written: Cell, rel
 def test_every_printed_number_of_the_papers_counts_once() -> None:
     from papers.catalog import PAPERS
 
-    assert sum(len(numbers_once(cells(paper, {}, "paper"))) for paper in PAPERS) == 747
+    assert sum(len(numbers_once(cells(Results(paper, {}, "paper")))) for paper in PAPERS) == 747
 
 
 def test_within_leaves_out_what_is_not_comparable() -> None:
@@ -57,7 +58,7 @@ def test_two_variants_of_a_column_are_one_tau() -> None:
 
 def test_the_sentences_of_a_paper_with_and_without_runs(paper: Paper) -> None:
     def answer(records: dict):
-        return answer_of(paper, cells(paper, records, "paper"), [], evaluate(paper, records, "paper"))
+        return answer_of(paper, cells(Results(paper, records, "paper")), [], evaluate(Results(paper, records, "paper")))
 
     full, empty = answer(toy_records(paper, ERRORS)), answer({})
     assert full.claims == ("held",)  # the written variant holds, the released one is undecided

@@ -11,8 +11,10 @@ from scipy.stats import rankdata, t
 from common.methods.method import Method
 from common.paper import Paper
 from common.plan import plan
-from common.report.boards import Board, Standing, boards, main_rows, protocol_words, ranks_of
+from common.report.boards import Board, LeaderboardRow, boards, main_rows, ranks_of
 from common.report.paired import paired_test
+from common.report.protocols import protocol_words
+from common.report.results import Results, results_of
 from common.spec import Column, LargeProtocol, Protocol
 from tests.records import made_hits, make_record, some_loss, toy_paper, toy_records
 
@@ -46,7 +48,7 @@ def records_of(paper: Paper, accuracies: dict[str, tuple], **changes) -> dict:
     return found
 
 
-def row(board: Board, label: str) -> Standing:
+def row(board: Board, label: str) -> LeaderboardRow:
     [found] = [row for row in board.rows if row.label == label]
     return found
 
@@ -59,7 +61,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
         record["made"] = {**record["made"], "seconds": seconds}
         record["groups"] = {"many": seconds, "medium": None, "few": 2 * seconds}
         record["calibration"] = {"ece": seconds / 10, "bins": []}
-    [board] = boards([paper], records, "paper")
+    [board] = boards(results_of([paper], records, "paper"))
     first = board.rows[0]
     assert (first.label, first.own, first.state, first.n, first.diverged) == ("a@written", ("toy",), "mean", 3, 0)
     assert (first.mean, first.sd, first.best) == (71.0, 1.0, 71.25)
@@ -81,19 +83,20 @@ def test_one_protocol_a_board_and_one_column(tmp_path: Path) -> None:
     second = paper_of(tmp_path, (Method("c", "released", loss("c")), Method("d", "written", loss("d"), protocol=other),
                                  Method("e", "written", loss("e"), protocol=other)), "second")
     third = replace(first, name="third", columns={"paper": (replace(ONE, ratio=10),), "quick": ()})
-    found = boards([first, second, third], {}, "paper")
+    found = boards(results_of([first, second, third], {}, "paper"))
     labels = [(b.column.name, b.protocol.batch_size, [r.label for r in b.rows]) for b in found]
     assert labels == [("cifar10-lt-100", 32, ["a@written", "b@written", "c@released"]),
                       ("cifar10-lt-100", 64, ["d@written", "e@written"]), ("cifar10-lt-10", 32, ["a@written", "b@written"])]
-    assert boards([paper_of(tmp_path, rows[:1])], {}, "paper") == ()  # nobody to compare with
-    assert boards([first], {}, "quick") == ()
+    assert boards(results_of([paper_of(tmp_path, rows[:1])], {}, "paper")) == ()  # nobody to compare with
+    assert boards(results_of([first], {}, "quick")) == ()
 
 
 def test_a_run_of_several_papers_is_one_row(tmp_path: Path) -> None:
     """The grid of the first holds the plain row of the second, under another name and reading."""
     first = paper_of(tmp_path, (Method("a", "written", loss("a"), variant="x=1"), Method("b", "written", loss("b"))))
     second = paper_of(tmp_path, (Method("z", "released", loss("a")),), "second", own=("z",))
-    [board] = boards([first, second], records_of(first, {"a[x=1]@written": (70.0, 71.0), "b@written": (60.0, 61.0)}), "paper")
+    records = records_of(first, {"a[x=1]@written": (70.0, 71.0), "b@written": (60.0, 61.0)})
+    [board] = boards(results_of([first, second], records, "paper"))
     assert [(r.label, r.variant, r.rank, r.n) for r in board.rows] == [("z@released", "", 1, 2), ("b@written", "", 2, 2)]
     assert board.rows[0].sources == (("toy", "a[x=1]@written"), ("second", "z@released"))
     assert board.rows[0].own == ("second",)
@@ -109,11 +112,11 @@ def test_ranked_are_own_methods_and_rows_of_main_tables(tmp_path: Path) -> None:
     records = records_of(paper, values)
 
     def ranks(*papers: Paper) -> list[tuple[str, bool, int | None]]:
-        return [(r.name, r.is_main, r.rank) for r in boards(papers, records, "paper")[0].rows]
+        return [(r.name, r.is_main, r.rank) for r in boards(results_of(papers, records, "paper"))[0].rows]
 
     assert ranks(paper) == [("b", True, 1), ("a", True, 2), ("d", False, None), ("c", False, None)]
     # another column's main table does not count, and where no main table prints the column, every table does
-    assert main_rows(replace(paper, main=("9",)), "paper") == {("cifar10-lt-100", name) for name in "abd"}
+    assert main_rows(Results(replace(paper, main=("9",)), {}, "paper")) == {("cifar10-lt-100", name) for name in "abd"}
     # a second paper's main table prints c; both train it alike, so it is ranked
     second = replace(paper_of(tmp_path, rows[2:3], "second"), main=("1",))
     assert ranks(paper, second) == ranks(second, paper) == [("c", True, 1), ("b", True, 2), ("a", True, 3), ("d", False, None)]
@@ -122,10 +125,10 @@ def test_ranked_are_own_methods_and_rows_of_main_tables(tmp_path: Path) -> None:
 def test_a_large_column_says_what_a_run_needs() -> None:
     from papers.catalog import PAPERS
 
-    waiting = {row.state.partition(";")[0] for board in boards(PAPERS, {}, "paper") for row in board.rows
+    waiting = {row.state.partition(";")[0] for board in boards(results_of(PAPERS, {}, "paper")) for row in board.rows
                if board.column.dataset == "imagenet-lt"}
     assert waiting == {"not run: needs imagenet-lt"}
-    assert {row.state for board in boards(PAPERS, {}, "paper") for row in board.rows
+    assert {row.state for board in boards(results_of(PAPERS, {}, "paper")) for row in board.rows
             if board.column.dataset == "cifar10"} == {"no run yet"}
 
 
@@ -137,7 +140,7 @@ def test_two_stages_stand_under_the_stage_that_trains_everything(tmp_path: Path)
     pretext = Method("turn", "written", loss("turn"), task="rotation", protocol=replace(PROTOCOL, epochs=9))
     turned = Method("turned", "written", loss("turned"), starts_from=pretext, protocol=PROTOCOL)
     paper = paper_of(tmp_path, (base, split, tested, turned, replace(pretext, name="self", protocol=None)))
-    [board] = boards([paper], {}, "paper")
+    [board] = boards(results_of([paper], {}, "paper"))
     assert board.protocol == PROTOCOL
     assert [r.label for r in board.rows] == ["base@written", "split@written", "tested@written", "turned@written"]
 
@@ -147,9 +150,9 @@ def test_cost_counts_the_stages_before(tmp_path: Path) -> None:
     split = Method("split", "written", loss("split"), starts_from=replace(base, protocol=PROTOCOL), protocol=HEAD)
     paper = paper_of(tmp_path, (base, split))
     records = records_of(paper, {"base@written": (70.0, 71.0), "split@written": (75.0, 76.0)}, made={"seconds": 30.0})
-    assert row(boards([paper], records, "paper")[0], "split@written").seconds == 60.0
+    assert row(boards(results_of([paper], records, "paper"))[0], "split@written").seconds == 60.0
     del records[paper.spec("paper", ONE, base, 1).key]
-    [board] = boards([paper], records, "paper")
+    [board] = boards(results_of([paper], records, "paper"))
     assert row(board, "split@written").seconds is None
     assert (row(board, "base@written").seconds, row(board, "base@written").n) == (30.0, 1)
 
@@ -160,7 +163,7 @@ def test_nothing_is_left_out_without_a_word(tmp_path: Path) -> None:
     paper = paper_of(tmp_path, rows)
     records = records_of(paper, {"done@written": (70.0, 71.0), "lost@written": (None, None), "some@written": (75.0, None),
                                  "done[x=1]@written": (90.0, 90.5)})
-    [board] = boards([paper], records, "paper")
+    [board] = boards(results_of([paper], records, "paper"))
     assert [(r.label, r.state, r.n, r.diverged, r.rank) for r in board.rows] == [
         ("some@written", "mean", 1, 1, 1), ("done@written", "mean", 2, 0, 2), ("done[x=1]@written", "mean", 2, 0, None),
         ("lost@written", "diverged", 0, 2, None), ("none@written", "no run yet", 0, 0, None)]
@@ -170,12 +173,12 @@ def test_ranks_and_their_intervals(tmp_path: Path) -> None:
     """Two methods that cannot be told apart share ranks 1 and 2; the third is always last."""
     paper = paper_of(tmp_path, tuple(Method(name, "written", loss(name)) for name in "abc"))
     values = {"a@written": (70.0, 72.0, 71.0), "b@written": (70.1, 72.1, 71.0), "c@written": (60.0, 60.5, 61.0)}
-    [board] = boards([paper], records_of(paper, values), "paper")
+    [board] = boards(results_of([paper], records_of(paper, values), "paper"))
     assert [(r.label, r.rank, r.ranks) for r in board.rows] == [
         ("b@written", 1, (1, 2)), ("a@written", 2, (1, 2)), ("c@written", 3, (3, 3))]
-    assert boards([paper], records_of(paper, values), "paper") == (board,)
+    assert boards(results_of([paper], records_of(paper, values), "paper")) == (board,)
     equal = {"a@written": (70.0, 70.0), "b@written": (70.0, 70.0), "c@written": (60.0, 60.5)}
-    assert [r.rank for r in boards([paper], records_of(paper, equal), "paper")[0].rows] == [1, 1, 3]
+    assert [r.rank for r in boards(results_of([paper], records_of(paper, equal), "paper"))[0].rows] == [1, 1, 3]
 
 
 def test_ranked_rows_are_compared_with_the_first_on_the_same_images(tmp_path: Path) -> None:
@@ -186,7 +189,7 @@ def test_ranked_rows_are_compared_with_the_first_on_the_same_images(tmp_path: Pa
               "a[x=1]@written": (71.0, 71.0, 71.0), "e@written": (60.0, 60.0, 60.1)}
     records = records_of(paper, values)
     hits = {key: found for key, found in made_hits(records, images=5000).items() if " e@" not in records[key]["label"]}
-    [board] = boards([paper], records, "paper", hits)
+    [board] = boards(results_of([paper], records, "paper", hits))
     assert [r.label for r in board.rows] == ["a@written", "c@written", "b@written", "e@written", "a[x=1]@written"]
     first, c, b, e, variant = board.rows
     assert first.behind is e.behind is variant.behind is None
@@ -197,12 +200,12 @@ def test_ranked_rows_are_compared_with_the_first_on_the_same_images(tmp_path: Pa
     assert b.behind.test.wins - b.behind.test.losses == round(-0.02 * 15000)
     assert b.behind.p == pytest.approx(2 * b.behind.test.p_either)  # Holm over two
     assert b.behind.p < 0.001 < 0.2 < c.behind.p
-    assert [replace(r, behind=None) for r in board.rows] == list(boards([paper], records, "paper")[0].rows)
+    assert [replace(r, behind=None) for r in board.rows] == list(boards(results_of([paper], records, "paper"))[0].rows)
 
 
 def test_an_interval_of_a_mean_ends_at_100(tmp_path: Path) -> None:
     paper = paper_of(tmp_path, (Method("a", "written", loss("a")), Method("b", "written", loss("b"))))
-    found = boards([paper], records_of(paper, {"a@written": (99.0, 100.0)}), "paper")[0].rows[0].interval
+    found = boards(results_of([paper], records_of(paper, {"a@written": (99.0, 100.0)}), "paper"))[0].rows[0].interval
     assert (found.low, found.high) == (pytest.approx(99.5 - t.ppf(0.975, 1) * 0.5), 100.0)
 
 
@@ -214,7 +217,7 @@ def test_ranks_are_those_of_scipy() -> None:
 def test_flags_say_that_machines_differ(tmp_path: Path) -> None:
     paper = paper_of(tmp_path, (Method("a", "written", loss("a")), Method("b", "written", loss("b"))))
     records = records_of(paper, {"a@written": (70.0,)}) | records_of(paper, {"b@written": (70.0,)}, made={"device": "H200"})
-    assert boards([paper], records, "paper")[0].flags == ("mixed devices: H200, test device",)
+    assert boards(results_of([paper], records, "paper"))[0].flags == ("mixed devices: H200, test device",)
 
 
 def test_protocol_words_tell_every_setting_apart() -> None:
@@ -241,6 +244,6 @@ def test_protocol_words_tell_every_setting_apart() -> None:
 
 def test_the_toy_paper_has_a_board_a_column(tmp_path: Path) -> None:
     paper = toy_paper(tmp_path / "toy")
-    found = boards([paper], toy_records(paper, {"own": (20.0, 20.1, 20.2), "rival": (22.0, 22.1, 22.2)}), "paper")
+    found = boards(results_of([paper], toy_records(paper, {"own": (20.0, 20.1, 20.2), "rival": (22.0, 22.1, 22.2)}), "paper"))
     assert [(b.column.name, [r.label for r in b.rows if r.rank]) for b in found] == [
         (name, ["own@written", "own@released", "rival@written"]) for name in ("cifar10-lt-100", "cifar10-step-100")]

@@ -13,6 +13,7 @@ from common.report.answer import claims_once
 from common.report.claims import Outcome, evaluate, follows_from
 from common.report.page.views import paper_part
 from common.report.readme import claims_tally, results_block
+from common.report.results import Results
 from common.report.tables import write_tables
 from common.spec import Column
 from papers.catalog import PAPERS
@@ -39,7 +40,8 @@ def claim(name: str, method: str, *than: str, columns: str = LT, more: str = "")
 def found(folder: Path, *claims: str, errors: dict = ERRORS, **more) -> dict[str, Outcome]:
     """Outcomes of the written reading by the claim's id."""
     paper = toy_paper(folder / "toy", "".join(claims))
-    return {o.claim.id: o for o in evaluate(paper, toy_records(paper, errors, **more), "paper") if o.reading == "written"}
+    results = Results(paper, toy_records(paper, errors, **more), "paper")
+    return {o.claim.id: o for o in evaluate(results) if o.reading == "written"}
 
 
 FIRST = claim("first", "own", "rival")
@@ -70,7 +72,7 @@ def test_any_run_in_its_columns_makes_a_claim_a_test_whatever_it_says(tmp_path: 
     records = toy_records(paper, ERRORS, columns=(LT,))
     some = toy_records(paper, {"own[beta=1.2;delta=2.0]@written": (None,)}, columns=(STEP,))  # and that run diverged
     assert len(some) == 1
-    alone, shared = (evaluate(paper, found, "paper")[0].p for found in (records, records | some))
+    alone, shared = (evaluate(Results(paper, found, "paper"))[0].p for found in (records, records | some))
     assert shared == pytest.approx(2 * alone)
 
 
@@ -127,7 +129,7 @@ def test_of_two_equal_claims_the_first_counts_and_chains_end_at_the_strongest(tm
 @pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.name)
 def test_what_follows_in_the_papers_is_known_before_any_run(paper: Paper) -> None:
     """And what it follows from is a claim that counts, about the same method, in every column of the weaker one."""
-    outcomes = evaluate(paper, {}, "paper")
+    outcomes = evaluate(Results(paper, {}, "paper"))
     by_id = {(o.claim.id, o.reading): o for o in outcomes}
     for weak in (o for o in outcomes if o.follows):
         strong = by_id[weak.follows, weak.reading]
@@ -140,7 +142,7 @@ def test_what_follows_in_the_papers_is_known_before_any_run(paper: Paper) -> Non
 def test_shown_apart_and_not_counted(tmp_path: Path) -> None:
     paper = toy_paper(tmp_path / "papers" / "toy", STRONG + WEAK + claim("mine", "rival", "ce", more="ours: true"))
     records = toy_records(paper, ERRORS)
-    outcomes = evaluate(paper, records, "paper")
+    outcomes = evaluate(Results(paper, records, "paper"))
     assert {(o.claim.id, o.reading) for o in outcomes} == {
         ("strong", "written"), ("strong", "released"), ("weak", "written"), ("weak", "released"), ("mine", "written")}
     strong = outcomes[0].verdict
@@ -148,13 +150,13 @@ def test_shown_apart_and_not_counted(tmp_path: Path) -> None:
     assert claims_tally([o for o in outcomes if not o.claim.ours]) == f"2 {strong}"
     assert claims_tally([o for o in outcomes if not o.claim.ours or o.follows]) == f"2 {strong}"
     assert claims_tally([]) == "none"
-    assert "Follow from these and are not counted: 2." in results_block(paper, records)
-    part = paper_part(paper, records, [])
+    assert "Follow from these and are not counted: 2." in results_block(Results(paper, records, "paper"))
+    part = paper_part(Results(paper, records, "paper"), [])
     assert [outcome.claim.id for outcome in claims_once(outcomes) if not outcome.claim.ours] == ["strong"]
     assert part.answer.claims == ({"holds": "held", "fails": "failed"}.get(strong, strong),)
     assert (sum(count.number for count in part.ours), part.following) == (1, 1)
     assert [one.outcome.verdict for one in part.tested if one.claim.id == "weak"] == ["follows from strong"] * 2
-    files = {path.name: path.read_text() for path in write_tables(paper, records, "paper", tmp_path / "tables")}
+    files = {path.name: path.read_text() for path in write_tables(Results(paper, records, "paper"), tmp_path / "tables")}
     assert "| mine (ours) |" in files["claims.md"]
     assert "- **mine** (4.1; a claim of ours on it)" in files["claims.md"]
     assert "follows from strong" in files["claims.md"]
@@ -170,11 +172,11 @@ def test_runs_on_unlike_machines_are_noted(tmp_path: Path) -> None:
     for item in plan(paper, "paper", columns=(LT,), methods=("ce",), seeds=3):
         made = {"device": "H200", "precision": "bfloat16", "official": False}
         records[item.spec.key] = make_record(item, 100 - ERRORS["ce"][item.spec.seed], made=made)
-    notes = evaluate(paper, records, "paper")[0].notes
+    notes = evaluate(Results(paper, records, "paper"))[0].notes
     assert notes == ("mixed precision: bfloat16, float32", "mixed devices: H200, test device",
                      "not the official split: 3 of 6 runs")
     elsewhere = {key: r for key, r in records.items() if r["made"]["device"] != "H200"}
-    assert evaluate(paper, elsewhere, "paper")[0].notes == ()
+    assert evaluate(Results(paper, elsewhere, "paper"))[0].notes == ()
 
 
 def test_only_runs_that_are_compared_with_each_other_must_be_alike(tmp_path: Path) -> None:
@@ -183,9 +185,9 @@ def test_only_runs_that_are_compared_with_each_other_must_be_alike(tmp_path: Pat
     records = toy_records(paper, ERRORS)
     there = plan(paper, "paper", columns=(STEP,), seeds=3)
     other = {p.spec.key: make_record(p, 70.0, made={"device": "H200"}) for p in there if p.spec.key in records}
-    assert evaluate(paper, records | other, "paper")[0].notes == ()
+    assert evaluate(Results(paper, records | other, "paper"))[0].notes == ()
     one = next(p.spec.key for p in there if p.method.label == "own@written")
-    notes = evaluate(paper, {**records, **other, one: records[one]}, "paper")[0].notes
+    notes = evaluate(Results(paper, {**records, **other, one: records[one]}, "paper"))[0].notes
     assert notes == (f"mixed devices: H200, test device ({STEP})",)
 
 
@@ -206,15 +208,15 @@ def test_first_stages_on_unlike_machines_are_noted(tmp_path: Path) -> None:
     starts = [item.start for item in items if item.start]
     records = {item.spec.key: make_record(item, 70.0 + item.spec.seed) for item in items}
     assert len(starts) == 2
-    assert evaluate(paper, records, "paper")[0].notes == ()
+    assert evaluate(Results(paper, records, "paper"))[0].notes == ()
     records |= {item.spec.key: make_record(item, 60.0, made={"device": "H200"}) for item in starts}
-    assert evaluate(paper, records, "paper")[0].notes == ("mixed devices: H200, test device",)
+    assert evaluate(Results(paper, records, "paper"))[0].notes == ("mixed devices: H200, test device",)
 
 
 def test_a_row_that_is_not_comparable_with_its_source_is_noted(tmp_path: Path) -> None:
     paper = replace(toy_paper(tmp_path / "toy", WEAK), not_comparable={f"{LT}/ce": "another network"})
-    assert evaluate(paper, {}, "paper")[0].notes == ()
-    assert evaluate(paper, toy_records(paper, ERRORS), "paper")[0].notes == ("ce not comparable: another network",)
+    assert evaluate(Results(paper, {}, "paper"))[0].notes == ()
+    assert evaluate(Results(paper, toy_records(paper, ERRORS), "paper"))[0].notes == ("ce not comparable: another network",)
 
 
 def test_a_rival_that_no_table_prints_is_tested_and_passed_over_in_the_printed_numbers(tmp_path: Path) -> None:
@@ -227,7 +229,7 @@ def test_a_rival_that_no_table_prints_is_tested_and_passed_over_in_the_printed_n
 
     trained = replace(paper, methods=methods)
     errors = {"own": (20.0, 20.1, 20.2), "ce": (30.0, 30.1, 30.2), "ce[adapter=trunk]@written": (15.0, 15.1, 15.2)}
-    written = evaluate(trained, toy_records(trained, errors), "paper")[0]
+    written = evaluate(Results(trained, toy_records(trained, errors), "paper"))[0]
     assert (written.printed, written.verdict) == ("holds", "fails")
     assert written.where == f"{LT}, against ce[adapter=trunk]"
     assert written.notes == (f"left out, as there is no such method here: ce[adapter=trunk] ({STEP})",)
@@ -238,4 +240,4 @@ def test_a_rival_that_no_table_prints_is_tested_and_passed_over_in_the_printed_n
     (claim("one", "own", '"ce[adapter=trunk]"'), "not printed"), (claim("one", '"own[beta=9]"', "rival"), "not printed"),
 ])
 def test_printed_numbers_are_judged_without_what_is_not_printed(tmp_path: Path, text: str, printed: str) -> None:
-    assert evaluate(toy_paper(tmp_path / "toy", text), {}, "paper")[0].printed == printed
+    assert evaluate(Results(toy_paper(tmp_path / "toy", text), {}, "paper"))[0].printed == printed

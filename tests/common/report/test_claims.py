@@ -15,8 +15,9 @@ from common.errors import UserError
 from common.methods.method import Method
 from common.paper import Paper
 from common.report.claims import Claim, Outcome, evaluate, load_claims
-from common.report.duels import Duel, Side, decide, holm, p_claim, p_less, p_less_paired, p_opposite
 from common.report.paired import Hits, paired_test
+from common.report.results import Results
+from common.report.significance import Comparison, Side, decide, holm, p_claim, p_less, p_less_paired, p_opposite
 from common.report.tables import write_tables
 from common.spec import Column
 from tests.records import made_hits, some_loss, toy_paper, toy_records
@@ -66,7 +67,7 @@ GROUPS = """
 
 def outcomes(folder: Path, claims: str, errors: dict, profile: str = "paper", **more) -> dict[tuple[str, str], Outcome]:
     paper = toy_paper(folder / "toy", claims)
-    return {(o.claim.id, o.reading): o for o in evaluate(paper, toy_records(paper, errors, profile, **more), profile)}
+    return {(o.claim.id, o.reading): o for o in evaluate(Results(paper, toy_records(paper, errors, profile, **more), profile))}
 
 
 def test_holds_fails_and_undecided_per_reading(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_one_bad_column_is_enough_to_fail(tmp_path: Path) -> None:
     good = {"own": (20.0, 20.1, 20.2), "rival": (22.0, 22.1, 22.2)}
     bad = {"own": (24.0, 24.1, 24.2), "rival": (22.0, 22.1, 22.2)}
     records = toy_records(paper, good, columns=("cifar10-lt-100",)) | toy_records(paper, bad, columns=("cifar10-step-100",))
-    outcome = evaluate(paper, records, "paper")[0]
+    outcome = evaluate(Results(paper, records, "paper"))[0]
     assert (outcome.verdict, outcome.where) == ("fails", "cifar10-step-100, against rival")
 
 
@@ -142,7 +143,7 @@ def test_groups_of_classes_are_read_from_per_class_accuracy(tmp_path: Path) -> N
     for record in records.values():  # ce is far better on the minority classes, own on the majority classes
         accuracy = record["accuracy"]["last"]
         record["per_class_accuracy"] = [accuracy] * 5 + [accuracy - (10 if "own" in record["label"] else 0)] * 5
-    outcome = evaluate(paper, records, "paper")[0]
+    outcome = evaluate(Results(paper, records, "paper"))[0]
     assert (outcome.verdict, outcome.where) == ("fails", "cifar10-step-100, minority classes, against ce")
 
 
@@ -160,7 +161,7 @@ def test_like_is_compared_with_like(tmp_path: Path) -> None:
     paper = two_readings(toy_paper(tmp_path / "toy", claims), rows)
     errors = {"own@written": (20.0, 20.1, 20.2), "ce@written": (22.0, 22.1, 22.2),
               "own@released": (30.0, 30.1, 30.2), "ce@released": (33.0, 33.1, 33.2)}
-    found = {o.reading: o for o in evaluate(paper, toy_records(paper, errors), "paper")}
+    found = {o.reading: o for o in evaluate(Results(paper, toy_records(paper, errors), "paper"))}
     assert {reading: o.verdict for reading, o in found.items()} == {"written": "holds", "released": "holds"}
     assert found["written"].gap == pytest.approx(2.0)
     assert found["released"].gap == pytest.approx(3.0)
@@ -171,7 +172,7 @@ def test_a_row_of_one_reading_meets_its_own_reading_only(tmp_path: Path) -> None
     claims = BETTER.replace("[cifar10-lt-100, cifar10-step-100]", "[cifar10-lt-100]").replace("[rival]", "[ce]")
     paper = two_readings(toy_paper(tmp_path / "toy", claims), (("ce", "released"), ("own", "written"), ("ce", "written")))
     errors = {"own": (20.0, 20.1, 20.2), "ce@written": (22.0, 22.1, 22.2), "ce@released": (10.0, 10.1, 10.2)}
-    [outcome] = evaluate(paper, toy_records(paper, errors), "paper")
+    [outcome] = evaluate(Results(paper, toy_records(paper, errors), "paper"))
     assert (outcome.reading, outcome.verdict) == ("written", "holds")
 
 
@@ -179,7 +180,7 @@ def test_a_rival_of_one_reading_takes_part_in_both(tmp_path: Path) -> None:
     claims = BETTER.replace("[cifar10-lt-100, cifar10-step-100]", "[cifar10-lt-100]")
     paper = two_readings(toy_paper(tmp_path / "toy", claims), (("own", "written"), ("own", "released"), ("rival", "released")))
     errors = {"own@written": (20.0, 20.1, 20.2), "own@released": (25.0, 25.1, 25.2), "rival": (22.0, 22.1, 22.2)}
-    found = {o.reading: o.verdict for o in evaluate(paper, toy_records(paper, errors), "paper")}
+    found = {o.reading: o.verdict for o in evaluate(Results(paper, toy_records(paper, errors), "paper"))}
     assert found == {"written": "holds", "released": "fails"}
 
 
@@ -192,11 +193,11 @@ def test_a_claim_about_a_group_reads_that_group(tmp_path: Path) -> None:
     for record in records.values():  # own is behind on the smallest class alone
         accuracy = record["accuracy"]["last"]
         record["per_class_accuracy"] = [accuracy] * 9 + [accuracy - (10 if "own" in record["label"] else 0)]
-    outcome = evaluate(paper, records, "paper")[0]
+    outcome = evaluate(Results(paper, records, "paper"))[0]
     assert (outcome.verdict, outcome.printed, outcome.where) == ("fails", "not printed", "cifar10-lt-100, tail3, against rival")
     assert outcome.gap == pytest.approx(-8.0)
     other = replace(paper, folder=toy_paper(tmp_path / "other", GROUPED.replace("tail3", "class-0")).folder)
-    assert evaluate(other, records, "paper")[0].verdict == "holds"
+    assert evaluate(Results(other, records, "paper"))[0].verdict == "holds"
 
 
 def test_a_group_that_is_printed_is_judged_by_its_own_numbers(tmp_path: Path) -> None:
@@ -207,19 +208,20 @@ def test_a_group_that_is_printed_is_judged_by_its_own_numbers(tmp_path: Path) ->
         lines + f"{start},own,ours,top1_error,percent,60.0,,tail,\n{start},rival,[4],top1_accuracy,percent,41.0,,tail,\n"
         f"{start},own,ours,top1_error,percent,1.0,,head,\n{start},own,ours,top5_accuracy,percent,99.0,,,\n"
         f"{start},own,ours,top1_error_change_abs,points,1.0,,tail,\n")
-    assert evaluate(paper, {}, "paper")[0].printed == "fails (1 of 1 columns)"  # 60 against 59, whatever head and all print
+    first, *_ = evaluate(Results(paper, {}, "paper"))
+    assert first.printed == "fails (1 of 1 columns)"  # 60 against 59, whatever head and all print
     plain = replace(paper, folder=paper.folder)
     (paper.folder / "claims.yaml").write_text(GROUPED.replace("\n  group: tail3", ""))
-    assert evaluate(plain, {}, "paper")[0].printed == "holds"  # 22.00 against 22.10
+    assert evaluate(Results(plain, {}, "paper"))[0].printed == "holds"  # 22.00 against 22.10
 
 
 def test_a_group_that_a_column_does_not_have_is_not_decidable(tmp_path: Path) -> None:
     paper = toy_paper(tmp_path / "toy", GROUPED.replace("tail3", "class-12"))
     records = toy_records(paper, {"own": (20.0, 20.1), "rival": (22.0, 22.1)})
-    outcome = evaluate(paper, records, "paper")[0]
+    outcome = evaluate(Results(paper, records, "paper"))[0]
     assert (outcome.verdict, outcome.p) == ("not decidable", None)
     assert outcome.notes == ("no class-12 in cifar10-lt-100",)
-    assert evaluate(paper, {}, "paper")[0].verdict == "not run (0 of 1 columns)"
+    assert evaluate(Results(paper, {}, "paper"))[0].verdict == "not run (0 of 1 columns)"
 
 
 @pytest.mark.parametrize("more", ["group: tails", "group: class-a", "group: tail\n  classes: [minority]"])
@@ -241,11 +243,11 @@ def test_quick_uses_the_stand_ins(tmp_path: Path) -> None:
     assert outcomes(tmp_path, claims, errors, "quick")["own-beats-rival", "written"].verdict.startswith("not run (no stand-in")
 
 
-def duels(rng: random.Random, lead: float, columns: int, seeds: int) -> list[Duel]:
+def duels(rng: random.Random, lead: float, columns: int, seeds: int) -> list[Comparison]:
     def side(label: str, mean: float) -> Side:
         return Side(label, tuple(rng.gauss(mean, 0.3) for _ in range(seeds)))
 
-    return [Duel(f"column {i}", "all", (side("own", 22 - lead),), (side("rival", 22.0),)) for i in range(columns)]
+    return [Comparison(f"column {i}", "all", (side("own", 22 - lead),), (side("rival", 22.0),)) for i in range(columns)]
 
 
 @pytest.mark.parametrize(("lead", "columns", "holds", "fails"), [
@@ -312,7 +314,7 @@ def test_the_paired_p_is_over_images_where_predictions_are(tmp_path: Path) -> No
     paper = toy_paper(tmp_path / "toy", BETTER)
     records = toy_records(paper, {"own": (20.0, 21.0, 22.5), "rival": (21.0, 22.5, 23.0, 22.0)})
     hits = made_hits(records)
-    outcome, *_ = evaluate(paper, records, "paper", hits)
+    outcome, *_ = evaluate(Results(paper, records, "paper", hits))
 
     def keys(name: str, column: str) -> list[str]:
         found = [r for r in records.values() if r["label"] == f"{column} {name}@written"]
@@ -322,15 +324,15 @@ def test_the_paired_p_is_over_images_where_predictions_are(tmp_path: Path) -> No
             for column in ("cifar10-lt-100", "cifar10-step-100")]
     assert outcome.p_paired == pytest.approx(max(test.p for test in each))
     assert outcome.notes == ("paired over images and seeds",)
-    plain, *_ = evaluate(paper, records, "paper")
+    plain, *_ = evaluate(Results(paper, records, "paper"))
     assert (plain.verdict, plain.p, plain.gap, plain.notes) == (outcome.verdict, outcome.p, outcome.gap, ())
     assert plain.p_paired != outcome.p_paired
     less = {key: found for key, found in hits.items() if key != keys("rival", "cifar10-step-100")[1]}
-    mixed, *_ = evaluate(paper, records, "paper", less)
+    mixed, *_ = evaluate(Results(paper, records, "paper", less))
     assert mixed.notes == ("paired over images and seeds in 1 of 2 comparisons, over seeds in the others",)
     differences = (-1.0, -1.5, -0.5)
     assert mixed.p_paired == pytest.approx(max(each[0].p, ttest_1samp(differences, 0, alternative="less").pvalue))
-    write_tables(paper, records, "paper", tmp_path / "tables", hits)
+    write_tables(Results(paper, records, "paper", hits), tmp_path / "tables")
     assert f" / {outcome.p_paired:.3g} |" in (tmp_path / "tables" / "claims.md").read_text()
     assert "written, released: paired over images and seeds" in (tmp_path / "tables" / "claims.md").read_text()
 
@@ -343,7 +345,7 @@ def test_the_paired_p_of_a_group_is_that_of_its_images(tmp_path: Path) -> None:
     labels, draw = np.repeat(np.arange(10), 20), np.random.default_rng(0)
     luck = {seed: draw.random(200) < 0.5 for seed in range(3)}
     right = {key: np.where(labels == 9, luck[r["spec"]["seed"]] & ("own" in r["label"]), luck[0]) for key, r in records.items()}
-    outcome, *_ = evaluate(paper, records, "paper", {key: Hits(labels, bits) for key, bits in right.items()})
+    outcome, *_ = evaluate(Results(paper, records, "paper", {key: Hits(labels, bits) for key, bits in right.items()}))
     alone = paired_test(np.stack([luck[seed][labels == 9] for seed in range(3)]), np.zeros((3, 20), bool))
     assert outcome.p_paired == pytest.approx(alone.p)
     assert 0 < alone.p < 0.05

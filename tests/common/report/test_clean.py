@@ -30,6 +30,7 @@ from common.report.order import tau_b
 from common.report.page.clean import clean_view
 from common.report.page.page import build_page
 from common.report.paired import Hits
+from common.report.results import results_of
 from common.spec import Column
 from tests.common.report.test_page import read
 from tests.records import class_counts, make_record, some_loss, toy_paper
@@ -98,7 +99,7 @@ def made(paper: Paper, right: Mapping[str, np.ndarray], seeds: int = 2) -> tuple
 def found(paper: Paper, tests: SecondTests, right: Mapping[str, np.ndarray], further: dict | None = None) -> CleanBoard:
     records, hits, predictions = made(paper, right)
     second = Second({"cifar10": tests, "cifar100": SecondTests()}, lambda record: predictions[record["key"]], further or {})
-    [board] = clean_boards(boards([paper], records, "paper"), records, hits, second)
+    [board] = clean_boards(boards(results_of([paper], records, "paper")), records, hits, second)
     return board
 
 
@@ -219,7 +220,8 @@ def test_a_method_without_predictions_is_left_out_and_named(paper: Paper, tests:
     records, hits, predictions = made(paper, right_answers(tests))
     lost = next(key for key, record in records.items() if "rival" in record["label"])
     second = Second({"cifar10": tests}, lambda record: predictions[record["key"]], {})
-    [board] = clean_boards(boards([paper], records, "paper"), records, {k: v for k, v in hits.items() if k != lost}, second)
+    without = {k: v for k, v in hits.items() if k != lost}
+    [board] = clean_boards(boards(results_of([paper], records, "paper")), records, without, second)
     assert board.left_out == ("rival@written",)
     assert len(board.methods) == 3
 
@@ -230,7 +232,7 @@ def test_a_method_without_predictions_is_left_out_and_named(paper: Paper, tests:
 def test_the_page_says_what_is_gone(paper: Paper, tests: SecondTests):
     records, hits, predictions = made(paper, right_answers(tests))
     second = Second({"cifar10": tests, "cifar100": SecondTests()}, lambda record: predictions[record["key"]], {})
-    view = clean_view(boards([paper], records, "paper"), records, hits, second)
+    view = clean_view(boards(results_of([paper], records, "paper")), records, hits, second)
     assert "without near-duplicates in the subset: 1 of 3 shown leads are gone (1 leaderboards)" in view["clean_answer"]
     [board] = view["clean"]
     near = board.tests[0]
@@ -247,7 +249,7 @@ def test_the_page_says_what_is_gone(paper: Paper, tests: SecondTests):
 def test_the_whole_page_has_both_sections(paper: Paper, tests: SecondTests, tmp_path):
     records, hits, predictions = made(paper, right_answers(tests))
     second = Second({"cifar10": tests, "cifar100": SecondTests()}, lambda record: predictions[record["key"]], {})
-    build_page([paper], records, tmp_path, {}, tmp_path / "index.html", hits, second)
+    build_page(results_of([paper], records, "paper", hits), tmp_path, {}, tmp_path / "index.html", second)
     page = read(tmp_path / "index.html")
     [(_, clean)] = page.all("section", id="clean")
     assert "Leads that are gone: own@written led rival@written by +0.60" in clean
@@ -260,7 +262,7 @@ def test_the_whole_page_has_both_sections(paper: Paper, tests: SecondTests, tmp_
 
 def test_before_there_are_runs_or_lists_the_page_says_what_it_waits_for(paper: Paper, tests: SecondTests):
     empty = Second({"cifar10": SecondTests(), "cifar100": SecondTests()}, lambda record: None, {})
-    view = clean_view(boards([paper], {}, "paper"), {}, {}, empty)
+    view = clean_view(boards(results_of([paper], {}, "paper")), {}, {}, empty)
     assert (view["clean"], view["clean_answer"]) == ([], "")
     assert view["clean_waits"][0].startswith("This waits for runs with predictions: none of the 4 main rows")
     assert "duplicates_cifar10.csv" in view["clean_waits"][1]

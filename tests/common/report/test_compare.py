@@ -9,8 +9,10 @@ from common.errors import UserError
 from common.methods.method import Method
 from common.paper import Paper
 from common.plan import plan
-from common.report.compare import Cell, cells, minutes, published, standing_columns
+from common.report.compare import Cell, cells, minutes
 from common.report.groups import majority
+from common.report.published import columns_shown_for, published
+from common.report.results import Results
 from common.spec import Column
 from common.store import check_record
 from papers.catalog import PAPERS
@@ -44,7 +46,7 @@ def test_published_keeps_the_printed_strings(paper: Paper) -> None:
 
 def test_cell_joins_runs_of_the_same_column_method_and_variant(paper: Paper) -> None:
     records = toy_records(paper, {"ce": (30.0, 29.8, 30.2), "own[beta=1.1;delta=2.0]@written": (25.0,)})
-    found = cells(paper, records, "paper")
+    found = cells(Results(paper, records, "paper"))
     ce = find(found, "ce", "cifar10-lt-100")
     assert ce.values == pytest.approx((30.0, 29.8, 30.2))
     assert (ce.n, ce.state, ce.verdict, len(ce.keys)) == (3, "mean", "reproduced", 3)
@@ -57,7 +59,7 @@ def test_cell_joins_runs_of_the_same_column_method_and_variant(paper: Paper) -> 
 
 
 def test_every_printed_number_has_a_cell_and_a_state(paper: Paper) -> None:
-    found = cells(paper, {}, "paper")
+    found = cells(Results(paper, {}, "paper"))
     assert len(found) == len(PUBLISHED) + sum(",own," in row for row in PUBLISHED)  # own has two readings
     assert find(found, "ce", "imagenet").state == "not run: needs imagenet"
     assert find(found, "ghost", "cifar10-lt-100").state == "not run: no such method here"
@@ -66,7 +68,7 @@ def test_every_printed_number_has_a_cell_and_a_state(paper: Paper) -> None:
 
 
 def test_diverged_runs_are_counted_and_not_averaged(paper: Paper) -> None:
-    found = cells(paper, toy_records(paper, {"ce": (30.0, None, 30.2), "rival": (None, None)}), "paper")
+    found = cells(Results(paper, toy_records(paper, {"ce": (30.0, None, 30.2), "rival": (None, None)}), "paper"))
     assert (find(found, "ce", "cifar10-lt-100").n, find(found, "ce", "cifar10-lt-100").diverged) == (2, 1)
     assert find(found, "ce", "cifar10-lt-100").mean == pytest.approx(30.1)
     rival = find(found, "rival", "cifar10-lt-100")
@@ -74,13 +76,13 @@ def test_diverged_runs_are_counted_and_not_averaged(paper: Paper) -> None:
 
 
 def test_more_seeds_than_planned_all_count(paper: Paper) -> None:
-    found = cells(paper, toy_records(paper, {"ce": (30.0,) * 5}), "paper")
+    found = cells(Results(paper, toy_records(paper, {"ce": (30.0,) * 5}), "paper"))
     assert find(found, "ce", "cifar10-lt-100").n == 5 > paper.seeds["paper"]
 
 
 def test_quick_numbers_stand_beside_and_never_get_a_verdict(paper: Paper) -> None:
-    found = cells(paper, toy_records(paper, {"ce": (29.6, 29.6)}, "quick"), "quick")
-    assert standing_columns(paper, "quick") == {"cifar10-lt-100": paper.columns["quick"]}
+    found = cells(Results(paper, toy_records(paper, {"ce": (29.6, 29.6)}, "quick"), "quick"))
+    assert columns_shown_for(paper, "quick") == {"cifar10-lt-100": paper.columns["quick"]}
     cell = find(found, "ce", "digits-lt-20")
     assert (cell.stands_for, cell.printed, cell.n, cell.quick) == ("cifar10-lt-100", "29.60", 2, True)
     assert {(c.delta, c.verdict) for c in found} == {(None, None)}
@@ -91,7 +93,7 @@ def test_records_of_unlike_machines_are_flagged(paper: Paper) -> None:
     records = toy_records(paper, {"ce": (30.0, 29.8)}, columns=("cifar10-lt-100",))
     planned = next(p for p in plan(paper, "paper") if p.spec.key in records and p.spec.seed == 1)
     records[planned.spec.key] = make_record(planned, 70.0, made={"precision": "bfloat16", "seconds": 90.0})
-    assert find(cells(paper, records, "paper"), "ce", "cifar10-lt-100").flags == ("mixed precision: bfloat16, float32",)
+    assert find(cells(Results(paper, records, "paper")), "ce", "cifar10-lt-100").flags == ("mixed precision: bfloat16, float32",)
     assert minutes(records.values()) == 2.0
 
 
@@ -99,7 +101,7 @@ def test_runs_on_a_list_that_was_drawn_here_are_not_comparable(paper: Paper) -> 
     records = toy_records(paper, {"ce": (30.0, 29.8)}, columns=("cifar10-lt-100",))
     planned = next(p for p in plan(paper, "paper") if p.spec.key in records and p.spec.seed == 1)
     records[planned.spec.key] = make_record(planned, 70.0, made={"official": False, "lists": "abc"})
-    cell = find(cells(paper, records, "paper"), "ce", "cifar10-lt-100")
+    cell = find(cells(Results(paper, records, "paper")), "ce", "cifar10-lt-100")
     assert cell.flags == ("mixed lists: abc, not recorded", "not the official split: 1 of 2 runs")
     assert (cell.verdict, cell.delta) == ("not comparable", pytest.approx(0.4))
 
@@ -108,7 +110,7 @@ def test_a_setting_unlike_its_sources_has_a_difference_and_no_verdict(paper: Pap
     reasons = {"cifar10-lt-100/own@written": "another network", "cifar10-lt-100/rival": "another batch",
                "cifar10-step-100": "another list"}
     errors = {"ce": (29.6, 29.8, 30.0), "own": (20.0, 20.1, 20.2), "rival": (22.0, 22.1, 22.2)}
-    found = cells(dataclasses.replace(paper, not_comparable=reasons), toy_records(paper, errors), "paper")
+    found = cells(Results(dataclasses.replace(paper, not_comparable=reasons), toy_records(paper, errors), "paper"))
 
     def words(method: str, column: str, reading: str = "written") -> tuple[str | None, tuple[str, ...]]:
         cell = find(found, method, column, reading)
@@ -120,7 +122,8 @@ def test_a_setting_unlike_its_sources_has_a_difference_and_no_verdict(paper: Pap
     assert words("rival", "cifar10-lt-100") == ("not comparable", ("not comparable: another batch",))
     assert words("ce", "cifar10-lt-100") == ("reproduced", ())
     assert words("ce", "cifar10-step-100") == ("not comparable", ("not comparable: another list",))
-    assert find(cells(dataclasses.replace(paper, not_comparable=reasons), {}, "paper"), "ce", "cifar10-step-100").verdict is None
+    none = cells(Results(dataclasses.replace(paper, not_comparable=reasons), {}, "paper"))
+    assert find(none, "ce", "cifar10-step-100").verdict is None
 
 
 @pytest.mark.parametrize("real", PAPERS, ids=lambda paper: paper.name)
@@ -142,7 +145,7 @@ def test_first_stages_on_another_device_are_flagged(paper: Paper) -> None:
     assert [item.method.name for item in items] == ["ce", "ce", "rival", "rival"]
     made = {"ce": {"device": "H200"}, "rival": {}}
     records = {item.spec.key: make_record(item, 70.0, made=made[item.method.name]) for item in items}
-    found = cells(two, records, "paper")
+    found = cells(Results(two, records, "paper"))
     assert find(found, "rival", "cifar10-lt-100").flags == ("mixed devices: H200, test device",)
     assert find(found, "ce", "cifar10-lt-100").flags == ()
 
@@ -187,7 +190,7 @@ def add_rows(paper: Paper, *rows: dict[str, str]) -> None:
 ])
 def test_what_no_record_can_answer_says_why(paper: Paper, row: dict, state: str) -> None:
     add_rows(paper, row)
-    [cell] = [c for c in cells(paper, toy_records(paper, {"ce": (30.0,)}), "paper") if c.table == "4"]
+    [cell] = [c for c in cells(Results(paper, toy_records(paper, {"ce": (30.0,)}), "paper")) if c.table == "4"]
     assert cell.state.startswith(state)
     assert (cell.n, cell.verdict, cell.mean) == (0, None, None)
 
@@ -199,7 +202,7 @@ def test_groups_of_classes_are_joined_with_their_numbers(paper: Paper) -> None:
     for record in records.values():
         record["per_class_accuracy"] = [90.0, 80.0, 75.0, 71.0, 60.0, 50.0, 45.0, 41.0, 30.0, 20.0]
         record["groups"] = {"many": 80.0, "medium": None, "few": 33.0}
-    found = [c for c in cells(paper, records, "paper") if c.table == "4"]
+    found = [c for c in cells(Results(paper, records, "paper")) if c.table == "4"]
     assert [(c.group, c.mean) for c in found] == [("class-3", 71.0), ("tail1", 59.0), ("tail", 33.0), ("all", 70.0)]
     assert [len(c.best) for c in found] == [0, 0, 0, 1]  # the best epoch is recorded for the whole test set only
     assert found[0].delta == pytest.approx(1.0)
@@ -230,7 +233,7 @@ def test_every_paper_here_is_read_without_a_doubtful_variant(paper: Paper, path:
     assert all("=" in item for text in frame[grids]["variant"] for item in text.split(";"))
     everything = dataclasses.replace(paper, columns={**paper.columns, "paper": paper.columns["paper"] + (MORE,)})
     for records in ({}, toy_records(everything, {"ce": (30.0,), "own": (20.0,)})):
-        found = cells(everything, records, "paper")
+        found = cells(Results(everything, records, "paper"))
         assert len(found) >= len(frame)
         assert all(c.n or c.state.startswith(("not run", "not decidable", "no run yet", "diverged")) for c in found)
 
@@ -238,7 +241,7 @@ def test_every_paper_here_is_read_without_a_doubtful_variant(paper: Paper, path:
 def test_columns_of_listed_counts_stand_for_no_other(paper: Paper) -> None:
     toy = Column("cifar10", "counts", 1, "resnet32", counts=(50, 20))
     other = dataclasses.replace(paper, columns={**paper.columns, "paper": (toy,)})
-    assert standing_columns(other, "paper") == {"cifar10-50-20": (toy,)}
+    assert columns_shown_for(other, "paper") == {"cifar10-50-20": (toy,)}
 
 
 @pytest.mark.parametrize("subset", ["hash", "seed-666"])
@@ -247,4 +250,4 @@ def test_a_column_of_other_images_stands_for_the_number_only_where_the_authors_d
     other = dataclasses.replace(authors, subset=subset)
     for columns, stands in (((other, authors), authors), ((authors, other), authors), ((other,), other)):
         changed = dataclasses.replace(paper, columns={**paper.columns, "paper": columns})
-        assert standing_columns(changed, "paper") == {"cifar10-lt-100": (stands,)}
+        assert columns_shown_for(changed, "paper") == {"cifar10-lt-100": (stands,)}

@@ -11,6 +11,7 @@ from common.paper import Paper
 from common.plan import plan
 from common.report.draws import draws_of, variances
 from common.report.page.draws import draws_view
+from common.report.results import Results, results_of
 from common.report.variants import variants_markdown
 from tests.records import make_record, toy_paper
 
@@ -55,7 +56,7 @@ def test_the_test_is_scipys_and_too_few_runs_have_none():
 
 
 def test_a_planted_spread_over_draws_stands_beside_that_over_seeds_and_counts_the_gaps_below_it(paper: Paper):
-    [pooled] = draws_of([paper], planted(paper, draws=2.0, seeds=0.1))
+    [pooled] = draws_of(results_of([paper], planted(paper, draws=2.0, seeds=0.1), "paper"))
     assert {one.label for one in pooled.methods} == {"ce@written", "own@written", "own@released"}
     assert 1.2 < pooled.draws < 2.9
     assert 0.05 < pooled.seeds < 0.2
@@ -64,14 +65,14 @@ def test_a_planted_spread_over_draws_stands_beside_that_over_seeds_and_counts_th
     assert [(t.table, t.gaps) for t in pooled.tables] == [("1", (0.1, 5.9, 1.6)), ("2", (0.3,))]
     assert pooled.smaller(pooled.draws) == (3 if pooled.draws > 1.6 else 2)
     assert pooled.smaller(0.2) == 1
-    view = draws_view([paper], planted(paper, draws=2.0, seeds=0.1))["draws"][0]
+    view = draws_view(results_of([paper], planted(paper, draws=2.0, seeds=0.1), "paper"))["draws"][0]
     assert f"{pooled.smaller(pooled.draws)} of them are smaller than the sd over draws" in view.answer
     assert len(view.rows) == 3
     assert all(row.subsets == 8 for row in view.rows)
 
 
 def test_where_subsets_do_not_differ_nothing_is_found(paper: Paper):
-    [pooled] = draws_of([paper], planted(paper, draws=0.0, seeds=0.3))
+    [pooled] = draws_of(results_of([paper], planted(paper, draws=0.0, seeds=0.3), "paper"))
     assert pooled.draws < 0.2 < pooled.seeds
     assert all(one.found.p > 0.01 for one in pooled.methods)
 
@@ -79,16 +80,16 @@ def test_where_subsets_do_not_differ_nothing_is_found(paper: Paper):
 @pytest.mark.parametrize("there", [(), ("authors",)])
 def test_before_there_are_runs_it_says_what_it_waits_for(paper: Paper, there: tuple[str, ...]):
     records = planted(paper, 1.0, 0.1, there) if there else {}
-    view = draws_view([paper], records)["draws"][0]
+    view = draws_view(results_of([paper], records, "paper"))["draws"][0]
     assert "waits for a method with two runs or more on each of two subsets; no run on other images is here yet" in view.answer
     assert view.answer.startswith("4 gaps between neighbours are printed in 2 tables")
     assert view.rows == ()
-    assert "subset=" not in variants_markdown(paper, records)
+    assert "subset=" not in variants_markdown(Results(paper, records, "paper"))
 
 
 def test_a_method_of_two_papers_is_one_row(paper: Paper, tmp_path):
     other = replace(with_draws(toy_paper(tmp_path / "other")), name="other")
-    [pooled] = draws_of([paper, other], planted(paper, 1.0, 0.1))
+    [pooled] = draws_of(results_of([paper, other], planted(paper, 1.0, 0.1), "paper"))
     [ce] = [one for one in pooled.methods if one.label == "ce@written"]
     assert ce.papers == ("toy: ce@written", "other: ce@written")
     assert [t.paper for t in pooled.tables] == ["toy", "toy", "other", "other"]

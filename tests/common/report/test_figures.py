@@ -26,6 +26,7 @@ from common.report.figures import (
     save,
     save_figures,
 )
+from common.report.results import Results
 from common.spec import Column
 from tests.records import toy_paper, toy_records
 
@@ -38,7 +39,7 @@ def paper(tmp_path: Path) -> Paper:
 
 
 def draw(paper: Paper, profile: str = "paper", column: str = "cifar10-step-100", **more: object) -> Drawing:
-    drawn = per_class_error(paper, profile, toy_records(paper, ERRORS, profile), column, ("ce", "own"), **more)
+    drawn = per_class_error(Results(paper, toy_records(paper, ERRORS, profile), profile), column, ("ce", "own"), **more)
     assert isinstance(drawn, Drawing)
     return drawn
 
@@ -73,14 +74,14 @@ def test_labels_name_units_seeds_groups_and_the_quick_profile(paper: Paper) -> N
 
 def test_labels_choose_readings_and_a_published_name_finds_its_stand_in(paper: Paper) -> None:
     records = toy_records(paper, ERRORS)
-    data = per_class_error(paper, "paper", records, "cifar10-lt-100", ("own@released", "ce@written")).data
+    data = per_class_error(Results(paper, records, "paper"), "cifar10-lt-100", ("own@released", "ce@written")).data
     assert list(dict.fromkeys(data["label"])) == ["own@released", "ce@written"]
     assert all(key in records for keys in data["keys"] for key in keys.split(";"))
-    quick = per_class_error(paper, "quick", toy_records(paper, ERRORS, "quick"), "cifar10-lt-100", ("ce",))
+    quick = per_class_error(Results(paper, toy_records(paper, ERRORS, "quick"), "quick"), "cifar10-lt-100", ("ce",))
     assert quick.figure.axes[0].get_title(loc="left") == "digits-lt-20 (quick, in place of cifar10-lt-100)"
-    assert per_class_error(paper, "paper", records, "cifar10-lt-100", ("ce@released",)) == (
+    assert per_class_error(Results(paper, records, "paper"), "cifar10-lt-100", ("ce@released",)) == (
         "no run of ce@released on cifar10-lt-100 (profile paper) yet")
-    assert per_class_error(paper, "quick", records, "cifar10-step-100", ("ce",)) == (
+    assert per_class_error(Results(paper, records, "quick"), "cifar10-step-100", ("ce",)) == (
         "no quick column stands in for cifar10-step-100")
 
 
@@ -89,17 +90,18 @@ def test_groups_are_means_over_classes_in_the_order_of_their_images(paper: Paper
     for record in records.values():
         record["counts"] = record["counts"][::-1]  # the last class is the largest
         record["per_class_accuracy"] = [float(i + record["spec"]["seed"]) for i in range(10)]
-    data = per_class_error(paper, "paper", records, "cifar10-lt-100", ("ce",), groups=5).data
+    data = per_class_error(Results(paper, records, "paper"), "cifar10-lt-100", ("ce",), groups=5).data
     assert list(data["classes"]) == ["9;8", "7;6", "5;4", "3;2", "0;1"]  # the two smallest are equal
     assert list(data["error_percent"]) == [91.0, 93.0, 95.0, 97.0, 99.0]
     assert list(data["group"]) == ["majority"] * 3 + ["minority"] * 2  # 79.5, 28, 9.5, 3 and 1 images a class
     assert list(data["class"]) == ["G1", "G2", "G3", "G4", "G5"]
-    assert list(per_class_error(paper, "paper", records, "cifar10-lt-100", ("ce",), groups=10).data["class"])[-1] == "Tail3"
+    tenths = per_class_error(Results(paper, records, "paper"), "cifar10-lt-100", ("ce",), groups=10)
+    assert list(tenths.data["class"])[-1] == "Tail3"
 
 
 def test_many_methods_are_lines_with_different_markers(paper: Paper) -> None:
     names = ("ce", "rival", "own", "own[beta=1.0;delta=2.0]@written", "own[beta=1.1;delta=2.0]@released")
-    drawn = per_class_error(paper, "paper", toy_records(paper, dict.fromkeys(("ce", "rival", "own"), (20.0, 21.0))),
+    drawn = per_class_error(Results(paper, toy_records(paper, dict.fromkeys(("ce", "rival", "own"), (20.0, 21.0))), "paper"),
                             "cifar10-lt-100", names)
     axes = drawn.figure.axes[0]
     assert len(axes.containers) == 6
@@ -133,7 +135,7 @@ def norm_records(paper: Paper, profile: str = "paper", columns: tuple[str, ...] 
 
 def test_feature_norms_over_epochs_and_at_the_end(paper: Paper) -> None:
     both = ("cifar10-lt-100", "cifar10-step-100")
-    drawn = feature_norms(paper, "paper", norm_records(paper), both, ("ce@written", "own@written"), (0, 9))
+    drawn = feature_norms(Results(paper, norm_records(paper), "paper"), both, ("ce@written", "own@written"), (0, 9))
     data = drawn.data
     assert len(data) == 2 * 2 * 2 * 10  # columns, methods, epochs, classes
     chosen = (data["column"] == both[1]) & (data["label"] == "own@written") & (data["epoch"] == 4) & (data["class"] == 9)
@@ -154,12 +156,12 @@ def test_feature_norms_over_epochs_and_at_the_end(paper: Paper) -> None:
 
 def test_feature_norms_draw_the_columns_that_are_there(paper: Paper) -> None:
     records, both = norm_records(paper, columns=("cifar10-lt-100",)), ("cifar10-lt-100", "cifar10-step-100")
-    drawn = feature_norms(paper, "paper", records, both, ("ce@written",), (0, 50))
+    drawn = feature_norms(Results(paper, records, "paper"), both, ("ce@written",), (0, 50))
     assert len(drawn.figure.axes) == 2
     assert "Not here: no run of ce@written on cifar10-step-100 (profile paper) yet." in footnote(drawn)
-    quick = feature_norms(paper, "quick", norm_records(paper, "quick"), "cifar10-lt-100", ("ce@written",), (0,))
+    quick = feature_norms(Results(paper, norm_records(paper, "quick"), "quick"), "cifar10-lt-100", ("ce@written",), (0,))
     assert quick.figure.axes[0].get_title(loc="left") == "digits-lt-20 (quick, in place of cifar10-lt-100)"
-    assert feature_norms(paper, "paper", {}, both, ("ce",), (0,)) == (
+    assert feature_norms(Results(paper, {}, "paper"), both, ("ce",), (0,)) == (
         "no run of ce on cifar10-lt-100 (profile paper) yet; no run of ce on cifar10-step-100 (profile paper) yet")
 
 
@@ -185,7 +187,7 @@ def feature_records(paper: Paper, images: int = 30) -> dict:
 def test_embeddings_keep_classes_apart_and_are_the_same_every_time(paper: Paper, method: str) -> None:
     panels = [("CE", "cifar10-lt-100", "ce@written", "test"), ("again", "cifar10-lt-100", "ce@written", "test")]
     records = feature_records(paper)
-    drawn = embedding(paper, "paper", records, panels, method)
+    drawn = embedding(Results(paper, records, "paper"), panels, method)
     data = drawn.data
     assert list(data.columns) == ["panel", "class", "x", "y", "seed", "key"]
     assert len(data) == 2 * 90
@@ -226,13 +228,13 @@ def test_features_are_little_endian_halves(paper: Paper) -> None:
 def test_t_sne_takes_a_bounded_number_of_images_and_pca_all(paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding_module, "MOST_IMAGES", 10)
     panel = [("CE", "cifar10-lt-100", "ce@written", "test")]
-    assert len(embedding(paper, "paper", feature_records(paper), panel).data) == 30
-    assert len(embedding(paper, "paper", feature_records(paper), panel, "pca").data) == 90
+    assert len(embedding(Results(paper, feature_records(paper), "paper"), panel).data) == 30
+    assert len(embedding(Results(paper, feature_records(paper), "paper"), panel, "pca").data) == 90
 
 
 def test_what_an_embedding_lacks_is_said(paper: Paper) -> None:
     def said(records: dict, split: str = "test") -> object:
-        return embedding(paper, "paper", records, [("CE", "cifar10-lt-100", "ce@written", split)])
+        return embedding(Results(paper, records, "paper"), [("CE", "cifar10-lt-100", "ce@written", split)])
 
     assert said({}) == "no run of ce@written on cifar10-lt-100 (profile paper) yet"
     assert said(toy_records(paper, {"ce": (30.0,)})) == "no run of ce@written on cifar10-lt-100 has kept its features"
@@ -275,10 +277,10 @@ def test_class_counts_are_those_of_the_sampling_rule() -> None:
 
 
 def test_missing_runs_are_said_and_unknown_columns_refused(paper: Paper) -> None:
-    assert per_class_error(paper, "paper", {}, "cifar10-step-100", ("ce", "own")) == (
+    assert per_class_error(Results(paper, {}, "paper"), "cifar10-step-100", ("ce", "own")) == (
         "no run of ce or own on cifar10-step-100 (profile paper) yet")
     with pytest.raises(UserError, match="no column 'mnist'"):
-        per_class_error(paper, "paper", {}, "mnist", ("ce",))
+        per_class_error(Results(paper, {}, "paper"), "mnist", ("ce",))
 
 
 def test_saved_files_are_the_same_every_time(paper: Paper, tmp_path: Path) -> None:
@@ -292,8 +294,8 @@ def test_saved_files_are_the_same_every_time(paper: Paper, tmp_path: Path) -> No
 
 def test_save_figures_writes_what_can_be_drawn(paper: Paper, tmp_path: Path) -> None:
     drawn, records = draw(paper), toy_records(paper, ERRORS)
-    figures = (Figure("3", "errors", lambda p, profile, r: drawn), Figure("4", "none", lambda p, profile, r: "no runs yet"))
-    lines = save_figures(dataclasses.replace(paper, figures=figures), "paper", records, tmp_path)
+    figures = (Figure("3", "errors", lambda results: drawn), Figure("4", "none", lambda results: "no runs yet"))
+    lines = save_figures(Results(dataclasses.replace(paper, figures=figures), records, "paper"), tmp_path)
     assert lines == [f"Figure 3: figure-3.svg, figure-3.png, figure-3.csv in {tmp_path}", "Figure 4: no runs yet"]
 
 

@@ -9,8 +9,10 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from common.plan import plan
 from common.report.index import NAME, SCHEMA, index, write_index
+from common.report.results import Records, Results, results_of
 from common.spec import LargeProtocol, Protocol
 from common.store import load_records, save_record
+from papers.catalog import PAPERS
 from tests.records import make_record, toy_paper
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,9 +31,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "papers"
 
 
+def results(root: Path, records: Records) -> tuple[Results, ...]:
+    return results_of([toy_paper(root / "toy")], records, "paper")
+
+
 def test_an_entry_by_hand(root: Path, tmp_path: Path) -> None:
     records = load_records(root)
-    found = index(root, records)
+    found = index(results(root, records))
     CHECK.validate(found)
     assert [(e["method"], e["seed"], e["status"]) for e in found["records"]] == [
         ("ce@written", 0, "done"), ("ce@written", 1, "done"), ("own@released", 0, "diverged")]
@@ -53,20 +59,20 @@ def test_an_entry_by_hand(root: Path, tmp_path: Path) -> None:
 
 def test_the_file_is_the_same_for_the_same_records(root: Path, tmp_path: Path) -> None:
     records = load_records(root)
-    first = write_index(root, records, tmp_path / "one")
-    second = write_index(root, dict(reversed(records.items())), tmp_path / "two")
+    first = write_index(results(root, records), tmp_path / "one")
+    second = write_index(results(root, dict(reversed(records.items()))), tmp_path / "two")
     assert first.name == NAME
     assert first.read_bytes() == second.read_bytes()
-    assert json.loads(first.read_bytes()) == index(root, records)
+    assert json.loads(first.read_bytes()) == index(results(root, records))
     assert len(first.read_text().splitlines()) == 2 + 3  # one run a line
-    assert json.loads(write_index(root, {}, tmp_path / "three").read_bytes())["records"] == []
+    assert json.loads(write_index(results(root, {}), tmp_path / "three").read_bytes())["records"] == []
 
 
 @pytest.mark.parametrize("change", [
     {"key": "xyz"}, {"status": "lost"}, {"accuracy": {"last": None, "best": None, "best_epoch": None}}, {"ece": 101.0},
     {"profile": "quick"}, {"finished": "yesterday"}, {"more": 1}, {"seed": 0.5}, {"path": "elsewhere.json"}])
 def test_the_schema_refuses(root: Path, change: dict) -> None:
-    found = index(root, load_records(root))
+    found = index(results(root, load_records(root)))
     found["records"][0].update(change)
     with pytest.raises(ValidationError):
         CHECK.validate(found)
@@ -82,7 +88,6 @@ def test_the_schema_is_one_and_knows_the_whole_protocol() -> None:
 
 
 def test_the_committed_index_is_that_of_the_records() -> None:
-    root = ROOT / "papers"
-    found = index(root, load_records(root))
+    found = index(results_of(PAPERS, load_records(ROOT / "papers"), "paper"))
     CHECK.validate(found)
     assert json.loads((ROOT / "results" / NAME).read_text(encoding="utf-8")) == found, "run `make report`"

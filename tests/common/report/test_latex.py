@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from common.paper import Table
 from common.report.latex import table_latex, tex
+from common.report.results import Results
 from common.report.tables import table_cells
 from tests.records import PUBLISHED, toy_paper, toy_records
 
@@ -21,7 +22,7 @@ def test_a_table_has_a_line_for_each_row_and_a_field_for_each_column(tmp_path):
     paper = toy_paper(tmp_path / "toy")
     records = toy_records(paper, {"ce": (30.0, 31.0, 29.0), "own@written": (20.0, 21.0, 22.0)})
     table = Table("1", "Errors & more")
-    text = table_latex(*table_cells(replace(paper, tables=(table,)), records, "paper")[0])
+    text = table_latex(*table_cells(Results(replace(paper, tables=(table,)), records, "paper"))[0])
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
     assert r"Errors \& more" in text
     body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip()
@@ -38,6 +39,6 @@ def test_names_from_the_file_cannot_be_commands(tmp_path):
     rows = (*PUBLISHED, r"1,cifar10,lt,100,evil,[9],20.00,row=\input{x} % & _")
     paper = toy_paper(tmp_path / "toy", published=rows)
     table = Table("1", "Errors")
-    text = table_latex(*table_cells(replace(paper, tables=(table,)), {}, "paper")[0])
+    text = table_latex(*table_cells(Results(replace(paper, tables=(table,)), {}, "paper"))[0])
     assert r"\textbackslash{}input\{x\} \% \& \_" in text
     assert r"\input{x}" not in text

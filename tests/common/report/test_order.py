@@ -10,13 +10,14 @@ from scipy.stats import kendalltau
 from common.paper import Paper
 from common.report.intervals import Interval
 from common.report.order import Order, orders, tau_b
+from common.report.results import results_of
 from tests.records import PUBLISHED, toy_paper, toy_records
 
 RUNS = {"ce": (30.0, 30.2), "rival": (20.0, 20.2), "own": (21.0, 21.2)}
 
 
 def found(paper: Paper, errors: dict, **more) -> dict[tuple[str, str, str], Order]:
-    return {(o.table, o.column, o.reading): o for o in orders([paper], toy_records(paper, errors, **more))}
+    return {(o.table, o.column, o.reading): o for o in orders(results_of([paper], toy_records(paper, errors, **more), "paper"))}
 
 
 @pytest.fixture
@@ -80,12 +81,12 @@ def test_a_metric_that_no_record_holds_and_a_dataset_that_nobody_has(tmp_path: P
     more = tuple(f"1,imagenet,none,,{name},[4],{value},{note}" for name, value, note in
                  (("rival", "40.0", ""), ("own", "41.0", ""), ("third", "50.0", "")))
     paper = toy_paper(tmp_path / "toy", published=PUBLISHED + more)
-    [order] = [o for o in orders([paper], {}) if o.column.startswith("imagenet")]
+    [order] = [o for o in orders(results_of([paper], {}, "paper")) if o.column.startswith("imagenet")]
     assert (order.reading, order.why) == ("", "Methods with runs: 0 of 4; an order needs 3.")
     assert order.left_out[0] == "ERM: not run: needs imagenet"
     path = paper.folder / "published.csv"
     path.write_text(path.read_text().replace("top1_error", "auroc"))
-    assert {o.why for o in orders([paper], {})} == {"Not decidable: no record holds auroc."}
+    assert {o.why for o in orders(results_of([paper], {}, "paper"))} == {"Not decidable: no record holds auroc."}
 
 
 def test_accuracies_are_ranked_from_above(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from common.report.page.page import LEVELS, LIMIT, build_page, differences, fit,
 from common.report.page.pictures import pictures
 from common.report.page.runs import Sources, deflated, equations, plans, run_data, thin
 from common.report.page.views import paper_part
+from common.report.results import Results, results_of
 from common.store import save_record
 from tests.common.report.test_claims import BETTER
 from tests.common.report.test_tables import ERRORS
@@ -104,7 +105,7 @@ def paper(tmp_path: Path) -> Paper:
 
 def build(paper: Paper, records: dict, **more: object) -> Path:
     target = paper.folder.parents[1] / "report" / "index.html"
-    build_page([paper], records, paper.folder.parents[1] / "figures", more.get("said", {}), target)
+    build_page(results_of([paper], records, "paper"), paper.folder.parents[1] / "figures", more.get("said", {}), target)
     return target
 
 
@@ -148,8 +149,8 @@ def test_the_front_answers_first(paper: Paper, page: Reader) -> None:
     [(_, front)] = page.all("section", id="front")
     cells = [has["id"] for has, _ in page.all("td", class_="cell") if "id" in has]
     assert len(cells) == 18
-    answer = answer_of(paper, compare.cells(paper, toy_records(paper, ERRORS), "paper"), [],
-                       claims.evaluate(paper, toy_records(paper, ERRORS), "paper"))
+    answer = answer_of(paper, compare.cells(Results(paper, toy_records(paper, ERRORS), "paper")), [],
+                       claims.evaluate(Results(paper, toy_records(paper, ERRORS), "paper")))
     assert f"{len(answer.numbers)} numbers. Each is counted once" in front
     assert len(answer.numbers) == len(PUBLISHED) < 18
     assert "Headlines: 0 of 1 reproduced (1 better)" in front
@@ -179,7 +180,7 @@ def test_every_cell_has_an_address_of_its_own() -> None:
 
 def test_a_claim_shows_quote_test_and_p_values(paper: Paper, page: Reader) -> None:
     rows = [text for has, text in page.all("tr") if "data-words" in has and text.startswith("own-beats-rival")]
-    written, released = claims.evaluate(paper, toy_records(paper, ERRORS), "paper")
+    written, released = claims.evaluate(Results(paper, toy_records(paper, ERRORS), "paper"))
     assert written.claim.quote in rows[0]
     assert "own has a lower error than rival in each of 2 columns of table 1" in rows[0]
     values = (written.printed, f" {written.gap:+.2f} in {written.where}", *(f"{p:.3g}" for p in (
@@ -255,9 +256,9 @@ def test_the_command_makes_the_run_again(paper: Paper) -> None:
     own = next(item for item in plan(paper, "paper") if item.method.label == "own[beta=1.0;delta=2.0]@written")
     record = make_record(own, 70.0)
     records = {record["key"]: record}
-    sources = Sources([paper], records)
+    sources = Sources(results_of([paper], records, "paper"))
     sources.runs(records)
-    data = by_run(run_data(sources, plans([paper], records), 10))
+    data = by_run(run_data(sources, plans(results_of([paper], records, "paper")), 10))
     # the label must survive a shell: brackets and a semicolon are quoted
     line = data["ways"][data["runs"][0]["way"]]["command"] + "3"
     said = subprocess.run(["sh", "-c", line.replace(".venv/bin/python", "printf '%s\\n'")], capture_output=True, text=True).stdout
@@ -269,7 +270,7 @@ def test_every_run_of_the_papers_has_a_command() -> None:
     """Large columns under torchrun, and stages that no table prints with a run that starts from them."""
     from papers.catalog import PAPERS
 
-    found, starts = {key: plan.command for key, plan in plans(PAPERS, {}).items()}, 0
+    found, starts = {key: plan.command for key, plan in plans(results_of(PAPERS, {}, "paper")).items()}, 0
     for paper in PAPERS:
         names = tuple(column.name for column in paper.columns["paper"])
         for item in plan(paper, "paper", columns=names, seeds=1):
@@ -305,7 +306,7 @@ def test_records_and_predictions_are_named_by_their_files(paper: Paper) -> None:
     folder = paper.folder / "results" / "paper" / "cifar10-lt-100"
     (folder / "x").parent.mkdir(parents=True)
     file = save_record(folder, {**record, "predictions": {**record["predictions"], "file": "pack.predictions.npz"}})
-    sources = Sources([paper], {key: json.loads(file.read_text())})
+    sources = Sources(results_of([paper], {key: json.loads(file.read_text())}, "paper"))
     sources.runs([key])
     [run] = by_run(run_data(sources, {}, 10))["runs"]
     assert run["file"] == f"papers/toy/results/paper/cifar10-lt-100/{file.name}"
@@ -506,12 +507,12 @@ def contrast(one: list[float], other: list[float]) -> float:
 
 def test_a_run_that_several_cells_print_is_one_run(paper: Paper) -> None:
     again = toy_paper(paper.folder, BETTER, (*PUBLISHED, "3,cifar10,lt,100,own,ours,22.00,"))
-    part = paper_part(again, toy_records(again, ERRORS), [])
+    part = paper_part(Results(again, toy_records(again, ERRORS), "paper"), [])
     assert part.runs == len(part.keys) == 21
 
 
 def test_the_best_test_epoch_is_coloured_by_its_own_distance(paper: Paper) -> None:
-    found = compare.cells(paper, toy_records(paper, ERRORS), "paper")
+    found = compare.cells(Results(paper, toy_records(paper, ERRORS), "paper"))
     tones = {best_tone(cell): cell for cell in found}
     assert set(tones) == {"", "best-near", "best-far"}
     far = tones["best-far"]

@@ -11,6 +11,7 @@ from common.report.intervals import Interval
 from common.report.order import Order, Place
 from common.report.page.comparisons import boards_of_columns, by_size, departs, order_answer
 from common.report.page.filters import accuracy_text, behind_texts, span, strip, where, whose
+from common.report.results import results_of
 from common.report.same_cell import Print
 from common.spec import LargeProtocol
 from tests.common.report.test_claims import BETTER
@@ -47,7 +48,7 @@ def test_a_leaderboard_row_in_text(paper: Paper) -> None:
 
 def test_a_row_is_set_against_the_first_of_its_board(paper: Paper) -> None:
     records = toy_records(paper, ERRORS)
-    entrants = boards.entrants([paper], records, "paper")
+    entrants = boards.entrants(results_of([paper], records, "paper"))
     [one, *_] = boards_of_columns([paper], entrants, made_hits(records))
     assert one.is_paired
     rows = {row.label: row.behind for row in one.board.rows}
@@ -63,12 +64,12 @@ def test_a_row_is_set_against_the_first_of_its_board(paper: Paper) -> None:
 def test_settings_of_equal_length_share_a_board_and_say_where_they_differ(paper: Paper) -> None:
     """ce in a smaller batch and with another decay stands with the rest; trained for longer, on a board of its own."""
     records = toy_records(paper, ERRORS, columns=("cifar10-lt-100",))
-    entrants = [one for one in boards.entrants([paper], records, "paper") if one.column.name == "cifar10-lt-100"]
+    entrants = [one for one in boards.entrants(results_of([paper], records, "paper")) if one.column.name == "cifar10-lt-100"]
     usual = entrants[0].protocol
     paper = replace(paper, own=("own", "ce"))
 
     def changed(**fields: object) -> list:
-        return [one._replace(protocol=replace(usual, **fields)) if one.arm.method.name == "ce" else one for one in entrants]
+        return [one._replace(protocol=replace(usual, **fields)) if one.runs.method.name == "ce" else one for one in entrants]
 
     [one] = boards_of_columns([paper], changed(batch_size=16, decay_factor=0.5))
     settings = {row.label: setting for row, setting in zip(one.board.rows, one.settings, strict=True)}
@@ -83,7 +84,7 @@ def test_settings_of_equal_length_share_a_board_and_say_where_they_differ(paper:
 def test_a_missing_method_is_said_with_why(paper: Paper) -> None:
     records = toy_records(paper, ERRORS)
     other = replace(paper, name="other", own=("theirs",), columns={**paper.columns, "paper": paper.columns["paper"][:1]})
-    found = boards_of_columns([paper, other], boards.entrants([paper], records, "paper"))
+    found = boards_of_columns([paper, other], boards.entrants(results_of([paper], records, "paper")))
     assert [one.missing for one in found] == [("OTHER theirs: the paper does not train it in this column",),
                                               ("OTHER theirs: the paper does not use this column",)]
 
@@ -110,7 +111,7 @@ def test_boards_without_a_run_are_a_list(paper: Paper) -> None:
 
 def test_the_column_of_the_largest_board_comes_first(paper: Paper) -> None:
     step = toy_records(paper, ERRORS, columns=("cifar10-step-100",))
-    found = boards_of_columns([paper], boards.entrants([paper], step, "paper"))
+    found = boards_of_columns([paper], boards.entrants(results_of([paper], step, "paper")))
     assert [one.board.column.name for one in found] == ["cifar10-lt-100", "cifar10-step-100"]
     assert [one.board.column.name for one in by_size(found)] == ["cifar10-step-100", "cifar10-lt-100"]
 

@@ -14,6 +14,7 @@ from common.report.boards import entrants
 from common.report.page import page as pages
 from common.report.page.pairs import pair_data
 from common.report.paired import Hits, compare
+from common.report.results import results_of
 from tests.common.report.test_page import read
 from tests.records import made_hits, toy_paper, toy_records
 
@@ -49,7 +50,8 @@ def hits(records: dict) -> dict[str, Hits]:
 
 
 def column_of(paper: Paper, records: dict, hits: dict[str, Hits]) -> dict:
-    [found] = [one for one in pair_data(entrants([paper], records, "paper"), hits, "all")["columns"] if one["name"] == COLUMN]
+    columns = pair_data(entrants(results_of([paper], records, "paper")), hits, "all")["columns"]
+    [found] = [one for one in columns if one["name"] == COLUMN]
     return found
 
 
@@ -142,7 +144,7 @@ def test_single_runs_differ_image_by_image_and_have_no_test(paper: Paper, record
 
 
 def test_what_finds_no_room_is_counted(paper: Paper, records: dict, hits: dict) -> None:
-    methods = entrants([paper], records, "paper")
+    methods = entrants(results_of([paper], records, "paper"))
     every, main, none = (pair_data(methods, hits, share) for share in ("all", "main", "none"))
     assert every["left_out"] == 0
     assert none == {"columns": [], "left_out": len(hits)}
@@ -155,7 +157,7 @@ def test_what_finds_no_room_is_counted(paper: Paper, records: dict, hits: dict) 
 
 def test_the_page_has_the_section_where_predictions_are(paper: Paper, records: dict, hits: dict, tmp_path: Path) -> None:
     for some in ({}, hits):
-        pages.build_page([paper], records, tmp_path / "figures", {}, tmp_path / "index.html", some)
+        pages.build_page(results_of([paper], records, "paper", some), tmp_path / "figures", {}, tmp_path / "index.html")
         reader = read(tmp_path / "index.html")
         [(_, section)] = reader.all("section", id="pairs")
         [(_, data)] = reader.all("script", id="pair-data")

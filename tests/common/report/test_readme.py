@@ -7,6 +7,7 @@ import pytest
 from common.errors import UserError
 from common.paper import Paper
 from common.report.readme import fill, front_table, results_block, tally
+from common.report.results import Results, results_of
 from tests.common.report.test_claims import BETTER
 from tests.common.report.test_tables import ERRORS, table_rows
 from tests.records import toy_paper, toy_records
@@ -41,7 +42,7 @@ def test_fill_refuses_a_file_without_its_markers(tmp_path: Path, page: str | Non
 
 
 def test_front_table_shows_the_papers_own_headline(paper: Paper) -> None:
-    sentence, _, table = front_table([paper], toy_records(paper, ERRORS)).partition("\n\n")
+    sentence, _, table = front_table(results_of([paper], toy_records(paper, ERRORS), "paper")).partition("\n\n")
     assert sentence.startswith("Headlines: 0 of 1 reproduced (1 better); ")
     [header, _, row] = table_rows(table)
     found = dict(zip(header, row, strict=True))
@@ -55,7 +56,7 @@ def test_front_table_shows_the_papers_own_headline(paper: Paper) -> None:
 
 
 def test_front_table_before_the_first_run(paper: Paper) -> None:
-    sentence, _, table = front_table([paper], {}).partition("\n\n")
+    sentence, _, table = front_table(results_of([paper], {}, "paper")).partition("\n\n")
     assert sentence.startswith("Headlines: 0 of 1 reproduced (1 not run); no number has runs of ours; ")
     [header, _, row] = table_rows(table)
     found = dict(zip(header, row, strict=True))
@@ -65,7 +66,7 @@ def test_front_table_before_the_first_run(paper: Paper) -> None:
 
 
 def test_results_block_holds_every_table_and_the_counts(paper: Paper) -> None:
-    block = results_block(paper, toy_records(paper, ERRORS) | toy_records(paper, ERRORS, "quick"))
+    block = results_block(Results(paper, toy_records(paper, ERRORS) | toy_records(paper, ERRORS, "quick"), "paper"))
     assert "29.60 → 29.90 ± 0.20 (3), +0.30, reproduced" in block
     assert "**Table 2.** Settings" in block
     assert "quick" not in block

@@ -10,8 +10,9 @@ import pytest
 from common.data.sets import SETS
 from common.methods.method import Method
 from common.paper import Paper
-from common.report.boards import protocol_words
 from common.report.intervals import prediction_interval
+from common.report.protocols import protocol_words
+from common.report.results import results_of
 from common.report.same_cell import SameCell, agree, same_cells
 from common.spec import Column, Protocol
 from papers.catalog import PAPERS
@@ -36,7 +37,7 @@ def place(cell: SameCell) -> str:
 
 
 def test_the_six_papers_share_70_cells_of_which_31_differ() -> None:
-    cells = same_cells(PAPERS, {})
+    cells = same_cells(results_of(PAPERS, {}, "paper"))
     differ = [cell for cell in cells if cell.differ]
     assert (len(cells), len(differ)) == (70, 31)
     words = SPREADS.split()
@@ -47,14 +48,14 @@ def test_the_six_papers_share_70_cells_of_which_31_differ() -> None:
 
 
 def test_a_cell_of_the_papers_as_printed() -> None:
-    [cell] = [c for c in same_cells(PAPERS, {}) if (c.column, c.method) == ("cifar100-lt-100", "focal")]
+    [cell] = [c for c in same_cells(results_of(PAPERS, {}, "paper")) if (c.column, c.method) == ("cifar100-lt-100", "focal")]
     assert [(p.paper, p.table, p.printed, p.accuracy, p.is_error) for p in cell.prints] == [
         ("icu", "2", "38.4", 38.4, False), ("mm", "1", "61.59", 38.41, True), ("two_head", "1", "38.41", 38.41, False),
         ("kps", "3.2", "62.75", 37.25, True)]
 
 
 def test_every_shared_cell_has_runs_planned_or_says_why() -> None:
-    for cell in same_cells(PAPERS, {}):
+    for cell in same_cells(results_of(PAPERS, {}, "paper")):
         assert bool(cell.ours) != bool(cell.why), cell
         waiting = "no run yet" if cell.dataset in SETS else f"not run: needs {cell.dataset}; about "
         assert all(ours.state.startswith(waiting) for ours in cell.ours), cell
@@ -98,7 +99,7 @@ def two_papers(folder: Path) -> tuple[Paper, Paper]:
 def test_ours_stands_beside_under_each_protocol(tmp_path: Path) -> None:
     first, second = two_papers(tmp_path)
     records = toy_records(first, {"ce": (29.0, 30.0, 31.0)})
-    cells = {(c.column, c.group): c for c in same_cells([first, second], records)}
+    cells = {(c.column, c.group): c for c in same_cells(results_of([first, second], records, "paper"))}
     assert set(cells) == {("cifar10-lt-100", ""), ("cifar10-lt-100", "tail"), ("imagenet-resnet50", "")}
     whole = cells["cifar10-lt-100", ""]
     assert [(p.paper, p.table, p.row, p.accuracy) for p in whole.prints] == [
@@ -120,10 +121,10 @@ def test_what_our_runs_cannot_say(tmp_path: Path) -> None:
     records = toy_records(first, {"ce": (29.0, 30.0)})
     for record in records.values():
         record["groups"] = {"many": 70.0, "medium": None, "few": None}
-    tail = next(c for c in same_cells([first, second], records) if c.group == "tail")
+    tail = next(c for c in same_cells(results_of([first, second], records, "paper")) if c.group == "tail")
     assert (tail.ours[0].state, tail.ours[0].n, tail.ours[0].mean) == ("no tail classes", 0, None)
     lost = toy_records(first, {"ce": (None, None)})
-    assert same_cells([first, second], lost)[0].ours[0].state == "diverged"
-    [none] = {c.why for c in same_cells([replace(p, methods=lambda column, known: ()) for p in (first, second)], {})
-              if c.dataset == "cifar10"}
+    assert same_cells(results_of([first, second], lost, "paper"))[0].ours[0].state == "diverged"
+    without = [replace(p, methods=lambda column, known: ()) for p in (first, second)]
+    [none] = {c.why for c in same_cells(results_of(without, {}, "paper")) if c.dataset == "cifar10"}
     assert none == "not run: no such method here"

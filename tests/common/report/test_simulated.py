@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import nct, t
 
-from common.report.duels import LEVEL, Duel, Side, decide, holm, p_claim, p_less_paired, p_opposite
+from common.report.significance import LEVEL, Comparison, Side, decide, holm, p_claim, p_less_paired, p_opposite
 from common.report.verdict import cell_verdict
 
 ROUNDS, SD = 400, 0.3
@@ -24,12 +24,12 @@ def side(rng: np.random.Generator, mean: float, seeds: int, sd: float = SD, shar
     return Side("method", tuple(errors.tolist()), seeds=tuple(range(seeds)))
 
 
-def duel(rng: np.random.Generator, lead: float, seeds: int, rivals: int = 1, column: str = "column") -> Duel:
+def duel(rng: np.random.Generator, lead: float, seeds: int, rivals: int = 1, column: str = "column") -> Comparison:
     """A champion that is ahead by `lead` sd, against equal rivals."""
-    return Duel(column, "all", (side(rng, 22 - lead * SD, seeds),), tuple(side(rng, 22.0, seeds) for _ in range(rivals)))
+    return Comparison(column, "all", (side(rng, 22 - lead * SD, seeds),), tuple(side(rng, 22.0, seeds) for _ in range(rivals)))
 
 
-def verdicts(claims: Sequence[Sequence[Duel]]) -> list[str]:
+def verdicts(claims: Sequence[Sequence[Comparison]]) -> list[str]:
     """The verdicts of a family of claims, each of which is its duels, one a column."""
     forward, against = holm(map(p_claim, claims)), holm(map(p_opposite, claims))
     return [decide(duels, p, opposite, len(duels), len(duels))
@@ -122,7 +122,7 @@ def test_one_of_several_rivals_is_as_good() -> None:
 def test_unequal_spread_does_not_break_the_level() -> None:
     """A rival of few runs that scatter six times as much, which a pooled variance takes for certain: what Welch's test is for."""
     rng = np.random.default_rng(60)
-    found = Counter(verdicts([[Duel("column", "all", (side(rng, 22.0, 10),), (side(rng, 22.0, 3, 6 * SD),))]])[0]
+    found = Counter(verdicts([[Comparison("column", "all", (side(rng, 22.0, 10),), (side(rng, 22.0, 3, 6 * SD),))]])[0]
                     for _ in range(ROUNDS))
     assert max(found["holds"], found["fails"]) / ROUNDS <= LEVEL + error(LEVEL)
 
@@ -142,7 +142,7 @@ def test_the_paired_test_keeps_its_level_and_sees_through_what_seeds_share() -> 
         level, rival, ahead = (side(rng, mean, 5, shared=shared) for mean in (22.0, 22.0, 22 - 3 * SD))
         null += p_less_paired(level, rival) <= LEVEL
         paired += p_less_paired(ahead, rival) <= LEVEL
-        welch += p_claim([Duel("column", "all", (ahead,), (rival,))]) <= LEVEL
+        welch += p_claim([Comparison("column", "all", (ahead,), (rival,))]) <= LEVEL
     assert null / ROUNDS == pytest.approx(LEVEL, abs=error(LEVEL))
     expected = float(nct.sf(t.ppf(1 - LEVEL, 4), 4, 3 * (5 / 2) ** 0.5))  # sd of a difference: sqrt(2) SD
     assert paired / ROUNDS == pytest.approx(expected, abs=error(expected))

@@ -1,6 +1,7 @@
 """A sweep shows the accuracy of every setting that has runs, the printed number beside it, and names the rest."""
 
 from common.report.figures import Drawing
+from common.report.results import Results
 from common.report.sweep import Point, Sweep, sweep_figure
 from tests.records import toy_paper, toy_records
 
@@ -11,7 +12,7 @@ ERRORS = {"own[beta=1.0;delta=2.0]@written": (20.0, 21.0, 22.0), "ce@written": (
 
 def test_points_have_mean_spread_and_printed_number(tmp_path):
     paper = toy_paper(tmp_path / "toy")
-    drawn = sweep_figure(paper, "paper", toy_records(paper, ERRORS), "cifar10-lt-100", PANELS)
+    drawn = sweep_figure(Results(paper, toy_records(paper, ERRORS), "paper"), "cifar10-lt-100", PANELS)
     assert isinstance(drawn, Drawing)
     rows = drawn.data.set_index("setting")
     assert rows.index.tolist() == ["1", "CE"]
@@ -24,10 +25,11 @@ def test_points_have_mean_spread_and_printed_number(tmp_path):
 
 def test_a_stand_in_has_no_printed_number_beside_it(tmp_path):
     paper = toy_paper(tmp_path / "toy")
-    drawn = sweep_figure(paper, "quick", toy_records(paper, ERRORS, "quick"), "cifar10-lt-100", PANELS)
+    drawn = sweep_figure(Results(paper, toy_records(paper, ERRORS, "quick"), "quick"), "cifar10-lt-100", PANELS)
     assert drawn.data["printed"].isna().all()
 
 
 def test_a_sweep_without_runs_says_so(tmp_path):
     paper = toy_paper(tmp_path / "toy")
-    assert sweep_figure(paper, "paper", {}, "cifar10-lt-100", PANELS).startswith("no run of own[beta=1.0;delta=2.0]@written or")
+    said = sweep_figure(Results(paper, {}, "paper"), "cifar10-lt-100", PANELS)
+    assert said.startswith("no run of own[beta=1.0;delta=2.0]@written or")

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from common.errors import UserError
 from common.paper import Paper, Table
-from common.report.compare import published
+from common.report.published import published
 from common.report.readme import results_block
+from common.report.results import Results
 from common.report.tables import print_table, write_tables
 from common.report.text import escape, number, signed
 from common.report.verdict import RULE
@@ -36,12 +37,12 @@ def table_rows(page: str) -> list[list[str]]:
 
 def printed(paper: Paper, records: dict, profile: str) -> str:
     console = Console(width=100, file=io.StringIO(), color_system=None)
-    print_table(paper, records, profile, console)
+    print_table(Results(paper, records, profile), console)
     return console.file.getvalue()
 
 
 def test_main_table_shows_published_ours_delta_and_verdict(paper: Paper, tmp_path: Path) -> None:
-    files = write_tables(paper, toy_records(paper, ERRORS), "paper", tmp_path / "tables")
+    files = write_tables(Results(paper, toy_records(paper, ERRORS), "paper"), tmp_path / "tables")
     assert [f.name for f in files] == ["table-1.md", "table-1.csv", "table-2.md", "table-2.csv", "claims.md", "claims.csv",
                                        "table-1.tex", "table-2.tex"]
     page = files[0].read_text()
@@ -60,7 +61,7 @@ def test_main_table_shows_published_ours_delta_and_verdict(paper: Paper, tmp_pat
 
 
 def test_settings_of_an_ablation_share_rows_and_say_which(paper: Paper, tmp_path: Path) -> None:
-    page = write_tables(paper, toy_records(paper, ERRORS), "paper", tmp_path / "tables")[2].read_text()
+    page = write_tables(Results(paper, toy_records(paper, ERRORS), "paper"), tmp_path / "tables")[2].read_text()
     rows = table_rows(page.split("## Best")[0])
     assert len(rows) == 2 + 2 * 2  # two settings a column, two readings
     assert rows[2] == ["OWN", "written", "beta=1.0;delta=2.0: 22.30 → 23.00 ± 0.10 (3), +0.70, near",
@@ -70,7 +71,7 @@ def test_settings_of_an_ablation_share_rows_and_say_which(paper: Paper, tmp_path
 def test_no_cell_is_blank_and_rows_are_whole(paper: Paper, tmp_path: Path) -> None:
     for profile in ("paper", "quick"):
         for records in ({}, toy_records(paper, ERRORS), toy_records(paper, ERRORS, "quick")):
-            for file in write_tables(paper, records, profile, tmp_path / "tables"):
+            for file in write_tables(Results(paper, records, profile), tmp_path / "tables"):
                 if file.suffix == ".md":
                     for part in file.read_text().split("## "):
                         rows = table_rows(part)
@@ -80,7 +81,7 @@ def test_no_cell_is_blank_and_rows_are_whole(paper: Paper, tmp_path: Path) -> No
 
 def test_quick_columns_come_last_are_marked_and_have_no_verdict(paper: Paper, tmp_path: Path) -> None:
     records = toy_records(paper, ERRORS) | toy_records(paper, ERRORS, "quick")
-    page = write_tables(paper, records, "quick", tmp_path / "tables")[0].read_text()
+    page = write_tables(Results(paper, records, "quick"), tmp_path / "tables")[0].read_text()
     rows = table_rows(page.split("## Best")[0])
     assert rows[0][-1] == "quick: digits-lt-20 (in place of cifar10-lt-100)"
     assert rows[2][-1] == "quick 29.90 ± 0.20 (3)"
@@ -91,7 +92,8 @@ def test_quick_columns_come_last_are_marked_and_have_no_verdict(paper: Paper, tm
 
 def test_csv_holds_everything_behind_a_cell(paper: Paper, tmp_path: Path) -> None:
     records = toy_records(paper, ERRORS)
-    frame = pandas.read_csv(write_tables(paper, records, "paper", tmp_path / "tables")[1], dtype=str, keep_default_na=False)
+    file = write_tables(Results(paper, records, "paper"), tmp_path / "tables")[1]
+    frame = pandas.read_csv(file, dtype=str, keep_default_na=False)
     row = frame[(frame["method"] == "ce") & (frame["column"] == "cifar10-lt-100")].iloc[0].to_dict()
     assert (row["printed"], row["mean"], row["sd"], row["n"], row["delta"]) == ("29.60", "29.9", "0.2", "3", "0.3")
     assert row["values"] == "29.7000;29.9000;30.1000"
@@ -102,7 +104,7 @@ def test_csv_holds_everything_behind_a_cell(paper: Paper, tmp_path: Path) -> Non
 
 
 def test_claims_page_shows_verdicts_quotes_and_remarks(paper: Paper, tmp_path: Path) -> None:
-    write_tables(paper, toy_records(paper, ERRORS), "paper", tmp_path / "tables")
+    write_tables(Results(paper, toy_records(paper, ERRORS), "paper"), tmp_path / "tables")
     page = (tmp_path / "tables" / "claims.md").read_text()
     rows = table_rows(page)
     test, printed_numbers = "own has a lower error than rival in each of 2 columns of table 1", "fails (1 of 2 columns)"
@@ -131,7 +133,7 @@ def class_paper(folder: Path) -> Paper:
 def test_a_table_of_classes_has_a_part_for_each_column_and_the_classes_across(tmp_path: Path) -> None:
     paper = class_paper(tmp_path)
     records = toy_records(paper, {"ce": (30.4, 30.6), "own": (20.0,)}) | toy_records(paper, {"ce": (30.0,)}, "quick")
-    page = write_tables(paper, records, "paper", tmp_path / "tables")[0].read_text()
+    page = write_tables(Results(paper, records, "paper"), tmp_path / "tables")[0].read_text()
     assert page.index("**cifar10-lt-100**") < page.index("**cifar10-step-100**")
     rows = table_rows(page)
     assert rows[0] == ["method", "reading", "class-0", "class-9"]
@@ -139,7 +141,7 @@ def test_a_table_of_classes_has_a_part_for_each_column_and_the_classes_across(tm
     assert {len(row) for row in rows} == {4}
     assert "- CE loss: backbone inferred from Table 2" in page
     assert "Best test epoch" not in page  # nothing is recorded per class there
-    quick = write_tables(paper, records, "quick", tmp_path / "tables")[0].read_text()
+    quick = write_tables(Results(paper, records, "quick"), tmp_path / "tables")[0].read_text()
     assert "**quick: digits-lt-20 (in place of cifar10-lt-100)**" in quick
     assert ["CE loss", "written", "quick 70.00 (1)", "quick 70.00 (1)"] in table_rows(quick)
     for profile in ("paper", "quick"):
@@ -152,7 +154,7 @@ def test_a_table_of_classes_has_a_part_for_each_column_and_the_classes_across(tm
 
 def test_metrics_stand_side_by_side_and_a_printed_spread_is_shown(tmp_path: Path) -> None:
     paper = class_paper(tmp_path)
-    page = write_tables(paper, toy_records(paper, {"ce": (39.0,)}), "paper", tmp_path / "tables")[2].read_text()
+    page = write_tables(Results(paper, toy_records(paper, {"ce": (39.0,)}), "paper"), tmp_path / "tables")[2].read_text()
     rows = table_rows(page)
     assert rows[0][2:] == ["cifar10-lt-100, Top-1 accuracy", "cifar10-lt-100, Top-5 accuracy"]
     assert rows[2][2:] == ["61 ± 0.08 → 61.00 (1), +0.00, undecided",
@@ -169,7 +171,7 @@ def test_every_table_of_the_papers_here_can_be_written(tmp_path: Path, path: Pat
     tables = tuple(Table(number, "caption") for number in dict.fromkeys(frame["table"]))
     paper = dataclasses.replace(paper, tables=tables, methods=lambda column, protocols: toy_methods(column, protocols)[:1])
     records = toy_records(paper, {"ce": (30.0,)}) | toy_records(paper, {"ce": (30.0,)}, "quick")
-    files = write_tables(paper, records, "paper", tmp_path / "tables")
+    files = write_tables(Results(paper, records, "paper"), tmp_path / "tables")
     for file in files:
         if file.suffix == ".md":
             page = file.read_text().split("## Best")[0]
@@ -177,13 +179,13 @@ def test_every_table_of_the_papers_here_can_be_written(tmp_path: Path, path: Pat
             assert page.count(" → ") - page.count("published → ") == (frame["table"] == number).sum()
     assert max(map(len, printed(paper, records, "paper").splitlines())) <= 100
     assert max(map(len, printed(paper, records, "quick").splitlines())) <= 100
-    assert "**Table" in results_block(paper, records)
+    assert "**Table" in results_block(Results(paper, records, "paper"))
 
 
 def test_same_records_same_bytes(paper: Paper, tmp_path: Path) -> None:
     records = toy_records(paper, ERRORS) | toy_records(paper, ERRORS, "quick")
-    first = [f.read_bytes() for f in write_tables(paper, records, "quick", tmp_path / "a")]
-    second = [f.read_bytes() for f in write_tables(paper, dict(reversed(records.items())), "quick", tmp_path / "b")]
+    first = [f.read_bytes() for f in write_tables(Results(paper, records, "quick"), tmp_path / "a")]
+    second = [f.read_bytes() for f in write_tables(Results(paper, dict(reversed(records.items())), "quick"), tmp_path / "b")]
     assert first == second
 
 
@@ -193,7 +195,7 @@ def test_odd_names_and_fields_break_no_table(tmp_path: Path) -> None:
     paper = dataclasses.replace(paper, tables=(Table("1", f"caption {evil}\n| a | b |"), Table("2", "Settings")))
     records = {key: seal({**r, "made": {**r["made"], "device": f"dev\nice | {evil} \x1b[31m", "precision": f"p{i % 2}|"}})
                for i, (key, r) in enumerate(toy_records(paper, ERRORS).items())}
-    for file in write_tables(paper, records, "paper", tmp_path / "tables"):
+    for file in write_tables(Results(paper, records, "paper"), tmp_path / "tables"):
         page = file.read_text()
         if file.suffix == ".md":
             assert "<script" not in page
@@ -230,12 +232,12 @@ def test_terminal_table_fits_100_characters(paper: Paper) -> None:
 def test_a_number_that_is_not_comparable_has_its_difference_and_the_reason_in_every_form(paper: Paper, tmp_path: Path) -> None:
     apart = dataclasses.replace(paper, not_comparable={"cifar10-lt-100/ce": "another network"})
     records = toy_records(paper, ERRORS)
-    files = {path.name: path.read_text() for path in write_tables(apart, records, "paper", tmp_path / "tables")}
+    files = {path.name: path.read_text() for path in write_tables(Results(apart, records, "paper"), tmp_path / "tables")}
     assert "29.60 → 29.90 ± 0.20 (3), +0.30, not comparable †" in files["table-1.md"]
     assert "† ERM (written), cifar10-lt-100: not comparable: another network" in files["table-1.md"]
     assert "not comparable" in files["table-1.tex"]
     assert pandas.read_csv(tmp_path / "tables" / "table-1.csv")["verdict"].tolist().count("not comparable") == 1
-    assert "1 not comparable" in results_block(apart, records)
+    assert "1 not comparable" in results_block(Results(apart, records, "paper"))
     shown = printed(apart, records, "paper")
     assert max(map(len, shown.splitlines())) <= 100
     assert re.search(r"\+0\.30 not comparable \(3\)†", shown)
@@ -252,4 +254,4 @@ def test_numbers() -> None:
 
 def test_a_table_without_numbers_is_refused(paper: Paper, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no number of table 9"):
-        write_tables(dataclasses.replace(paper, tables=(Table("9", "none"),)), {}, "paper", tmp_path)
+        write_tables(Results(dataclasses.replace(paper, tables=(Table("9", "none"),)), {}, "paper"), tmp_path)

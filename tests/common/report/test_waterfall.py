@@ -11,6 +11,7 @@ from common.methods.path import path, steps_of
 from common.paper import Paper
 from common.report.figures import Drawing, save_figures
 from common.report.intervals import difference_interval
+from common.report.results import Results
 from common.report.waterfall import (
     BEST,
     TEXT_TO_CODE,
@@ -54,7 +55,7 @@ def test_a_path_keeps_what_its_steps_have_changed(paper: Paper) -> None:
 
 
 def test_planted_errors_are_the_steps(paper: Paper) -> None:
-    found = waterfall_of(paper, records_of(paper))
+    found = waterfall_of(Results(paper, records_of(paper), "paper"))
     assert [(step.names, step.before, step.after) for step in found.steps] == [
         (("scale",), 25.0, 22.5), (("weights",), 22.5, 23.5), (("rest",), 23.5, 20.5),
         ((BEST,), 20.5, pytest.approx(20.25))]  # a made record's best epoch is better by 0.25
@@ -77,13 +78,13 @@ def test_the_interval_of_a_difference_needs_two_runs_a_side_and_some_spread() ->
 
 def test_a_step_without_runs_is_joined_to_the_next_and_waited_for(paper: Paper) -> None:
     records = records_of(paper, "own[until=scale]@written")
-    found = waterfall_of(paper, records)
+    found = waterfall_of(Results(paper, records, "paper"))
     assert [(step.names, step.before, step.after) for step in found.steps[:-1]] == [
         (("scale", "weights"), 25.0, 23.5), (("rest",), 23.5, 20.5)]
-    text = waterfall_markdown(paper, records)
+    text = waterfall_markdown(Results(paper, records, "paper"))
     assert "| scale + weights | 23.50 ± 0.50 (3) | -1.50 |" in text
     assert "the path waits for runs of own[until=scale]@written on cifar10-lt-100" in text
-    drawn = waterfall_figure(paper, "paper", records)
+    drawn = waterfall_figure(Results(paper, records, "paper"))
     words = " ".join(t.get_text() for part in drawn.figure.subfigs for t in part.texts).replace("\n", " ")
     assert "waits for runs of own[until=scale]@written" in words
 
@@ -91,28 +92,28 @@ def test_a_step_without_runs_is_joined_to_the_next_and_waited_for(paper: Paper) 
 @pytest.mark.parametrize("without", ["own@written", "own@released"])
 def test_without_an_end_there_is_no_waterfall_but_a_sentence(paper: Paper, without: str, tmp_path: Path) -> None:
     records = records_of(paper, without)
-    said = waterfall_figure(paper, "paper", records)
+    said = waterfall_figure(Results(paper, records, "paper"))
     assert said.startswith(f"waits for runs of {without} on cifar10-lt-100.")
     assert f"--method '{without}'" in said
-    assert waterfall_block(paper, records) == f"The path from text to code {said}.\n"
-    assert save_figures(paper, "paper", records, tmp_path) == [f"Figure text-to-code: {said}"]
-    assert waterfall_of(paper, {}).steps == ()
+    assert waterfall_block(Results(paper, records, "paper")) == f"The path from text to code {said}.\n"
+    assert save_figures(Results(paper, records, "paper"), tmp_path) == [f"Figure text-to-code: {said}"]
+    assert waterfall_of(Results(paper, {}, "paper")).steps == ()
 
 
 def test_diverged_runs_are_said(paper: Paper) -> None:
     records = toy_records(paper, ERRORS | {"own[until=weights]@written": (None, None)}, columns=("cifar10-lt-100",))
-    assert waterfall_of(paper, records).waits == ("own[until=weights]@written (2 diverged)",)
+    assert waterfall_of(Results(paper, records, "paper")).waits == ("own[until=weights]@written (2 diverged)",)
 
 
 def test_table_and_figure_show_totals_changes_and_the_best_epoch_as_a_bar_of_its_own(paper: Paper) -> None:
     records = records_of(paper)
-    lines = waterfall_block(paper, records).splitlines()
+    lines = waterfall_block(Results(paper, records, "paper")).splitlines()
     assert lines[0] == "![From the text to the code](../../figures/toy/figure-text-to-code.svg)"
     rows = [line.split(" | ")[:3] for line in lines if line.startswith("| ")][2:]
     assert rows == [["| text (`written`)", "25.00 ± 1.00 (3)", ""], ["| scale", "22.50 ± 0.50 (3)", "-2.50"],
                     ["| weights", "23.50 ± 0.50 (3)", "+1.00"], ["| rest", "20.50 ± 0.50 (3)", "-3.00"],
                     [f"| {BEST}", "20.25 ± 0.50 (3)", "-0.25"]]
-    drawn = waterfall_figure(paper, "paper", records)
+    drawn = waterfall_figure(Results(paper, records, "paper"))
     assert isinstance(drawn, Drawing)
     assert drawn.data["kind"].tolist() == ["total", "step", "step", "step", "total", "best", "total"]
     assert drawn.data["to_percent"].tolist() == pytest.approx([25.0, 22.5, 23.5, 20.5, 20.5, 20.25, 20.25])
@@ -124,15 +125,15 @@ def test_table_and_figure_show_totals_changes_and_the_best_epoch_as_a_bar_of_its
 
 def test_a_single_seed_has_changes_without_intervals(paper: Paper) -> None:
     records = toy_records(paper, {label: values[:1] for label, values in ERRORS.items()}, columns=("cifar10-lt-100",))
-    found = waterfall_of(paper, records)
+    found = waterfall_of(Results(paper, records, "paper"))
     assert [step.change for step in found.steps[:-1]] == [-2.0, 1.0, -3.0]
     assert {step.interval for step in found.steps} == {None}
-    assert "not known from so few runs" in waterfall_markdown(paper, records)
-    assert isinstance(waterfall_figure(paper, "paper", records), Drawing)
+    assert "not known from so few runs" in waterfall_markdown(Results(paper, records, "paper"))
+    assert isinstance(waterfall_figure(Results(paper, records, "paper")), Drawing)
 
 
 def test_the_quick_profile_and_a_paper_of_one_reading_have_none(paper: Paper, tmp_path: Path) -> None:
-    assert "published profile only" in waterfall_figure(paper, "quick", {})
+    assert "published profile only" in waterfall_figure(Results(paper, {}, "quick"))
     alone = toy_paper(tmp_path / "alone")
-    assert waterfall_of(alone, {}) is None
-    assert waterfall_block(alone, {}) == ""
+    assert waterfall_of(Results(alone, {}, "paper")) is None
+    assert waterfall_block(Results(alone, {}, "paper")) == ""

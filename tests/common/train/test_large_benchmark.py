@@ -10,9 +10,9 @@ import torch
 from timm.optim import create_optimizer_v2
 
 from benchmarks import large
+from common.cost import measured
 from common.data.decoding import as_input, synthetic
 from common.data.large_sets import LARGE
-from common.estimate import measured
 from common.models.sizes import NETWORKS
 from common.train.device import Device
 

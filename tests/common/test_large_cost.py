@@ -10,8 +10,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from common.cost import ASSUMED, Throughput, basis, gpu_hours, head_bytes, hours, measured, not_run, training_equivalents
 from common.data.feed import generator_for
-from common.estimate import ASSUMED, Speed, basis, gpu_hours, head_bytes, hours, measured, not_run, training_equivalents
 from common.methods.method import Context
 from common.metrics import EARLY_EVAL_STRIDE
 from common.paper import Paper
@@ -28,9 +28,9 @@ def test_hours_by_hand():
     """180 epochs of 115,846 images; 50,000 test images in the last 60 epochs and a tenth of them before, a third of the work."""
     images = 180 * 115_846 + 50_000 * (60 + 120 / EARLY_EVAL_STRIDE) / 3
     assert training_equivalents(COLUMN, PROTOCOL) == pytest.approx(images)
-    assert gpu_hours(COLUMN, PROTOCOL, Speed("H", "resnet50", 2000.0, "")) == pytest.approx(images / 2000 / 3600)
+    assert gpu_hours(COLUMN, PROTOCOL, Throughput("H", "resnet50", 2000.0, "")) == pytest.approx(images / 2000 / 3600)
     deep = dataclasses.replace(COLUMN, backbone="resnet152")
-    assert gpu_hours(deep, PROTOCOL, Speed("H", "resnet50", 2000.0, "")) == pytest.approx(
+    assert gpu_hours(deep, PROTOCOL, Throughput("H", "resnet50", 2000.0, "")) == pytest.approx(
         images / 2000 / 3600 * 11_511_578_624 / 4_087_136_256)
     second = dataclasses.replace(PROTOCOL, epochs=10, trains="head", schedule="cosine", decay_epochs=())
     assert training_equivalents(COLUMN, second, streams=2) == pytest.approx((10 * 115_846 * 2 + 10 * 50_000) / 3)
@@ -52,7 +52,7 @@ def test_the_last_run_on_a_gpu_is_the_best_evidence(tmp_path):
     runs = [record("cuda", 500.0, "2026-01-01"), record("cpu", 5.0, "2026-01-04"), record("cuda", 600.0, "2026-01-02"), small]
     speeds = measured(runs, tmp_path)
     assert [s.images_per_second for s in speeds] == [600.0, 500.0, 700.0]
-    assert basis(speeds) == Speed("cuda card", "resnet50", 600.0, "2026-01-02")
+    assert basis(speeds) == Throughput("cuda card", "resnet50", 600.0, "2026-01-02")
     assert measured([], tmp_path / "nowhere") == []
 
 
@@ -66,7 +66,7 @@ def test_a_cell_of_a_large_column_says_what_it_needs_with_all_stages(tmp_path):
                   large={COLUMN.name: {"written": PROTOCOL}})
     assert hours(paper, COLUMN, retrained, []) == pytest.approx(both)
     assert not_run(paper, COLUMN, retrained, []) == f"not run: needs imagenet-lt; about {both:.2g} GPU-hours a run"
-    assert hours(paper, COLUMN, retrained, [Speed("H", "resnet50", 2 * ASSUMED, "")]) == pytest.approx(both / 2)
+    assert hours(paper, COLUMN, retrained, [Throughput("H", "resnet50", 2 * ASSUMED, "")]) == pytest.approx(both / 2)
 
 
 class Memory(TorchDispatchMode):

@@ -1,4 +1,4 @@
-"""The large backbones are timm's, with our tail; their weights can come from ImageNet; a shared norm is one over all images."""
+"""The large backbones are timm's, with our pooling; their weights can come from ImageNet; a shared norm is over all images."""
 
 import copy
 import re
