@@ -247,7 +247,7 @@ def command_figures(papers: Sequence[Paper], options: argparse.Namespace) -> Non
         folder = one.paper.folder / "figures" / one.profile
         folder.mkdir(parents=True, exist_ok=True)  # an output of DVC, even where nothing can be drawn yet
         for line in save_figures(one, folder):
-            console.print(_relative(line))
+            console.print(_relative(line), markup=False)  # labels of rows have brackets
 
 
 def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None:
@@ -258,6 +258,7 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
     from common.report.index import write_index
     from common.report.page.page import build_page
     from common.report.readme import fill, front_table, results_block
+    from common.report.waterfall import waterfall_block
 
     results, said = read_results(papers, "paper"), {}
     for one in results:
@@ -265,6 +266,8 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
         said[name] = save_figures(one, ROOT / "figures" / name)
         show_paper(one.under(options.profile), options.all, said[name])
         fill(one.paper.folder / "README.md", "results", results_block(one))
+        if path := waterfall_block(one):
+            fill(one.paper.folder / "README.md", "text-to-code", path)
         write_scores(one)
         console.print(follow(one.paper))
     if len(papers) > 1:  # what is about all papers

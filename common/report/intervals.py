@@ -32,6 +32,20 @@ def confidence_interval(values: Sequence[float], level: float = LEVEL) -> Interv
     return _around_mean(values, 0.0, level)
 
 
+def difference_interval(ones: Sequence[float], others: Sequence[float], level: float = LEVEL) -> Interval | None:
+    """Welch's interval for the mean of the first population less that of the second, from runs of either; None where a side has
+    fewer than two runs, or neither has any spread."""
+    from scipy.special import stdtrit
+
+    (mean, sd), (other_mean, other_sd) = spread(tuple(ones)), spread(tuple(others))
+    if sd is None or other_sd is None or max(sd, other_sd) < 1e-9:
+        return None
+    parts = sd**2 / len(ones), other_sd**2 / len(others)
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(ones) - 1) + parts[1] ** 2 / (len(others) - 1))
+    half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(sum(parts))
+    return Interval(mean - other_mean - half, mean - other_mean + half)
+
+
 def prediction_interval(values: Sequence[float], further: int = 1, level: float = LEVEL) -> Interval | None:
     """Where the mean of `further` more runs like these will fall; None below two runs.
 

@@ -12,6 +12,7 @@ TITLE = """# Variants that the paper does not print
 
 Top-1 error in percent, last epoch, mean ± sd (seeds). The difference is to the plain row of the same method, reading and column;
 where other images are kept (`subset=`), to the same row on the authors' images.
+Steps from text to code (`until=`) have the differences of the steps before them too.
 Columns of the quick profile show that the code works, no more.
 
 """

@@ -27,10 +27,12 @@ from common.draws import with_draws
 from common.methods.losses import cross_entropy
 from common.methods.method import Context, Method, Outputs
 from common.methods.one_stage import bbn_row, ce_row, hybrid_sc_row, la_post_hoc_row, la_row, ldam_drw_row
+from common.methods.path import path
 from common.methods.two_stage import decoupling_row, disalign_row, with_second_settings
 from common.paper import Figure, Paper, Table
 from common.report.figures import feature_norms
 from common.report.results import Results
+from common.report.waterfall import TEXT_TO_CODE
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 
 if TYPE_CHECKING:
@@ -191,6 +193,19 @@ def own_rows(column: Column, reading: Reading, protocol: Protocol) -> list[Metho
     return rows
 
 
+def text_to_code(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
+    """From the written FBL to the released one, on CIFAR-10-LT at ratio 100."""
+    if column.name != "cifar10-lt-100":
+        return []
+    written, released = (fbl_row(column, reading, protocols[reading]) for reading in READINGS)
+    return path(
+        written,
+        ("batch", {"protocol": protocols["released"]}),
+        ("parabola", {"loss": partial(written.loss, curriculum=released.loss.keywords["curriculum"])}),
+        ("epoch", {"loss": released.loss}),
+    )
+
+
 def baselines(column: Column, reading: Reading, protocol: Protocol) -> list[Method]:
     """The rows of others, under the setting of this reading, where the paper prints a number of theirs."""
     p = PARAMS.baselines
@@ -226,8 +241,9 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
     """Everything that is trained on a column: all rows in both readings, as the settings differ."""
     if column.name in LARGE:
         return tuple(large_rows(column, protocols))
-    return tuple(row for reading in READINGS
-                 for row in (*baselines(column, reading, protocols[reading]), *own_rows(column, reading, protocols[reading])))
+    rows = [row for reading in READINGS
+            for row in (*baselines(column, reading, protocols[reading]), *own_rows(column, reading, protocols[reading]))]
+    return (*rows, *text_to_code(column, protocols))
 
 
 # ---------------------------------------------------------------- Figures 4.2 and 4.3
@@ -266,8 +282,9 @@ PAPER = with_draws(Paper(
         Table("4.7a", "Two-stage methods on CIFAR-10/100-LT"),
         Table("4.7b", "Two-stage methods on the large datasets"),
     ),
-    figures=tuple(norm_figure(number, dataset, classes, reading) for reading in reversed(READINGS)
-                  for number, dataset, classes in (("4.2", "cifar10", (0, 1, 8, 9)), ("4.3", "cifar100", (9, 19, 79, 89)))),
+    figures=(*(norm_figure(number, dataset, classes, reading) for reading in reversed(READINGS)
+               for number, dataset, classes in (("4.2", "cifar10", (0, 1, 8, 9)), ("4.3", "cifar100", (9, 19, 79, 89)))),
+             TEXT_TO_CODE),
     stand_ins=PARAMS.stand_ins,
     large=LARGE,
 ))

@@ -45,7 +45,9 @@ from common.methods.two_stage import decoupling_row, disalign_row, lade_row, olt
 from common.paper import Figure, Paper, Table
 from common.report.figures import Panel, curves, embedding
 from common.report.results import Results
+from common.report.waterfall import TEXT_TO_CODE
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
+from papers.gcl.text_to_code import steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -378,6 +380,8 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
         rows += [*baselines(column, protocols, reading), *own_rows(protocols, reading)]
         rows += ablations(protocols, reading) if ablation else []
     rows += switches(protocols) if ablation else []
+    if column.name == PARAMS.ablation:
+        rows += steps(*(own_rows(protocols, reading)[0] for reading in READINGS))
     shown = ("ce", "gcl") if ablation else ()  # Figure 5.4
     return tuple(replace(m, keep_features=m.keep_features or (m.name in shown and not m.variant)) for m in rows)
 
@@ -430,6 +434,7 @@ PAPER = with_draws(Paper(
         Figure("5.3", "The gradient on the target's logit vanishes early", figure_5_3),
         Figure("5.4", "t-SNE of the embeddings of CE and GCL, as written", partial(figure_5_4, reading="written")),
         Figure("5.4-released", "t-SNE of the embeddings of CE and GCL, as released", partial(figure_5_4, reading="released")),
+        TEXT_TO_CODE,
     ),
     stand_ins=PARAMS.stand_ins,
     large=LARGE,

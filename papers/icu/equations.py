@@ -122,6 +122,17 @@ def icu_per_sample(outputs: Outputs, labels: "Tensor", context: Context, *, alph
     return icu_classification(outputs.logits, labels, d_y, alpha) + regulariser
 
 
+def icu_multiplied_per_sample(outputs: Outputs, labels: "Tensor", context: Context, *, alpha: float, gamma: float,
+                              lambda_mu: float, lambda_sigma: float) -> "Tensor":
+    """`icu_per_sample` with the margin of `icu_multiplied`: between text and code, whose differences are taken one by one."""
+    member, head = members(outputs.logits, labels), outputs.head
+    squares = from_own(outputs.features, head["weight"], member) ** 2
+    variances = member @ head["log_variances"].exp().transpose(-1, -2)
+    d_y = icu_own_distance_multiplied(outputs.logits, labels, head["log_variances"], gamma)
+    regulariser = lambda_mu * squares.mean(-1) + lambda_sigma * (squares - variances).abs().mean(-1)
+    return icu_classification(outputs.logits, labels, d_y, alpha) + regulariser
+
+
 # ---------------------------------------------------------------- the released code's two versions
 
 

@@ -25,8 +25,10 @@ from common.draws import with_draws
 from common.methods.losses import softmax_cross_entropy
 from common.methods.method import Head, Method
 from common.methods.one_stage import cb_focal_row, ce_row, focal_row, mixup_row
+from common.methods.path import path
 from common.methods.sampling import effective_number_weights
 from common.paper import Figure, Paper, Table
+from common.report.waterfall import TEXT_TO_CODE
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 from papers.icu.equations import (
     icu,
@@ -37,6 +39,7 @@ from papers.icu.equations import (
     icu_l_gm,
     icu_l_softmax,
     icu_multiplied,
+    icu_multiplied_per_sample,
     icu_per_sample,
 )
 from papers.icu.figure_2 import figure_2
@@ -268,6 +271,24 @@ def long_tailed_switches(column: Column, protocols: Mapping[str, Protocol]) -> l
     ]
 
 
+def text_to_code(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
+    """From the written ICU to the released one. The released head comes as a whole: its squares, its quarter of the
+    log-determinant and its 1 / sigma are one classifier."""
+    if column.name != "cifar10-lt-100":
+        return []
+    r, w, released = PARAMS.released, PARAMS.written, icu_row("released")
+    margins = {"alpha": r.alpha, "gamma": r.beta, "lambda_mu": w.lambda_mu, "lambda_sigma": w.lambda_sigma}
+    return path(
+        icu_row("written"),
+        ("decay", {"protocol": protocols["released"]}),
+        ("network", {"network": released.network}),
+        ("margins", {"loss": partial(icu, **margins)}),
+        ("gamma", {"loss": partial(icu_multiplied, **margins)}),
+        ("regulariser", {"loss": partial(icu_multiplied_per_sample, **margins)}),
+        ("classifier", {"loss": released.loss, "head": released.head}),
+    )
+
+
 def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
     """Everything that is trained on a column. The balanced sets have the text's reading only: the released code lacks them."""
     if column.name in LARGE:  # Table 1
@@ -276,7 +297,7 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
         protocol = protocols[setting(column)]
         rows = balanced_rows(column, protocol) + balanced_switches(column, protocol)
         return tuple(replace(row, protocol=row.protocol or protocol) for row in rows)
-    return (*long_tailed_rows(column), *long_tailed_switches(column, protocols))
+    return (*long_tailed_rows(column), *long_tailed_switches(column, protocols), *text_to_code(column, protocols))
 
 
 PROFILES = (("paper", PARAMS.paper), ("quick", PARAMS.quick))
@@ -296,7 +317,8 @@ PAPER = with_draws(Paper(
         Table("2", "Top-1 accuracies of ResNet-32 on long-tailed CIFAR-10 and CIFAR-100"),
         Table("3", "ICU with and without its margins on CIFAR-100 and long-tailed CIFAR-100"),
     ),
-    figures=(Figure("2", "Two-dimensional features of MNIST under four losses, training and test images", figure_2),),
+    figures=(Figure("2", "Two-dimensional features of MNIST under four losses, training and test images", figure_2),
+             TEXT_TO_CODE),
     stand_ins=PARAMS.stand_ins,
     notes=dict.fromkeys(("mnist-6layercnn2d", "mnist-6layercnn100d", "cifar10-resnet18"), "epochs and schedule chosen here"),
     large=LARGE,

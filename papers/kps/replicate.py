@@ -49,8 +49,10 @@ from common.methods.two_stage import decoupling_row, tau_norm_row, with_second_s
 from common.paper import Figure, Paper, Table
 from common.report.figures import Panel, class_counts_figure, curves, embedding, per_class_error
 from common.report.results import Results
+from common.report.waterfall import TEXT_TO_CODE
 from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
 from papers.kps.boundaries import AXES, DECISION, ONES, angle_boundary, boundary_lines, cosine_boundary
+from papers.kps.text_to_code import steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,6 +144,14 @@ def kps_ga_as_released(outputs: Outputs, labels: "Tensor", context: Context, *, 
     scores = kps_scores(outputs.logits, labels, kps_radii(n, n_base), kps_flipped_margins(n, n_base, m_max))
     s_list = (s * kps_flipped_radii(n, n_base)).clamp(s, s_max)
     return cross_entropy(kps_own_scale(s_list, labels, context.epoch, s, start) * scores, labels)
+
+
+def kps_ga_flipped_margins(outputs: Outputs, labels: "Tensor", context: Context, *, s: float, n_base: float, m_max: float,
+                           start: int) -> "Tensor":
+    """Between text and code: Algorithm 3.1 with the released margins and the scales of Eq. (3.30)."""
+    n = context.counts
+    scores = kps_scores(outputs.logits, labels, kps_radii(n, n_base), kps_flipped_margins(n, n_base, m_max))
+    return cross_entropy(kps_own_scale(kps_scales(n, n_base, s), labels, context.epoch, s, start) * scores, labels)
 
 
 # ---------------------------------------------------------------- params.yaml
@@ -321,6 +331,9 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
         return tuple(toy_rows(protocols["toy"]))
     rows = [row for reading in READINGS
             for row in (*baselines(column, reading, protocols[reading]), *own_rows(column, reading, protocols))]
+    if column.name == "cifar10-lt-100":
+        written, released = (own_rows(column, reading, protocols)[0] for reading in READINGS)
+        rows += steps(written, replace(released, protocol=protocols["released"]), kps_ga_flipped_margins)
     return (*rows, *switches(column, protocols))
 
 
@@ -422,7 +435,7 @@ PAPER = with_draws(Paper(
         Table("3.5", "KPS combined with mixup"),
         Table("3.6", "KPS combined with MiSLAS"),
     ),
-    figures=FIGURES,
+    figures=(*FIGURES, TEXT_TO_CODE),
     stand_ins=PARAMS.stand_ins,
     large=LARGE,
 ))

@@ -40,6 +40,7 @@ from common.methods.losses import (
 )
 from common.methods.method import COSINE, Context, Head, Method, Outputs
 from common.methods.one_stage import ce_row
+from common.methods.path import path
 from common.methods.sampling import (
     class_balanced,
     deferred,
@@ -53,6 +54,7 @@ from common.methods.sampling import (
 from common.paper import Figure, Paper, Table
 from common.report.figures import per_class_error
 from common.report.results import Results
+from common.report.waterfall import TEXT_TO_CODE
 from common.spec import Column, Protocol, load_yaml
 
 if TYPE_CHECKING:
@@ -140,6 +142,24 @@ def mm_ldam_as_released(outputs: Outputs, labels: "Tensor", context: Context, *,
     """The released MM-LDAM: delta- less the class margin of the sample's own class."""
     delta_minus = delta - class_margins(context.counts, largest)[labels]
     margin = margin_as_released(outputs.logits, labels, delta_minus, beta)
+    return cross_entropy(s * shift_target(outputs.logits, labels, margin), labels)
+
+
+# ---------------------------------------------------------------- between the text's margins and the code's
+
+
+def margin_between(x: "Tensor", y: "Tensor", delta_plus: float, delta_minus: float, own: str) -> "Tensor":
+    """`maximum_margin` with the released rival (the own entry is set to 0, so it is at least 0) and, where own is "first", the
+    released own cosine (of the class of the batch's first sample); equality still counts as correct. [..., batch]."""
+    whose = y if own == "label" else y[..., :1].expand_as(y)
+    p, q = target(x, whose).detach(), x.scatter(-1, y.unsqueeze(-1), 0.0).amax(-1).detach()
+    return hard_positive_margin(p, q, delta_plus).where(p >= q, hard_negative_margin(p, q, delta_minus))
+
+
+def mm_between(outputs: Outputs, labels: "Tensor", context: Context, *, s: float, delta: float, beta: float,
+               own: str) -> "Tensor":
+    """Eq. (4) with `margin_between`."""
+    margin = margin_between(outputs.logits, labels, delta * beta, delta, own)
     return cross_entropy(s * shift_target(outputs.logits, labels, margin), labels)
 
 
@@ -303,11 +323,28 @@ def switches(column: Column, protocol: Protocol) -> list[Method]:
     ]
 
 
+def text_to_code(column: Column, protocol: Protocol) -> list[Method]:
+    """From the written MM-DRW to the released one. Text and code agree on delta- and beta of this row and column."""
+    if column.name != "cifar10-lt-100":
+        return []
+    grid, theirs = PARAMS.grids[column.name], vars(PARAMS.released.settings[column.name]["mm-drw"])
+    best = {"s": PARAMS.written.scale, "delta": grid.delta, "beta": grid.best}
+    return path(
+        Method("mm-drw", "written", partial(mm, **best), **drw_as_written(protocol)),
+        ("scale", {"loss": partial(mm, **theirs)}),
+        ("weights", {"weights": drw_as_released(protocol)["weights"]}),
+        ("rival", {"loss": partial(mm_between, **theirs, own="label")}),
+        ("own-logit", {"loss": partial(mm_between, **theirs, own="first")}),
+        ("equality", {"loss": partial(mm_as_released, **theirs)}),
+    )
+
+
 def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
-    """Everything that is trained on a column: the rows of Table 1, the grid of Table 2 or 3, the switches. Text and code
-    agree on the setting."""
+    """Everything that is trained on a column: the rows of Table 1, the grid of Table 2 or 3, the switches, and the way from the
+    text to the code. Text and code agree on the setting."""
     protocol = protocols["written"]
-    return (*baselines(column, protocol), *own_rows(column, protocol), *switches(column, protocol))
+    return (*baselines(column, protocol), *own_rows(column, protocol), *switches(column, protocol),
+            *text_to_code(column, protocol))
 
 
 # ---------------------------------------------------------------- Figure 3
@@ -338,7 +375,7 @@ PAPER = with_draws(Paper(
         Table("2", "Hyper-parameters beta / delta- of MM-DRW on CIFAR-10"),
         Table("3", "Hyper-parameters beta / delta- of MM-DRW on CIFAR-100"),
     ),
-    figures=(Figure("3", "Per-class top-1 error under step imbalance", figure_3),),
+    figures=(Figure("3", "Per-class top-1 error under step imbalance", figure_3), TEXT_TO_CODE),
     stand_ins=PARAMS.stand_ins,
 ))
 

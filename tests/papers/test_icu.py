@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from common.methods.path import is_step
 from common.plan import plan
 from common.report.claims import evaluate
 from common.report.compare import cells
@@ -87,7 +88,7 @@ def test_every_balanced_row_has_the_setting_of_its_set():
             assert (method.protocol == wanted) != decoupled
             assert not decoupled or (method.protocol.optimiser, method.protocol.epochs) == ("adamw", wanted.epochs)
     for column in LONG_TAILED:
-        assert {m.protocol for m in rows(column).values()} <= {None, PROTOCOLS["base-repository"]}
+        assert {m.protocol for m in rows(column).values() if not is_step(m)} <= {None, PROTOCOLS["base-repository"]}
 
 
 MARGINS = {"lambda_mu": 0.1, "lambda_sigma": 0.1, "dimensions": "mean"}
@@ -186,7 +187,7 @@ def test_plans_are_of_this_size_and_train_a_run_once():
     sizes = {name: len(plan(PAPER, "paper", columns=(name,))) for name in COLUMNS}
     assert sizes == {
         "mnist-6layercnn2d": 27, "mnist-6layercnn100d": 15, "cifar10-resnet18": 21, "cifar100-vgg13": 27, "cifar100-lt-100": 21,
-        "cifar100-lt-50": 21, "cifar100-lt-10": 39, "cifar10-lt-100": 45, "cifar10-lt-50": 21, "cifar10-lt-10": 21,
+        "cifar100-lt-50": 21, "cifar100-lt-10": 39, "cifar10-lt-100": 60, "cifar10-lt-50": 21, "cifar10-lt-10": 21,
         "mnist-6layercnn2dprelu": 9, "mnist-6layercnn100dprelu": 9, "cifar100-vgg13bn": 6}
     gamma_alone, default = (rows("cifar100-lt-10")[f"{name}@released"] for name in ("icu-gamma", "icu"))
     assert gamma_alone.describe() == default.describe()

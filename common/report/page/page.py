@@ -30,6 +30,7 @@ from common.report.page.views import paper_part, whole
 from common.report.results import Results
 from common.report.text import mean_text
 from common.report.variants import variants_markdown
+from common.report.waterfall import waterfall_markdown
 from common.store import write_atomically
 
 HERE = Path(__file__).parent
@@ -64,6 +65,7 @@ def build_page(results: Sequence[Results], figures: Path, said: Mapping[str, Seq
         **comparisons(results, methods, tested),
         "differences": {paper.name: differences(paper) for paper in papers},
         "variants": {one.paper.name: markdown(variants_markdown(one).partition("\n")[2]) for one in results},
+        "waterfalls": {one.paper.name: markdown(waterfall_markdown(one)) for one in results},
         "large": {one.paper.name: markdown(large_markdown(one).partition("\n")[2]) for one in results},
         "quick": [found for one in results if (found := quick_view(one.under("quick")))],
         "rules": (verdict.RULE, claims.RULE, *HABITS), **draws_view(results), "guests": guests,
