@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from common.checkout import commit
-from common.pipeline.plans import LOCK, lock_entry, place, plan_bytes, write_made, write_plans, write_summary
+from common.pipeline.plans import LOCK, followed, lock_entry, place, plan_bytes, write_made, write_plans, write_summary
 from common.pipeline.stages import pipeline_files
 from common.plan import plan
 from common.spec import describe_function
@@ -246,7 +246,7 @@ def test_what_dvc_follows_is_what_the_papers_say():
     for path, text in pipeline_files(PAPERS).items():
         assert path.read_text() == text, f"{path} is out of date: run `python -m papers pipeline`"
     for paper in PAPERS:
-        names = {column.name for column in paper.columns["paper"]}
+        names = {column.name for column in followed(paper, "paper")}
         plans = {file.stem: file.read_bytes() for file in (paper.folder / "plans" / "paper").glob("*.csv")}
         assert plans == {name: plan_bytes(plan(paper, "paper", columns=(name,))) for name in names}, (
             f"the plans of {paper.name} are out of date: run `python -m papers pipeline`")
@@ -257,13 +257,13 @@ def test_every_column_has_its_stage_and_every_parameter_is_followed(paper):
     quick = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     published = yaml.safe_load((paper.folder / "dvc.yaml").read_text())["stages"]
     for profile, stage in (("quick", quick[f"{paper.name}-train"]), ("paper", published["train"])):
-        assert stage["foreach"] == [c.name for c in paper.columns[profile] if c.name not in paper.large]
+        assert stage["foreach"] == [c.name for c in followed(paper, profile) if c.name not in paper.large]
         assert f"papers/{paper.name}/plans/{profile}/${{item}}.csv" in stage["do"]["deps"]
     assert published.get("train-large", {}).get("foreach", {}) == {
         c.name: c.dataset for c in paper.columns["paper"] if c.name in paper.large}
-    followed = quick[f"{paper.name}-plan"]
-    assert followed["params"] == [{f"papers/{paper.name}/params.yaml": None}]
-    assert {"common", *(f"papers/{paper.name}/{p.name}" for p in paper.folder.glob("[!_]*.py"))} == set(followed["deps"])
+    planned = quick[f"{paper.name}-plan"]
+    assert planned["params"] == [{f"papers/{paper.name}/params.yaml": None}]
+    assert {"common", *(f"papers/{paper.name}/{p.name}" for p in paper.folder.glob("[!_]*.py"))} == set(planned["deps"])
 
 
 def test_a_frozen_stage_has_no_outs():

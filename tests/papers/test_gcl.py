@@ -2,11 +2,9 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from common.methods.sampling import class_balanced
 from common.plan import plan
@@ -14,7 +12,7 @@ from common.report.claims import evaluate
 from common.report.compare import cells
 from common.report.published import published
 from common.report.results import Results
-from papers.gcl.replicate import HERE, PAPER, PARAMS, figure_5_3
+from papers.gcl.replicate import PAPER, PARAMS, figure_5_3
 
 COLUMNS = {c.name: c for c in PAPER.columns["paper"] if c.name not in PAPER.large and not c.is_drawn}
 PROTOCOLS = PAPER.protocols["paper"]
@@ -272,15 +270,3 @@ def test_the_released_stages_on_places_lt_are_the_scripts():
 def test_claims_on_large_sets_are_not_run():
     verdicts = {o.verdict for o in evaluate(Results(PAPER, {}, "paper")) if "5.3" in o.claim.tables or "5.7" in o.claim.tables}
     assert all(v.startswith("not run") for v in verdicts), verdicts
-
-
-def test_the_paper_pipeline_has_a_stage_for_each_column_and_its_parameters():
-    stages = yaml.safe_load((Path(HERE) / "dvc.yaml").read_text())["stages"]["train"]
-    assert stages["foreach"] == {name: c.dataset for name, c in COLUMNS.items()}
-    keys = stages["do"]["params"][0]["papers/gcl/params.yaml"]
-    for key in keys:
-        value = PARAMS
-        for part in key.replace("${key}", ABLATION).split("."):
-            value = value[part] if hasattr(value, "keys") else getattr(value, part)
-    top = set(yaml.safe_load((Path(HERE) / "params.yaml").read_text()))
-    assert {k.split(".")[0] for k in keys} == top - {"quick", "large", "large_quick", "large_mixup", "released_places"}

@@ -267,14 +267,3 @@ def test_only_the_four_losses_of_figure_2_keep_their_features():
 
 
 # ---------------------------------------------------------------- pipeline
-
-
-def test_the_paper_pipeline_has_a_stage_for_each_column_and_its_parameters():
-    import yaml
-
-    stages = yaml.safe_load((PAPER.folder / "dvc.yaml").read_text())["stages"]["train"]
-    assert stages["foreach"] == {name: c.dataset for name, c in COLUMNS.items()}
-    for key in stages["do"]["params"][0]["papers/icu/params.yaml"]:
-        value = PARAMS
-        for part in key.replace("${key}", "cifar10-lt-100").split("."):
-            value = value[part] if hasattr(value, "keys") else getattr(value, part)

@@ -217,7 +217,8 @@ def test_every_command_in_the_readmes_exists():
     targets = re.findall(r"^([a-z%-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     patterns = [re.compile(t.replace("%", "[a-z0-9_<>-]+") + "$") for t in targets]
     for page in [ROOT / "README.md", *ROOT.glob("*/README.md"), *ROOT.glob("papers/*/README.md")]:
-        for block in re.findall(r"```(?:sh|bash|console)?\n(.*?)```", page.read_text(), re.DOTALL):
+        fenced = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+        for block in (text for language, text in fenced if language in ("", "sh", "bash", "console")):
             for line in block.splitlines():
                 words = shlex.split(line.split("#")[0])
                 if words[:1] == ["make"]:
