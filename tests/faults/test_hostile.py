@@ -14,7 +14,7 @@ from common.data.large_sets import LARGE
 from common.data.lists import read_list
 from common.errors import UserError
 from common.store import check_record, save_record, seal
-from common.train.loop import read_state
+from common.train.state import read_state
 from tests.faults.trials import trained
 from tests.faults.world import World, run, tree
 

@@ -35,7 +35,7 @@ from tests.faults.kill import Shim
 from tests.faults.world import COLUMN, World, differences, ending, run, run_main, start, under_torchrun
 
 PROGRESS = Path(__file__).resolve().parents[2] / ".work" / "faults" / "trials.jsonl"
-TRAIN = ("train", "--profile", "quick", "--save-every", "0.001")
+TRAIN = ("train", "--profile", "quick", "--save-every", "0.001", "--processes", "1")
 GRACE = 15.0  # seconds within which a process has to end that is asked to
 SEED = 20
 
