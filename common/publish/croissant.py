@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.data.class_names import class_names
-from common.data.imbalance import read_list, select
+from common.data.imbalance import SEEDS, read_list, select
 from common.data.large_sets import LARGE
 from common.data.lists import load_large
 from common.data.sets import LISTS, SETS, archive_order, load
@@ -51,8 +51,9 @@ WORDS = {
     PATH: "its path below the folder of the images",
 }
 HOW = {
+    **{subset: f"NumPy's seed {seed} shuffles the positions of each class, and the first are kept"
+       for subset, seed in SEEDS.items()},
     "authors": "NumPy's seed 0 shuffles the positions of each class, and the first are kept, as the script of LDAM-DRW does",
-    "seed-666": "NumPy's seed 666 shuffles the positions of each class, and the first are kept",
     "hash": "the first of each class by the SHA-256 of their pixels are kept",
     True: "the official list", False: "drawn by the rule of the official list, which was not at hand; it is another one",
 }
