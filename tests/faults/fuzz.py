@@ -136,7 +136,7 @@ def of_list(world: World, arguments: Sequence[str]) -> int:
     return 0
 
 
-TABLE = ("table", "--profile", "quick")
+TABLE, REPORT = ("table", "--profile", "quick"), ("report", "--profile", "quick")
 ON_SMALL, ON_LARGE = (("train", "--profile", "quick", "--minutes", "0.0001", "--workers", "1", "--processes", "1", "--column",
                        name)
                       for name in ("digits-lt-20", "miniature"))
@@ -144,11 +144,11 @@ TARGETS = (
     Target("params.yaml", 50, "papers/mm/params.yaml", ("status", "--profile", "quick"), with_paper, body=of_paper),
     Target("claims.yaml", 50, "papers/mm/claims.yaml", TABLE, with_paper, body=of_paper),
     Target("published.csv", 50, "papers/mm/published.csv", TABLE, with_paper, body=of_paper),
-    Target("records", 40, "papers/toy/results/quick/digits-lt-20/*ce@*s0*.json", ("report", "--profile", "quick"), with_paper_and_runs),
-    Target("records, sealed again", 70, "papers/toy/results/quick/digits-lt-20/*ce@*s0*.json", ("report", "--profile", "quick"), with_paper_and_runs,
+    Target("records", 40, "papers/toy/results/quick/digits-lt-20/*ce@*s0*.json", REPORT, with_paper_and_runs),
+    Target("records, sealed again", 70, "papers/toy/results/quick/digits-lt-20/*ce@*s0*.json", REPORT, with_paper_and_runs,
            deep=True),
     Target("records given to merge", 30, "out/loose/*/*/*ce@*s1*.json", ("merge", "out/loose"), loose, deep=True),
-    Target("predictions", 20, "papers/toy/results/quick/digits-lt-20/*.npz", ("report", "--profile", "quick"), with_paper_and_runs),
+    Target("predictions", 20, "papers/toy/results/quick/digits-lt-20/*.npz", REPORT, with_paper_and_runs),
     Target("index of a set", 25, "data/miniature.npz", ON_LARGE, with_miniature),
     Target("states", 35, ".work/resume/*.pt", (*ON_SMALL, "--seeds", "1"), with_state),
     Target("states of large sets", 15, ".work/resume/*.pt", (*ON_LARGE, "--seeds", "1"),
