@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -72,14 +73,13 @@ def loose(world: World) -> None:
         path.unlink()
 
 
-def with_state(world: World) -> None:
-    """A pack that stopped after its first epoch, and one of a large set."""
+def with_state(world: World, column: str = "digits-lt-20") -> None:
+    """A pack that stopped after its first epoch, on a large set after its first batch or later."""
     with_digits(world)
     with_miniature(world)
-    for column, place in (("digits-lt-20", "*.pt"), ("miniature", "large/*.pt")):
-        for at in range(10, 90, 3):
-            if not list((world.root / ".work" / "resume").glob(place)):
-                run(world, *TRAIN, "--column", column, "--seeds", "1", "--workers", "1", before=Shim(world.root, at).install)
+    for at in range(10, 90, 3):
+        if not list((world.root / ".work" / "resume").glob("*.pt")):
+            run(world, *TRAIN, "--column", column, "--seeds", "1", "--workers", "1", before=Shim(world.root, at).install)
 
 
 def with_archive(world: World) -> None:
@@ -136,21 +136,23 @@ def of_list(world: World, arguments: Sequence[str]) -> int:
     return 0
 
 
-TABLE = ("table", "--profile", "quick")
-ON_SMALL, ON_LARGE = (("train", "--profile", "quick", "--minutes", "0.0001", "--workers", "1", "--column", name)
+TABLE, REPORT = ("table", "--profile", "quick"), ("report", "--profile", "quick")
+ON_SMALL, ON_LARGE = (("train", "--profile", "quick", "--minutes", "0.0001", "--workers", "1", "--processes", "1", "--column",
+                       name)
                       for name in ("digits-lt-20", "miniature"))
 TARGETS = (
     Target("params.yaml", 50, "papers/mm/params.yaml", ("status", "--profile", "quick"), with_paper, body=of_paper),
     Target("claims.yaml", 50, "papers/mm/claims.yaml", TABLE, with_paper, body=of_paper),
     Target("published.csv", 50, "papers/mm/published.csv", TABLE, with_paper, body=of_paper),
-    Target("records", 40, "papers/toy/results/quick/digits-lt-20/*ce@*s0*.json", ("report",), with_paper_and_runs),
-    Target("records, sealed again", 70, "papers/toy/results/quick/digits-lt-20/*ce@*s0*.json", ("report",), with_paper_and_runs,
+    Target("records", 40, "papers/toy/results/quick/digits-lt-20/*ce@*s0*.json", REPORT, with_paper_and_runs),
+    Target("records, sealed again", 70, "papers/toy/results/quick/digits-lt-20/*ce@*s0*.json", REPORT, with_paper_and_runs,
            deep=True),
     Target("records given to merge", 30, "out/loose/*/*/*ce@*s1*.json", ("merge", "out/loose"), loose, deep=True),
-    Target("predictions", 20, "papers/toy/results/quick/digits-lt-20/*.npz", ("report",), with_paper_and_runs),
+    Target("predictions", 20, "papers/toy/results/quick/digits-lt-20/*.npz", REPORT, with_paper_and_runs),
     Target("index of a set", 25, "data/miniature.npz", ON_LARGE, with_miniature),
     Target("states", 35, ".work/resume/*.pt", (*ON_SMALL, "--seeds", "1"), with_state),
-    Target("states of large sets", 15, ".work/resume/*.pt", (*ON_LARGE, "--seeds", "1"), with_state),
+    Target("states of large sets", 15, ".work/resume/*.pt", (*ON_LARGE, "--seeds", "1"),
+           partial(with_state, column="miniature")),
     Target("speeds", 25, ".work/probes/*.json", ("campaign", "--profile", "quick", "--dry-run"), with_paper_and_runs),
     Target("tars given to merge", 40, "out/records.tar", ("merge", "out/records.tar"), with_paper_and_runs),
     Target("campaigns' tars given to merge", 30, "out/home.tar", ("merge", "out/home.tar"), with_paper_and_runs),

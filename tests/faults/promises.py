@@ -23,7 +23,7 @@ NOT_SHOWN = "not shown yet"
 PROMISES = (  # what is changed, on a CPU, on CUDA, what shows it on a CPU, what on CUDA
     ("killed and started again (SIGKILL, SIGTERM, Ctrl-C)", "same bits", "same bits", "tests/faults/trials.py", NOT_SHOWN),
     ("killed and started again under torchrun, as many processes", "same bits", "same bits",
-     "tests/common/large/test_kill.py::test_a_killed_process_costs_nothing_but_time", NOT_SHOWN),
+     "tests/common/train/test_kill.py::test_a_killed_process_costs_nothing_but_time", NOT_SHOWN),
     ("the same command twice", "same bits", "same bits", "tests/faults/trials.py", NOT_SHOWN),
     ("two trainings at once in one folder", "same bits", "same bits",
      "tests/faults/test_faults.py::test_two_trainings_in_one_folder_end_with_the_bits_of_one", NOT_SHOWN),
@@ -33,8 +33,8 @@ PROMISES = (  # what is changed, on a CPU, on CUDA, what shows it on a CPU, what
     ("one device or several (campaign)", "same bits", "same bits",
      "tests/common/train/test_engines.py::test_a_killed_process_gives_its_pack_back_and_the_weights_are_those_of_an_"
      "undisturbed_run", NOT_SHOWN),
-    ("another number of processes under torchrun", "same to rounding", "same to rounding", "tests/common/large/test_engine.py",
-     NOT_SHOWN),
+    ("another number of processes under torchrun", "same to rounding", "same to rounding",
+     "tests/common/train/test_two_processes.py::test_two_processes_train_as_one", NOT_SHOWN),
     ("another precision", "same in distribution", "same in distribution", NOT_SHOWN, NOT_SHOWN),
     ("CPU or CUDA", "same in distribution", "same in distribution", NOT_SHOWN, NOT_SHOWN),
     ("another version of torch", "same in distribution", "same in distribution", NOT_SHOWN, NOT_SHOWN),

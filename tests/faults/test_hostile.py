@@ -14,7 +14,7 @@ from common.data.large_sets import LARGE
 from common.data.lists import read_list
 from common.errors import UserError
 from common.store import check_record, save_record, seal
-from common.train.loop import read_state
+from common.train.state import read_state
 from tests.faults.trials import trained
 from tests.faults.world import World, run, tree
 
@@ -103,7 +103,7 @@ def test_markup_in_a_record_is_shown_as_text(done, tmp_path):
     path.unlink()
     made = {**record["made"], "device": MARKUP, "torch": MARKUP, "commit": MARKUP}
     save_record(path.parent, seal({**record, "made": made}))
-    code, said = run(world, "report")
+    code, said = run(world, "report", "--profile", "quick")
     assert code == 0, said
     shown = [p for p in world.root.rglob("*") if p.suffix in (".html", ".md", ".json") and "results" not in p.parts[-4:]]
     assert any(b"alert(1)" in p.read_bytes() for p in shown)

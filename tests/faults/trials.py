@@ -35,7 +35,8 @@ from tests.faults.kill import Shim
 from tests.faults.world import COLUMN, World, differences, ending, run, run_main, start, under_torchrun
 
 PROGRESS = Path(__file__).resolve().parents[2] / ".work" / "faults" / "trials.jsonl"
-TRAIN = ("train", "--profile", "quick", "--save-every", "0.001")
+TRAIN = ("train", "--profile", "quick", "--save-every", "0.001", "--processes", "1")
+CAMPAIGN = ("campaign", *TRAIN[1:])
 GRACE = 15.0  # seconds within which a process has to end that is asked to
 SEED = 20
 
@@ -95,7 +96,7 @@ def with_parts(world: World) -> None:
 def trained_at_home(world: World) -> None:
     with_digits(world)
     must(world, "train", "--profile", "quick", "--method", "rival", "--seeds", "1")
-    must(world, "campaign", "--profile", "quick", "--out", "out/home.tar", "--weights-of", "all")
+    must(world, "campaign", "--profile", "quick", "--processes", "1", "--out", "out/home.tar", "--weights-of", "all")
     must(world, "pack-records", "out/records.tar", "--profile", "quick")
 
 
@@ -117,18 +118,18 @@ def must(world: World, *command: str) -> None:
 
 KINDS = (
     Kind("train", TRAIN, with_digits, 220, 16),
-    Kind("campaign", ("campaign", "--profile", "quick", "--save-every", "0.001", "--out", "out/home.tar"), with_digits, 230, 16,
-         ("out/home.tar",)),
+    Kind("train, two processes", (*TRAIN[:-1], "2"), with_digits, 20, 8),
+    Kind("campaign", (*CAMPAIGN, "--out", "out/home.tar"), with_digits, 230, 16, ("out/home.tar",)),
     Kind("merge", ("merge", "incoming/home.tar", "incoming/records.tar"), with_parts, 140),
     Kind("pack-records", ("pack-records", "out/records.tar", "--profile", "quick"), trained, 50),
     Kind("export", ("export", "--to", "out/weights", "--profile", "quick"), trained, 100),
-    Kind("report", ("report",), trained, 120),
+    Kind("report", ("report", "--profile", "quick"), trained, 120),
     Kind("prepare", ("prepare", "digits"), lambda world: None, 50),
     Kind("prepare, a parcel", ("prepare", "digits", "--from", "out/large.npz"), with_parcels, 20),
     Kind("prepare, a large set", ("prepare", "miniature"), lambda world: None, 20),
     Kind("torchrun", (*TRAIN[:3], "--column", "miniature", "--workers", "1", "--seeds", "1", "--save-every", "0.001"),
          with_miniature, 40, 8, body=under_torchrun),
-    Kind("ray", ("campaign", "--profile", "quick", "--save-every", "0.001", "--ray", "auto"), with_digits, 10,
+    Kind("ray", (*CAMPAIGN[:-2], "--ray", "auto"), with_digits, 10,
          body=cluster.on_cluster),
 )
 

@@ -34,7 +34,8 @@ def test_every_committed_list_is_written(exported) -> None:
     assert sorted(p.stem for p in exported.glob("*.csv")) == sorted(p.stem for p in LISTS.glob("*.json"))
 
 
-@pytest.mark.parametrize("name", ["cifar10-lt-100", "cifar10-step-10", "cifar100-lt-100-seed-666", "cifar100-lt-200-hash"])
+@pytest.mark.parametrize("name", ["cifar10-lt-100", "cifar10-step-10", "cifar100-lt-100-seed-666", "cifar100-lt-200-hash",
+                                  "cifar10-lt-100-draw-3"])
 def test_a_table_has_the_images_and_the_labels_of_its_list(exported, name, request) -> None:
     listed, table = read_list(LISTS / f"{name}.json"), rows(exported / f"{name}.csv")
     assert [int(row["position"]) for row in table] == listed.positions.tolist()
