@@ -11,6 +11,7 @@ from common.methods.path import path, steps_of
 from common.paper import Paper
 from common.report.figures import Drawing, save_figures
 from common.report.intervals import difference_interval
+from common.report.page.page import build_page
 from common.report.results import Results
 from common.report.waterfall import (
     BEST,
@@ -137,3 +138,11 @@ def test_the_quick_profile_and_a_paper_of_one_reading_have_none(paper: Paper, tm
     alone = toy_paper(tmp_path / "alone")
     assert waterfall_of(Results(alone, {}, "paper")) is None
     assert waterfall_block(Results(alone, {}, "paper")) == ""
+
+
+def test_the_page_has_the_waterfall_beside_the_differences(paper: Paper, tmp_path: Path) -> None:
+    target = tmp_path / "index.html"
+    build_page([Results(paper, records_of(paper), "paper")], tmp_path / "figures", {}, target)
+    part = target.read_text().split('id="toy-differences"')[1].split("</section>")[0]
+    assert "From the text to the code: what each difference changes" in part
+    assert "<td>weights</td>\n<td>23.50 ± 0.50 (3)</td>\n<td>+1.00</td>" in part
