@@ -55,7 +55,7 @@ def test_a_plan_says_what_would_be_trained():
     done = run("plan", "--profile", "paper", "--column", "cifar10-lt-100")
     assert done.returncode == 0
     assert "cifar10-lt-100" in done.stdout
-    assert "81 runs of profile paper are to be trained (3 of them pre-training that others start from)" in done.stdout
+    assert "90 runs of profile paper are to be trained (3 of them pre-training that others start from)" in done.stdout
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
@@ -117,7 +117,7 @@ def test_the_quick_profile_end_to_end(small):
     assert "38 of 38 runs on 2 columns have a record, and 11 of 11 of grids and switches; --all shows them" in line.stdout
     assert line.stdout.count("\n") == 1
     written = run("table", "--profile", "quick", cwd=small).stdout
-    assert re.match(r"mm, profile quick: \d+ of \d+ cells have runs; claims: .* every cell in papers/mm/tables\n$", written)
+    assert re.match(r"mm, profile quick: \d+ of \d+ cells have runs; claims: .* every cell in papers/mm/tables/quick\n$", written)
     published = run("table", cwd=small).stdout  # whatever has been trained here
     assert re.match(r"mm, profile paper: 0 of \d+ cells have runs; claims: ", published)
     assert "Table 1." in run("table", "--all", cwd=small).stdout
