@@ -170,6 +170,8 @@ def read_tar(source: Path, is_wanted: Callable[[str], bool]) -> dict[str, bytes]
                 if member.isfile() and is_wanted(member.name):
                     found[member.name] = tar.extractfile(member).read()
         return found
+    except FileNotFoundError:
+        raise UserError(f"{source} does not exist.") from None
     except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{source} is not a whole tar of records ({' '.join(str(error).split())}).") from None
 
