@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the scri
 
 import torch
 
-from benchmarks.packs import COLUMN, PROTOCOL, RESULTS, fill_readme, members, read_images, save
+from benchmarks.measuring import RESULTS, fill_readme, save
+from benchmarks.packs import COLUMN, PROTOCOL, members, read_images
 from common.checkout import commit
 from common.errors import exit_code
 from common.report.text import markdown_table

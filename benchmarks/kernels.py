@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs by its path, with nothing installed
 
-from benchmarks import packs
+from benchmarks import measuring, packs
 from common.errors import exit_code
 from common.report.text import markdown_table
 from common.store import file_stem
@@ -29,7 +29,7 @@ from common.train.device import Device, choose_device
 from common.train.record import surroundings
 from common.train.resident import ResidentSteps
 
-RESULTS = packs.RESULTS / "kernels"
+RESULTS = measuring.RESULTS / "kernels"
 WARM, PROFILED = 4, 2  # steps
 SHOWN = 25  # rows of the table
 ITEM = {"float": 4, "double": 8, "c10::BFloat16": 2, "c10::Half": 2, "long int": 8, "long": 8, "int": 4, "unsigned char": 1,
@@ -46,19 +46,19 @@ def profile_steps(device: Device, runs: int, batch: int) -> dict[str, Any]:
     batches = steps.batches()
     for drawn in batches[:WARM]:
         steps.train_batch(0, drawn)
-    packs.drain(steps.pack.rate.device)
+    measuring.drain(steps.pack.rate.device)
     ready = time.perf_counter() - begun
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.cuda else [])]
     begun = time.perf_counter()
     with profile(activities=activities, record_shapes=True) as found:
         for drawn in batches[WARM:WARM + PROFILED]:
             steps.train_batch(0, drawn)
-        packs.drain(steps.pack.rate.device)
+        measuring.drain(steps.pack.rate.device)
     took = (time.perf_counter() - begun) / PROFILED
     kinds = {event.correlation_id(): event.dtypes() for event in found.profiler.kineto_results.events() if event.shapes()}
     rows = kernel_rows(found.events(), kinds, device.cuda)
     about = {k: v for k, v in surroundings(steps.pack.device).items() if k != "runs_in_pack"}
-    bandwidth = round(packs.copy_bandwidth(steps.pack.rate.device))
+    bandwidth = round(measuring.copy_bandwidth(steps.pack.rate.device))
     steps.close()
     return {**about, "data": data, "runs": runs, "batch": batch, "ready_seconds": round(ready, 1),
             "step_ms": round(1e3 * took, 3), "bandwidth": bandwidth, "rows": rows}
@@ -142,11 +142,11 @@ def run(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--readme", action="store_true", help="measure nothing; put the stored results into the README")
     options = parser.parse_args(arguments)
     if options.readme:
-        return packs.fill_readme(RESULTS, "kernels", page)
+        return measuring.fill_readme(RESULTS, "kernels", page)
     device = choose_device(options.device, None, None, graph=False)
     result = profile_steps(device, options.runs, options.batch)
     out = options.out or RESULTS / f"{file_stem(result['device'])}.json"
-    packs.save(out, result)
+    measuring.save(out, result)
     print(f"{page(result)}\nStored in {out}.")
 
 

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs by its path, with nothing installed
 
-from benchmarks.packs import digits, drain, fill_readme, whole
+from benchmarks.measuring import digits, drain, fill_readme, whole
 from common.data.decoding import Batch, synthetic
 from common.data.large_sets import LARGE
 from common.data.lists import LargeImages

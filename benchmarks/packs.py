@@ -15,7 +15,6 @@ printed and stored as they are measured. Warm-up, compilation and graph capture 
 
 import argparse
 import gc
-import json
 import os
 import sys
 import time
@@ -38,6 +37,7 @@ from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs by its path, with nothing installed
 
+from benchmarks.measuring import RESULTS, ROOT, copy_bandwidth, digits, drain, fill_readme, save, times, whole
 from benchmarks.textbook import PlainResNet, step_bytes
 from common.data.feed import INDEX, DrawSpec, Feed
 from common.data.imbalance import select
@@ -48,17 +48,14 @@ from common.methods.method import COSINE, Method, run_spec
 from common.methods.sampling import deferred, effective_number_weights, uniform_weights
 from common.models.sizes import BACKBONES
 from common.plan import Run
-from common.report.readme import fill
 from common.report.text import markdown_table
 from common.spec import Column, Protocol
-from common.store import file_stem, write_atomically
+from common.store import file_stem
 from common.train.device import Device, choose_device
 from common.train.loop import evaluation_stride, train_epoch
 from common.train.record import surroundings
 from common.train.resident import ResidentSteps
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS, README = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "README.md"
 COLUMN = Column("cifar10", "lt", 100, "resnet32")
 PROTOCOL = Protocol(epochs=200, batch_size=128, rate=0.1, momentum=0.9, weight_decay=0.0002, warmup_epochs=5,
                     decay_epochs=(160, 180), decay_factor=0.01, drop_last=False)
@@ -96,33 +93,6 @@ EFFORTS = {
 def plain_network(at: torch.device | str) -> PlainResNet:
     facts = SETS[COLUMN.dataset]
     return PlainResNet(BACKBONES[COLUMN.backbone].blocks, BACKBONES[COLUMN.backbone].width, facts.channels, facts.classes).to(at)
-
-
-def copy_bandwidth(at: torch.device) -> float:
-    """Bytes a second that a large copy on the device reads and writes: median of five."""
-    size = 2**30 if at.type == "cuda" else 2**28
-    source = torch.ones(size // 4, device=at)
-    target = torch.empty_like(source)
-    target.copy_(source)
-    return 2 * size / (median(times(partial(target.copy_, source), 4, 5, at)) / 1000)
-
-
-def times(work: Callable[[], Any], steps: int, repeats: int, at: torch.device) -> list[float]:
-    """Milliseconds a call of `work`: the mean over `steps` calls, `repeats` times; the device is drained around each."""
-    found = []
-    for _ in range(repeats):
-        drain(at)
-        begun = time.perf_counter()
-        for _ in range(steps):
-            work()
-        drain(at)
-        found.append((time.perf_counter() - begun) * 1000 / steps)
-    return found
-
-
-def drain(at: torch.device) -> None:
-    if at.type == "cuda":
-        torch.cuda.synchronize(at)
 
 
 # What is measured
@@ -341,10 +311,6 @@ def table_row(r: dict[str, Any]) -> list[str]:
     ]
 
 
-def digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def page(result: dict[str, Any]) -> str:
     """A result as Markdown: where it was measured, then its table."""
     compiled = "compiled" if result["compiled"] else "not compiled"
@@ -358,17 +324,6 @@ def page(result: dict[str, Any]) -> str:
         head += (f" Packs of one step in C++: in {p['pairs']} pairs of steps by turns {p['ratio']:.2f} times as fast "
                  f"({p['low']:.2f} to {p['high']:.2f}) as torch's own operations.")
     return f"{head}\n\n{markdown_table(HEADER, map(table_row, result['rows']))}"
-
-
-def fill_readme(folder: Path, name: str, page: Callable[[dict[str, Any]], str]) -> None:
-    """Put every result stored in a folder into the README's block of that name."""
-    files = sorted(folder.glob("*.json"))
-    try:
-        pages = [page(json.loads(file.read_text())) for file in files]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"A file in {folder} is no result of this version ({error!r}); delete it, measure again.") from None
-    fill(README, name, "\n\n".join(pages) or "No result is stored yet.")
-    print(f"{len(files)} result(s) in {README}.")
 
 
 def benchmark(device: Device, effort: Effort, images: Images, data: str, out: Path | None) -> Path:
@@ -404,10 +359,6 @@ def benchmark(device: Device, effort: Effort, images: Images, data: str, out: Pa
     return out
 
 
-def save(out: Path, result: dict[str, Any]) -> None:
-    write_atomically(out, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
-
-
 def conditions(steps: ResidentSteps, effort: Effort, at: torch.device) -> dict[str, Any]:
     """What the rows of a result have in common. bytes, floors: of a run and step, by precision; bandwidth: bytes a second."""
     facts, batch, bandwidth = SETS[COLUMN.dataset], PROTOCOL.batch_size, copy_bandwidth(at)
@@ -426,12 +377,6 @@ def every(images: Images, wanted: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 # Command line
-
-
-def whole(text: str, what: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"{what} {text!r} is not a whole number above 0.")
-    return int(text)
 
 
 def run(arguments: Sequence[str] | None) -> None:

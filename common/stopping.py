@@ -24,7 +24,7 @@ def is_asked() -> bool:
     return bool(_asked)
 
 
-def exit_code() -> int:
+def signal_code() -> int:
     """What a shell expects of a process that a signal ended: 143 after SIGTERM, 130 after Ctrl-C."""
     return 128 + (_asked[0][0] if _asked else signal.SIGINT)
 
@@ -39,7 +39,7 @@ def to_its_end(command: Callable[[], int], patient: bool, quiet: bool = False) -
             complain(error)
             code = 2
         except KeyboardInterrupt:
-            code = exit_code()
+            code = signal_code()
         except OSError as error:
             if not (is_asked() or remedy(error)):
                 raise
@@ -52,7 +52,7 @@ def to_its_end(command: Callable[[], int], patient: bool, quiet: bool = False) -
             return code
     if not quiet:
         print("\nInterrupted; the same command goes on from the last saved state.", file=sys.stderr)
-    return exit_code()
+    return signal_code()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.checkout import ROOT
 from common.data.class_names import TURNS, class_names
 from common.data.large_sets import LARGE
 from common.data.sets import SETS, Images
@@ -28,7 +29,6 @@ from common.spec import Profile
 from common.store import files_by_key, parse_record, read_weights
 from common.train.groups import Group, make_head
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG, RECORD, WEIGHTS = "config.json", "record.json", "model.safetensors"  # what `export` writes for a run
 ADJUSTMENTS: Mapping[str, Callable[..., np.ndarray]] = {prior_adjustment.__name__: prior_adjustment}
 Record = Mapping[str, Any]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cores, first_run, kernels, packs
+from benchmarks import cores, first_run, kernels, measuring, packs
 from benchmarks.textbook import PlainResNet, step_bytes
 from common.campaign.priority import fit, offers
 from common.cost import Costs, speed_of
@@ -103,8 +103,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(capsys):
 
 
 def test_the_readme_shows_the_stored_results():
-    text = packs.README.read_text()
-    for file in packs.RESULTS.glob("*.json"):
+    text = measuring.README.read_text()
+    for file in measuring.RESULTS.glob("*.json"):
         assert packs.page(json.loads(file.read_text())).strip() in text, f"{file.name}: run python benchmarks/packs.py --readme"
 
 
@@ -127,7 +127,7 @@ def test_the_first_pack_on_a_gpu_has_the_first_seed_of_everything_first():
 
 def test_ten_minutes_on_an_h100_are_one_pack_of_28_runs_or_more(tmp_path):
     """By the speeds of the prototype: 485 s are left of 560 when the campaign begins."""
-    folder = packs.RESULTS / "prototypes"
+    folder = measuring.RESULTS / "prototypes"
     costs = Costs(replace(speed_of("NVIDIA H100 80GB HBM3", "bfloat16", {}, folder), compiled=True))
     chosen, worth = first_run.wanted(first_run.PAPERS, "paper", ["cifar10-lt-100"])
     form = partial(form_packs, limit=lambda m: memory_limit(m, "bfloat16", 79 * 2**30))
@@ -190,7 +190,7 @@ def test_kernels_are_told_with_their_bytes(tmp_path):
 
 
 def test_the_readme_shows_the_stored_kernels():
-    text = packs.README.read_text()
+    text = measuring.README.read_text()
     for file in kernels.RESULTS.glob("*.json"):
         page = kernels.page(json.loads(file.read_text())).strip()
         assert page in text, f"{file.name}: run python benchmarks/kernels.py --readme"

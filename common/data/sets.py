@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.checkout import ROOT
 from common.data.large_sets import LARGE
 from common.errors import UserError
 
@@ -50,7 +51,7 @@ class ImageSet:
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-LISTS = Path(__file__).resolve().parents[2] / "data" / "lists"  # in git: orders of archives and index lists
+LISTS = ROOT / "data" / "lists"  # in git: orders of archives and index lists
 
 # The released codes normalise both CIFAR sets with these numbers, CIFAR-100 too.
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)

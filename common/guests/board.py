@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from common.guests.trial import Entry, Setting, read_records
 from common.paper import Paper
 from common.plan import Run
 from common.report.boards import entrants
-from common.report.intervals import spread
+from common.report.intervals import mean_of, spread
 from common.report.paired import Hits, compare, hits_of
 from common.report.protocols import protocol_words
 from common.report.results import results_of
@@ -74,7 +73,7 @@ def papers_rows(papers: Sequence[Paper], profile: Profile, column: Column, root:
 def make_row(label: str, kind: str, papers: tuple[str, ...], records: Sequence[Record]) -> Row:
     done = [record for record in records if record["status"] == "done"]
     mean, sd = spread(tuple(record["accuracy"]["last"] for record in done))
-    groups = {name: _mean([record["groups"][name] for record in done]) for name in ("many", "medium", "few")}
+    groups = {name: mean_of([record["groups"][name] for record in done]) for name in ("many", "medium", "few")}
     return Row(label, kind, papers, len(records) - len(done), mean, sd, **groups, runs=tuple(map(_run_of, records)))
 
 
@@ -83,10 +82,6 @@ def _entry_row(entry: Entry, records: Sequence[Record]) -> Row:
     if not entry.is_guest:
         return make_row(entry.method.name, "reference", (), records)
     return make_row(entry.method.label.removesuffix("@written"), "guest", (), records)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    return fmean(values) if values and None not in values else None
 
 
 def _run_of(record: Record) -> RunOf:

@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.checkout import ROOT
 from common.data.large_sets import LARGE
 from common.data.sets import SETS
 from common.errors import UserError
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from common.spec import Column
 
 ENGINE = 1  # raise it where the golden runs change: records of an older engine are stale then
-ROOT = Path(__file__).resolve().parents[2]
 OURS = ("common", "papers", "tests")  # packages whose code is followed
 HEADS = {  # the class of a head by its kind; `common.train.groups.make_head` builds it
     "linear": "heads.LinearHead", "cosine": "heads.CosineHead", "causal": "heads.CausalHead", "gaussian": "heads.GaussianHead",

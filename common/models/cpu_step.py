@@ -21,11 +21,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from common.checkout import ROOT
 from common.models.resnet import PackedResNet
 from common.models.sizes import Residual
 
 SOURCE = Path(__file__).with_name("cpu_resnet.cpp")
-FOLDER = Path(__file__).resolve().parents[2] / ".work" / "cpp"
+FOLDER = ROOT / ".work" / "cpp"
 # No -ffast-math: what is linked with it makes the whole process flush denormal numbers to zero.
 FLAGS = ("-O2", "-march=native", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
          "-fschedule-insns", "-fsched-pressure", "-falign-functions=64", "-falign-loops=32")

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import yaml
 
+from common.checkout import ROOT
 from common.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 LICENCE = "https://www.apache.org/licenses/LICENSE-2.0"
 
 

@@ -4,7 +4,7 @@ A method of two stages belongs to the protocol of the stage that trains the whol
 classifier is part of the method. A run that several papers print is one row.
 """
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from common.cost import not_run
 from common.plan import Run
 from common.report.compare import NO_RUN, drawn_lists, flags, made
-from common.report.intervals import Interval, central, confidence_interval, resampled_means, spread, within_percent
+from common.report.intervals import Interval, central, confidence_interval, mean_of, resampled_means, spread, within_percent
 from common.report.paired import NO_HITS, Hits, Paired, compare
 from common.report.protocols import protocol_words
 from common.report.results import MethodRuns, Record, Records, Results, once
@@ -211,13 +211,13 @@ def leaderboard_row(entrant: Entrant) -> LeaderboardRow:
     method, done, lost = entrant.runs.method, entrant.runs.done, entrant.runs.diverged
     values = _last(entrant.runs)
     mean, sd = spread(values)
-    groups = {name: _mean(done, lambda record, name=name: record["groups"][name]) for name in ("many", "medium", "few")}
+    groups = {name: mean_of([record["groups"][name] for record in done]) for name in ("many", "medium", "few")}
     return LeaderboardRow(
         method.label, method.name, method.reading, method.variant, entrant.sources, entrant.own, entrant.is_main,
         "mean" if done else "diverged" if lost else entrant.waiting, len(done), len(lost), mean, sd,
         within_percent(confidence_interval(values)),
-        **groups, ece=_mean(done, lambda record: record["calibration"]["ece"]),
-        best=_mean(done, lambda record: record["accuracy"]["best"]),
+        **groups, ece=mean_of([record["calibration"]["ece"] for record in done]),
+        best=mean_of([record["accuracy"]["best"] for record in done]),
         seconds=fmean(entrant.costs) if entrant.costs and None not in entrant.costs else None,
         devices=made(done, "device"), keys=tuple(record["key"] for record in done),
     )
@@ -225,12 +225,6 @@ def leaderboard_row(entrant: Entrant) -> LeaderboardRow:
 
 def _last(runs: MethodRuns) -> tuple[float, ...]:
     return tuple(record["accuracy"]["last"] for record in runs.done)
-
-
-def _mean(done: Sequence[Record], take: Callable[[Record], float | None]) -> float | None:
-    """Mean over the runs; None where one does not have it, such as an accuracy over classes that the column lacks."""
-    values = [take(record) for record in done]
-    return fmean(values) if values and None not in values else None
 
 
 def _with_ranks(rows: Sequence[LeaderboardRow], runs: Sequence[tuple[float, ...]]) -> list[LeaderboardRow]:

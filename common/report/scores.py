@@ -15,6 +15,7 @@ from common.paper import Paper
 from common.report.claims import Outcome, evaluate
 from common.report.compare import Cell, cells
 from common.report.groups import WHOLE
+from common.report.intervals import mean_of
 from common.report.order import orders
 from common.report.results import MethodRuns, Results
 from common.report.verdict import APART, LESS_IS_BETTER
@@ -46,7 +47,8 @@ def metrics(found: Sequence[Cell], outcomes: Iterable[Outcome], taus: Sequence[f
     that it is missing."""
     apart = [abs(cell.delta) for cell in found if cell.delta is not None and cell.verdict != APART]
     claims = [outcome.verdict for outcome in outcomes if not outcome.follows and not outcome.claim.ours]
-    numbers = {"mean_absolute_difference": _mean(apart), "kendall_tau": _mean(taus), "accuracy_of_own": _accuracy(found, True),
+    numbers = {"mean_absolute_difference": mean_of(apart), "kendall_tau": mean_of(taus),
+               "accuracy_of_own": _accuracy(found, True),
                "accuracy_of_others": _accuracy(found, False)}
     return {
         "runs": len({key for cell in found for key in cell.keys}),
@@ -55,13 +57,9 @@ def metrics(found: Sequence[Cell], outcomes: Iterable[Outcome], taus: Sequence[f
     }
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
-
-
 def _accuracy(found: Iterable[Cell], ours: bool) -> float | None:
     """Mean of our means over the top-1 cells of all classes together, errors turned into accuracies."""
-    return _mean([100 - cell.mean if cell.metric in LESS_IS_BETTER else cell.mean for cell in found
+    return mean_of([100 - cell.mean if cell.metric in LESS_IS_BETTER else cell.mean for cell in found
                   if cell.n and cell.ours == ours and cell.group in WHOLE and cell.metric in TOP_1])
 
 

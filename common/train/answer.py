@@ -2,17 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from common.data.second_tests import FurtherImages
 from common.data.sets import Images
-from common.errors import UserError
 from common.plan import Run
 from common.predictions import Answers, Predictions
-from common.store import read_weights_metadata
+from common.store import read_weights
 from common.train.device import Device
 from common.train.resident import ResidentSteps
 
@@ -23,7 +18,7 @@ def answer(members: Sequence[Run], tests: FurtherImages, images: Images, device:
     steps = ResidentSteps(members, replace(images, x_test=tests.images, y_test=tests.labels), device)
     try:
         for run, member in enumerate(steps.pack.members):
-            steps.pack.load_run_state(run, read_weights(member))
+            steps.pack.load_run_state(run, read_weights(member.checkpoint, member.spec.key, "pt"))
         tallies = steps.evaluate()
     finally:
         steps.close()
@@ -32,17 +27,3 @@ def answer(members: Sequence[Run], tests: FurtherImages, images: Images, device:
         for last, confidence, *plain in zip(*(part.numpy() for part in tally.answered()), strict=True):
             found.append(Predictions(labels, Answers(last, last, confidence), Answers(plain[0], *plain) if plain else None))
     return found
-
-
-def read_weights(member: Run) -> dict[str, Tensor]:
-    """The weights that a run has left; those of another run, and a damaged file, are a UserError."""
-    path: Path = member.checkpoint
-    try:
-        with safe_open(path, framework="pt") as file:
-            about, tensors = read_weights_metadata(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}); delete it and its record, and train the run "
-                        "again.") from None
-    if about.get("key") != member.spec.key:
-        raise UserError(f"{path} holds the weights of run {about.get('key')}; delete it and its record, and train the run again.")
-    return tensors

@@ -30,7 +30,7 @@ from common.data.lists import read_list
 from common.errors import UserError, complain
 from common.store import seal
 from tests.faults.kill import Shim
-from tests.faults.trials import PROGRESS, TRAIN, done_already, trained_at_home, unwhole, with_digits, with_miniature
+from tests.faults.trials import PROGRESS, TRAIN, done_already, mark, trained_at_home, unwhole, with_digits, with_miniature
 from tests.faults.world import World, run, run_main
 
 SEED = 20
@@ -277,7 +277,7 @@ def work_on(targets: Sequence[Target], most: int, progress: Path) -> int:
                          "faults": faults}
                 progress.parent.mkdir(parents=True, exist_ok=True)
                 with open(progress, "ab") as file:
-                    file.write(json.dumps(entry).encode() + b"\n")
+                    file.write(json.dumps(entry | mark()).encode() + b"\n")
                 if faults:
                     print(f"{target.name} {number}: {faults}", flush=True)
         print(f"{target.name}: {min(most, target.cases)} cases", flush=True)

@@ -50,7 +50,8 @@ def summarise(lines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         mine = [entry for entry in lines.values() if entry["kind"] == name]
         found[name] = {"planned": planned, "made": len(mine), "how": dict(sorted(Counter(e["how"] for e in mine).items())),
                        "found": sum(bool(e["faults"]) for e in mine)}
-    return {"kinds": found, "mended": json.loads(MENDED.read_text())}
+    commits = sorted({entry["commit"] for entry in lines.values()})
+    return {"kinds": found, "commits": commits, "mended": json.loads(MENDED.read_text())}
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -73,8 +74,8 @@ def page(results: Mapping[str, Any]) -> str:
         markdown_table(["what changes", "on a CPU", "on CUDA"], shown).strip(),
         "## What is never lost",
         f"Commands are killed with SIGKILL at every write, rename and fsync and at random moments: {made} of {planned} trials "
-        "are in the figures. After each, every file is whole or as it was, and the next start ends as if nothing had "
-        "happened: the same bits, every record once. SIGTERM and Ctrl-C end a training within seconds (`GRACE` in "
+        f"are in the figures, made of {' and '.join(results['commits']) or 'no commit'}. After each, every file is whole or as it "
+        "was, and the next start ends as if nothing had happened: the same bits, every record once. SIGTERM and Ctrl-C end a training within seconds (`GRACE` in "
         "`common/stopping.py`) after the end of its epoch (on large sets of its batch), which is saved; a longer epoch is begun "
         "again from the last saved state.",
         markdown_table(["command", "trials", "killed at", "found"], rows).strip(),

@@ -2,7 +2,7 @@
 
     python -m tests.faults.trials [--jobs 2] [--most N] [--kinds train,merge]
 
-Every trial has a name that fixes it; those that a line of the progress file has are not tried again, so the whole may be
+Every trial has a name that fixes it; those that the progress file has of the same code are not tried again, so the whole may be
 stopped and started at will. `tests/faults/results.json` is written anew at the end (`tests.faults.promises`).
 """
 
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from safetensors import safe_open
 
+from common.checkout import commit, source_digest
 from common.data.parcel import Need, needs_of, pack_data
 from common.data.sets import content_digest, load
 from common.errors import UserError
@@ -299,13 +300,19 @@ def lost_at_home(world: World, folder: Path) -> list[str]:
 
 
 def done_already(progress: Path) -> dict[str, dict[str, Any]]:
-    """Trials of the progress file, by name; a line that a kill cut is passed over."""
-    found = {}
+    """Trials of today's code in the progress file, by name; a line that a kill cut is passed over."""
+    found, code = {}, source_digest()
     for line in progress.read_text().splitlines() if progress.exists() else ():
-        with suppress(ValueError):
+        with suppress(ValueError, KeyError):
             entry = json.loads(line)
-            found[entry["trial"]] = entry
+            if entry["code"] == code:
+                found[entry["trial"]] = entry
     return found
+
+
+def mark() -> dict[str, str]:
+    """Of which code a trial is."""
+    return {"code": source_digest(), "commit": commit()}
 
 
 def work_on(kinds: Sequence[Kind], progress: Path, jobs: int, job: int, most: int) -> int:
@@ -324,7 +331,7 @@ def work_on(kinds: Sequence[Kind], progress: Path, jobs: int, job: int, most: in
                     continue
                 entry = bench.attempt(trial)
                 failed, tried = failed + bool(entry["faults"]), tried + 1
-                line = json.dumps(entry).encode() + b"\n"
+                line = json.dumps(entry | mark()).encode() + b"\n"
                 with open(progress, "ab") as file:
                     file.write(line)
                 print(f"{trial.name}: {'; '.join(entry['faults'])[:1500] or 'as without'} ({entry['seconds']} s)", flush=True)

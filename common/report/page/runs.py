@@ -12,9 +12,9 @@ import shlex
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.checkout import ROOT
 from common.methods.digest import file_of
 from common.methods.method import Method
 from common.methods.sampling import shuffled, uniform_weights
@@ -26,7 +26,6 @@ from common.report.results import Record, Results
 from common.spec import Profile, canonical_json, unwrap
 from common.store import files_by_key
 
-ROOT = Path(__file__).resolve().parents[3]
 PLACE = ("device", "precision", "compiled", "torch", "python")
 
 
