@@ -74,10 +74,10 @@ def page(results: Mapping[str, Any]) -> str:
         markdown_table(["what changes", "on a CPU", "on CUDA"], shown).strip(),
         "## What is never lost",
         f"Commands are killed with SIGKILL at every write, rename and fsync and at random moments: {made} of {planned} trials "
-        f"are in the figures, made of {' and '.join(results['commits']) or 'no commit'}. After each, every file is whole or as it "
-        "was, and the next start ends as if nothing had happened: the same bits, every record once. SIGTERM and Ctrl-C end a training within seconds (`GRACE` in "
-        "`common/stopping.py`) after the end of its epoch (on large sets of its batch), which is saved; a longer epoch is begun "
-        "again from the last saved state.",
+        f"are in the figures, made of {' and '.join(results['commits']) or 'no commit'}. After each, every file is whole or as "
+        "it was, and the next start ends as if nothing had happened: the same bits, every record once. SIGTERM and Ctrl-C end "
+        "a training within seconds (`GRACE` in `common/stopping.py`) after the end of its epoch (on large sets of its batch), "
+        "which is saved; a longer epoch is begun again from the last saved state.",
         markdown_table(["command", "trials", "killed at", "found"], rows).strip(),
         "## What damaged files do",
         "Files are damaged by Hypothesis, the same way every time. Each command ends as ever where the damage does not matter, "
