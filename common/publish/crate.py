@@ -54,7 +54,8 @@ def _files(record: Record, target: Path) -> list[Path]:
     """The files of a run in the crate, its record first."""
     folder = record_path(target, record).with_suffix("")
     if (folder / "record.json").is_file():
-        return [folder / "record.json", *sorted(p for p in folder.iterdir() if p.is_file() and p.name != "record.json")]
+        others = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]  # hidden: of a write that was killed
+        return [folder / "record.json", *sorted(p for p in others if p.name != "record.json")]
     path = record_path(target / RECORDS, record)
     write_atomically(path, record_bytes(record))
     return [path]

@@ -20,13 +20,13 @@ class Interval(NamedTuple):
     high: float
 
 
-@lru_cache(maxsize=1 << 16)  # a report asks for that of the same runs in every table, claim and board
 def mean_of(values: Sequence[float | None]) -> float | None:
     """The mean; None where there is nothing, or where a run does not have it, such as an accuracy over classes that a column
     lacks."""
     return statistics.fmean(values) if values and None not in values else None
 
 
+@lru_cache(maxsize=1 << 16)  # a report asks for that of the same runs in every table, claim and board
 def spread(values: tuple[float, ...]) -> tuple[float | None, float | None]:
     """Mean and standard deviation over seeds (n - 1 in the denominator); None where there are too few values."""
     mean = statistics.fmean(values) if values else None

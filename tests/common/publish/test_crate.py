@@ -77,6 +77,13 @@ def test_every_reference_leads_to_an_entity_and_every_file_is_here(paper: Paper,
     assert {one["@id"] for one in found["./"]["mentions"]} == {k for k, v in found.items() if v["@type"] == "CreateAction"}
 
 
+def test_what_a_killed_write_left_is_no_part_of_the_crate(paper: Paper, tmp_path: Path) -> None:
+    found = exported(paper, tmp_path / "out")
+    run = next((tmp_path / "out").rglob("record.json")).parent
+    (run / ".model.safetensors.x1").write_bytes(b"half")
+    assert exported(paper, tmp_path / "out") == found
+
+
 def test_a_second_stage_names_the_record_that_it_starts_from(paper: Paper, tmp_path: Path) -> None:
     first, second = (runs(paper, name)[0] for name in ("ce", "own@written"))
     second = replace(second, method=replace(second.method, starts_from=replace(first.method, protocol=first.spec.protocol)))
