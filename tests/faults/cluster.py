@@ -7,9 +7,13 @@ from tests.faults.world import World, run_main
 
 def on_cluster(world: World, arguments: Sequence[str]) -> int:
     """The command on a cluster that lives as long as its process."""
-    import ray
+    from ray.cluster_utils import Cluster
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    address = ray.get_runtime_context().gcs_address
-    ray.shutdown()
-    return run_main(world, [address if word == "auto" else word for word in arguments])
+    memory = {"object_store_memory": 200 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1, **memory)
+        return run_main(world, [cluster.address if word == "auto" else word for word in arguments])
+    finally:
+        cluster.shutdown()
