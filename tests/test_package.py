@@ -29,7 +29,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_has_every_file_that_the_code_reads(wheel) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    made = {"results", "tables", "summaries", "plans", "scores", "checkpoints", "__pycache__"}
+    made = {"results", "tables", "figures", "summaries", "plans", "scores", "checkpoints", "__pycache__"}
     files = [path.relative_to(ROOT) for room in ("common", "papers") for path in (ROOT / room).rglob("*")]
     assert packed == {path.as_posix() for path in files if path.suffix in WANTED and not made & set(path.parts)}
 
