@@ -257,7 +257,7 @@ class Costs:
     def of(self, pack: Sequence[Run]) -> float | None:
         """Seconds from the start of a pack until its records are there; None where nobody knows."""
         column, protocol, method = pack[0].spec.column, pack[0].spec.protocol, pack[0].method
-        trained = expected_seconds(column, protocol, len(pack), self.speed, 1 + len(method.extra_samplers))
+        trained = expected_seconds(column, protocol, len(pack), self.speed, method.streams.number)
         return None if trained is None else self.ready(pack) * self.speed.slower + trained + len(pack) * READY.ends
 
     def ready(self, pack: Sequence[Run]) -> float:
@@ -338,8 +338,8 @@ def known_speeds(paper: Paper, records: Mapping[str, Mapping[str, Any]]) -> list
 def hours(paper: Paper, column: Column, method: Method, speeds: Sequence[Throughput]) -> float:
     """GPU-hours of a run, with the stages that it starts from."""
     protocol = method.protocol or paper.settings("paper", column)[method.reading]
-    own = gpu_hours(column, protocol, basis(speeds), 1 + len(method.extra_samplers))
-    return own + (hours(paper, column, method.starts_from, speeds) if method.starts_from else 0.0)
+    own = gpu_hours(column, protocol, basis(speeds), method.streams.number)
+    return own + (hours(paper, column, method.first_stage, speeds) if method.first_stage else 0.0)
 
 
 def not_run(paper: Paper, column: Column, method: Method, speeds: Sequence[Throughput]) -> str:

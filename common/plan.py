@@ -63,7 +63,7 @@ class Run:
     @cached_property
     def start(self) -> "Run | None":
         """The run whose backbone this one starts with."""
-        first = self.method.starts_from
+        first = self.method.first_stage
         if first is None:
             return None
         return Run(run_spec(self.spec.column, first.protocol or self.spec.protocol, first, self.spec.seed), first, self.folder)
@@ -242,7 +242,7 @@ def needed_images(papers: Sequence[Paper], dataset: str, imbalance: Sequence[str
         column = item.spec.column
         if column.dataset == dataset and (not imbalance or column.imbalance in imbalance) and (
                 column.name in columns if columns else not column.is_drawn):
-            need = Need(column, item.method.held_out)
+            need = Need(column, item.method.meta.held_out)
             needs.setdefault(need._replace(column=replace(column, backbone="")), need)
     if not needs:
         raise UserError(f"No paper trains on such a column of {dataset}.")

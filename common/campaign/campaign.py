@@ -155,7 +155,7 @@ class Campaign:
     def learn(self, pack: Sequence[Run], epochs: int, times: Sequence[float]) -> None:
         """Keep what the epochs since the second have taken, and what the first took longer. times: of the start and of the end
         of each epoch."""
-        column, p, streams = pack[0].spec.column, pack[0].spec.protocol, 1 + len(pack[0].method.extra_samplers)
+        column, p, streams = pack[0].spec.column, pack[0].spec.protocol, pack[0].method.streams.number
         took = [b - a for a, b in itertools.pairwise(times)]
         each = median(took[1:])
         units = len(pack) * epoch_work(column, p, streams, epochs <= watched_epochs(p))

@@ -108,7 +108,7 @@ def offers(ready: Sequence[Run], worth: Mapping[str, Worth], form: Form, costs: 
 
 
 def _work(pack: Sequence[Run]) -> float:
-    return len(pack) * whole_work(pack[0].spec.column, pack[0].spec.protocol, 1 + len(pack[0].method.extra_samplers))
+    return len(pack) * whole_work(pack[0].spec.column, pack[0].spec.protocol, pack[0].method.streams.number)
 
 
 def fit(offered: Sequence[Offer], left: float, costs: Costs) -> Offer | None:

@@ -49,9 +49,9 @@ class Span(NamedTuple):
 
 def draw_order(method: Method, seed: int, epoch: int, labels: Tensor, counts: np.ndarray, batch: int) -> Order:
     """The epoch of a run. labels: int64 [images] on the CPU; counts: training images per class; batch: the global one."""
-    if method.held_out:
+    if method.meta.held_out:
         raise UserError(f"{method.label} learns from held-out images, which the large sets do not have; train it on a small set.")
-    samplers = tuple(sampler(counts, epoch) for sampler in method.extra_samplers)
+    samplers = tuple(sampler(counts, epoch) for sampler in method.streams.samplers)
     draw = DrawSpec(seed, method.sampler(counts, epoch), method.task == "rotation", samplers, method.mixup)
     plain = {"pad": 0, "flip": False}  # crops are drawn image by image, where it is decoded
     own = draw_epoch(draw, epoch, labels, batch=batch, **plain)

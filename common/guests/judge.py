@@ -73,7 +73,7 @@ def is_plain(method: Method) -> bool:
     """Whether outputs can be drawn for the loss."""
     head = method.head
     usual = head.kind in ("linear", "cosine") and not (head.groups or head.centres or head.rescale)
-    return usual and not (method.extra_samplers or method.combine or method.clusters) and method.task == "classes"
+    return usual and not (method.streams.samplers or method.streams.combine or method.clusters) and method.task == "classes"
 
 
 class Trial:

@@ -79,13 +79,14 @@ def method_digest(method: "Method", column: "Column") -> str:
     In it are too, as values, what no function of the method says: how the dataset is normalised, padded and mirrored, and
     the layers of the backbone.
     """
-    parts = [method.loss, method.weights, method.sampler, *method.extra_samplers, method.combine, method.adjust, method.clusters]
+    parts = [method.loss, method.weights, method.sampler, *method.streams.samplers, method.streams.combine, method.adjust,
+             method.clusters and method.clusters.numbers]
     network, images = (NETWORKS, LARGE) if column.dataset in LARGE else (BACKBONES, SETS)
     return _hash([
         [part and part_tree(part) for part in parts],
         head_digest(method.head),
         _values(network[column.backbone]), _facts(images[column.dataset]),
-        method_digest(method.starts_from, column) if method.starts_from else None,
+        method_digest(method.first_stage, column) if method.first_stage else None,
     ])
 
 

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from common.methods.losses import lade, meta_embedding, softmax_cross_entropy
-from common.methods.method import Head, Method
+from common.methods.method import Head, Method, Start
 from common.methods.one_stage import ce_row
 from common.methods.sampling import class_balanced
 from common.spec import Column, LargeColumns, LargeProtocol, Protocol, Reading
@@ -125,5 +125,5 @@ def _kept(rescale: str) -> Head:
 def _after_ce(name: str, reading: Reading, protocols: Mapping[str, Protocol], setting: str, head: Head,
               loss=softmax_cross_entropy, **more) -> Method:
     """A second stage in "<reading>-<setting>" after the row `ce`."""
-    return Method(name, reading, loss, head, starts_from=replace(ce_row(reading), protocol=protocols[reading]),
+    return Method(name, reading, loss, head, start=Start(replace(ce_row(reading), protocol=protocols[reading])),
                   protocol=protocols[f"{reading}-{setting}"], **more)

@@ -25,7 +25,7 @@ def check_parts(method: Method, counts: np.ndarray, protocol: Protocol) -> None:
     for epoch in sorted({0, *protocol.decay_epochs, max(protocol.epochs - 1, 0)}):
         if method.task == "classes":
             _check_vector(method, "weights", method.weights(counts, epoch), classes, epoch)
-        for sampler in (method.sampler, *method.extra_samplers):
+        for sampler in (method.sampler, *method.streams.samplers):
             order = sampler(counts, epoch)
             if isinstance(order, str) and order not in ("again", "held out"):
                 raise UserError(f"{method.label}: its sampler says {order!r}; it returns None for every image once, or a "

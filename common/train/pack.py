@@ -36,7 +36,7 @@ class Pack:
                  cpu_labels: Tensor):
         self.members, self.device = list(members), device
         self.column, self.protocol, self.shape = members[0].spec.column, members[0].spec.protocol, members[0].method
-        self.runs, self.streams = len(members), 1 + len(self.shape.extra_samplers)
+        self.runs, self.streams = len(members), self.shape.streams.number
         self.counts, self.labels, self.cpu_labels, self.size = counts, labels, cpu_labels, len(cpu_labels)
         self.groups = group_runs(members, counts)
         self.heads = nn.ModuleList(make_head(g, net.width, net.copies, self.size) for g in self.groups)
@@ -51,7 +51,7 @@ class Pack:
         seeds = [m.spec.seed for m in self.members]
         for group, head in zip(self.groups, self.heads, strict=True):
             head.initialise([generator_for(s, "head") for s in seeds[group.first:group.stop]])
-            if group.parent and group.method.clustering == "random":
+            if group.parent and group.method.clusters.by == "random":
                 each, labels = cluster_counts(group.method, self.counts), self.cpu_labels
                 for clusters, seed in zip(head.clusters, seeds[group.first:group.stop], strict=True):
                     clusters.copy_(divide_randomly(labels, each, generator_for(seed, "clusters")))
@@ -196,7 +196,7 @@ class Pack:
 
     def _seen(self, labels: Tensor, drawn: EpochDraws, part: slice) -> Tensor:
         """The labels as the loss wants them: [runs, batch], or [runs, streams, batch] where it sees several streams."""
-        if self.streams == 1 or self.shape.meta_rate:
+        if self.streams == 1 or self.shape.meta.rate:
             return labels
         others = self.labels[drawn.others[:, INDEX, part]].transpose(0, 1)
         return torch.cat([labels.unsqueeze(1), others], 1)

@@ -272,7 +272,7 @@ def begin_network(member: Run, folder: Path) -> tuple[LargeNetwork, str]:
     """The backbone with all weights drawn from the run's own generator, then those that were trained elsewhere; and where these
     are from."""
     protocol, method, name = member.spec.protocol, member.method, member.spec.column.backbone
-    net, generator = LargeNetwork(name, method.network, method.adapter), generator_for(member.spec.seed, "backbone")
+    net, generator = LargeNetwork(name, method.net.kind, method.net.adapter), generator_for(member.spec.seed, "backbone")
     draw_weights([net], generator)
     if not protocol.pretrained:
         return net, ""
@@ -286,8 +286,8 @@ def check_method(member: Run) -> None:
     """A method that only the small sets have is a UserError."""
     method = member.method
     for found, what in ((method.task != "classes", "a task other than the classes"),
-                        (method.meta_rate or method.held_out, "held-out images"),
-                        (method.clusters and method.clustering != "random", "clusters of features")):
+                        (method.meta.rate or method.meta.held_out, "held-out images"),
+                        (method.clusters and method.clusters.by != "random", "clusters of features")):
         if found:
             raise UserError(f"{method.label} has {what}, which is built for the small sets only; leave it out on "
                             f"{member.spec.column.name}.")

@@ -26,7 +26,7 @@ import numpy as np
 from common.cli.main import main
 from common.draws import with_draws
 from common.methods.losses import cross_entropy, shift_target
-from common.methods.method import COSINE, Context, Head, Method, Outputs
+from common.methods.method import COSINE, Context, Head, Method, Outputs, Start
 from common.methods.one_stage import (
     arcface_row,
     bbn_row,
@@ -266,7 +266,7 @@ def second_stage(name: str, reading: Reading, protocols: Mapping[str, Protocol],
     method = Method(
         name, reading, second_loss(reading, size, p.cloud if cloud is None else cloud), head,
         sampler=sampler or partial(gcl_cben, a=p.a, b=p.b, size=size),
-        starts_from=replace(first_stage(reading, size, cloud), protocol=protocols[reading]),
+        start=Start(replace(first_stage(reading, size, cloud), protocol=protocols[reading])),
         protocol=protocols[f"{reading}-gcl"], mixup=p.second_mixup, noise="normal",
     )
     return replace(method, **changes)
@@ -350,7 +350,7 @@ def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method
         ce_row("written"), mixup_row("written", alpha), ldam_drw_row("written", protocol), la_row("written"),
         oltr_row("written", column, protocols), decoupling_row("written", protocols), disalign_row("written", protocols),
         mixup_crt_row("written", protocols, alpha), mislas_row("written", column, protocols, alpha),
-        replace(own, starts_from=replace(own.starts_from, mixup=alpha)),
+        replace(own, start=Start(replace(own.first_stage, mixup=alpha))),
         cosface_row("written"), arcface_row("written"), lade_row("written", column),
     ]
     printed = {"places-lt": (*LARGE_BOTH, "oltr"), "inaturalist2018": (*LARGE_BOTH, "ldam-drw", "la")}.get(column.dataset)
@@ -365,7 +365,7 @@ def released_places(protocols: Mapping[str, Protocol]) -> Method:
     p, r = PARAMS.released_places, PARAMS.released_second
     loss = partial(gcl_blended_labels, s=p.s, cloud=p.cloud, sigma=PARAMS.released.sigma, m=r.m, gamma=r.gamma)
     row = second_stage("gcl", "released", protocols, cloud=p.cloud, sampler=class_balanced, loss=loss, mixup=0.0)
-    return replace(row, starts_from=replace(row.starts_from, mixup=p.mixup))
+    return replace(row, start=Start(replace(row.first_stage, mixup=p.mixup)))
 
 
 def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:

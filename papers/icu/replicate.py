@@ -23,7 +23,7 @@ from common.cli.main import main
 from common.data.sets import SETS
 from common.draws import with_draws
 from common.methods.losses import softmax_cross_entropy
-from common.methods.method import Head, Method
+from common.methods.method import Head, Method, Net
 from common.methods.one_stage import cb_focal_row, ce_row, focal_row, mixup_row
 from common.methods.path import path
 from common.methods.sampling import effective_number_weights
@@ -143,7 +143,7 @@ def icu_row(reading: Reading, name: str = "icu", *, with_alpha: bool = True, wit
     r = PARAMS.released
     alpha = (r.alpha if with_gamma else r.first_alpha) if with_alpha else 0.0
     loss = partial(icu_as_released, alpha=alpha, beta=r.beta if with_gamma else 0.0, weight=r.weight)
-    return Method(name, reading, loss, QUADRATIC, network="two-branch")
+    return Method(name, reading, loss, QUADRATIC, net=Net("two-branch"))
 
 
 def table_3_rows(reading: Reading) -> list[Method]:
@@ -281,7 +281,7 @@ def text_to_code(column: Column, protocols: Mapping[str, Protocol]) -> list[Meth
     return path(
         icu_row("written"),
         ("decay", {"protocol": protocols["released"]}),
-        ("network", {"network": released.network}),
+        ("network", {"net": released.net}),
         ("margins", {"loss": partial(icu, **margins)}),
         ("gamma", {"loss": partial(icu_multiplied, **margins)}),
         ("regulariser", {"loss": partial(icu_multiplied_per_sample, **margins)}),

@@ -38,7 +38,7 @@ from common.methods.losses import (
     target,
     uniform_margin,
 )
-from common.methods.method import COSINE, Context, Head, Method, Outputs
+from common.methods.method import COSINE, Context, Head, Method, Outputs, Start
 from common.methods.one_stage import ce_row
 from common.methods.path import path
 from common.methods.sampling import (
@@ -278,7 +278,7 @@ def baselines(column: Column, protocol: Protocol) -> list[Method]:
         Method("m-drw", "written", partial(uniform_margin, s=p.scale, m=p.uniform_margin), **drw_as_released(protocol)),
         Method("ldam-drw", "written", ldam_30, **drw_as_written(protocol)),
         Method("ldam-drw", "released", **as_released),
-        Method("ldam-drw-ssp", "written", **as_released, starts_from=rotation),
+        Method("ldam-drw-ssp", "written", **as_released, start=Start(rotation)),
     ]
     not_printed = ("hg-drs", "ldam-hg-drs") if column.dataset == "cifar100" else ()
     return [r for r in rows if r.name not in not_printed]

@@ -27,7 +27,7 @@ from common.data.large_sets import LARGE as LARGE_SETS
 from common.data.sets import SETS
 from common.draws import with_draws
 from common.methods.losses import cross_entropy
-from common.methods.method import Context, Head, Method, Outputs
+from common.methods.method import Clusters, Context, Head, Method, Net, Outputs, Start
 from common.methods.one_stage import (
     LARGE_MIXUP,
     bbn_row,
@@ -195,11 +195,11 @@ def adapter_channels(column: Column) -> int:
 def balancing(column: Column) -> dict[str, Any]:
     """FBH where D / C is no whole number: uneven groups, or with fewer channels than classes a trunk adapter of C channels."""
     fits = PARAMS.channels[column.backbone] >= classes_of(column)
-    return {"head": Head("linear", groups="uneven"), "network": "shifted", "adapter": 0 if fits else adapter_channels(column)}
+    return {"head": Head("linear", groups="uneven"), "net": Net("shifted", 0 if fits else adapter_channels(column))}
 
 
-def division(u: int = DEFAULT.u, rounding: str = DEFAULT.rounding) -> dict[str, Any]:
-    return {"clusters": partial(cluster_numbers, u=u, rounding=rounding)}
+def division(u: int = DEFAULT.u, rounding: str = DEFAULT.rounding) -> Clusters:
+    return Clusters(partial(cluster_numbers, u=u, rounding=rounding))
 
 
 def fbh(column: Column) -> Method:
@@ -207,12 +207,13 @@ def fbh(column: Column) -> Method:
 
 
 def cdh(alpha: float = DEFAULT.alpha, **divided) -> Method:
-    return Method("cdh", READING, partial(class_divided, alpha=alpha), **division(**divided))
+    return Method("cdh", READING, partial(class_divided, alpha=alpha), clusters=division(**divided))
 
 
 def two_head(column: Column, weight: float = DEFAULT.weight) -> Method:
     """Ours: both heads."""
-    return Method("two-head", READING, partial(two_heads, alpha=DEFAULT.alpha, weight=weight), **balancing(column), **division())
+    loss = partial(two_heads, alpha=DEFAULT.alpha, weight=weight)
+    return Method("two-head", READING, loss, clusters=division(), **balancing(column))
 
 
 def two_head_full(column: Column, start: int) -> Method:
@@ -224,8 +225,9 @@ def two_head_full(column: Column, start: int) -> Method:
 
 def summed(method: Method, protocol: Protocol) -> Method:
     """The same trained network with the other way from clusters to classes: probabilities are summed. It is only tested."""
-    return replace(method, variant="mapping=sum", decide="sum", head=replace(method.head, keep=True),
-                   starts_from=replace(method, protocol=protocol), protocol=protocol.only_tested())
+    return replace(method, variant="mapping=sum", clusters=replace(method.clusters, pooling="sum"),
+                   head=replace(method.head, keep=True), start=Start(replace(method, protocol=protocol)),
+                   protocol=protocol.only_tested())
 
 
 # ---------------------------------------------------------------- section 3: which rows a column has
@@ -262,21 +264,23 @@ def baselines(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]
 
 def sweeps(column: Column) -> list[Method]:
     """Figure 4 and section 3.3: u of CDH alone, the clustering of both heads, and what the text leaves out, lambda and alpha."""
-    tried, start = PARAMS.sweep, ce_row(READING)
-    by_features = {"starts_from": start, "takes": "clusters"}
+    tried, features_of = PARAMS.sweep, Start(ce_row(READING), takes="clusters")
     return [
         *(replace(cdh(u=u), variant=f"u={u}") for u in tried.u),
-        *(replace(two_head(column), variant=f"clustering={how}", clustering=how, **by_features)
+        *(replace(two_head(column), variant=f"clustering={how}", clusters=replace(division(), by=how), start=features_of)
           for how in ("kmeans", "hierarchical")),
         *(replace(two_head(column, weight), variant=f"lambda={weight}") for weight in tried.weight),
         *(replace(cdh(alpha), variant=f"alpha={alpha}") for alpha in tried.alpha),
     ]
 
 
+def with_adapter(method: Method, column: Column) -> Method:
+    return replace(method, net=replace(method.net, adapter=adapter_channels(column)), variant="adapter=trunk")
+
+
 def controls(column: Column) -> list[Method]:
     """CE and the class-division head behind the trunk adapter: what rows with FBH must be compared with where they have one."""
-    adapted = {"adapter": adapter_channels(column), "variant": "adapter=trunk"}
-    return [replace(ce_row(READING), keep_features=False, **adapted), replace(cdh(), **adapted)]
+    return [with_adapter(method, column) for method in (replace(ce_row(READING), keep_features=False), cdh())]
 
 
 def switches(column: Column, protocol: Protocol) -> list[Method]:
@@ -288,18 +292,18 @@ def switches(column: Column, protocol: Protocol) -> list[Method]:
                "decay-factor": replace(protocol, decay_factor=s.decay_factor)}
     found = [
         replace(cdh(rounding="ceiling"), variant="rounding=ceiling"),
-        replace(both, network="plain", variant="kernel=1x1"),
+        replace(both, net=replace(both.net, kind="plain"), variant="kernel=1x1"),
         replace(full, weights=partial(effective_number_weights, beta=DEFAULT.beta), variant="reweight=always"),
         replace(full, weights=partial(deferred, before=uniform_weights, then=weights, start=start), variant="reweight=clusters"),
         *(replace(method, protocol=recipe, variant=f"recipe={name}")
           for name, recipe in recipes.items() for method in (ce_row(READING), both)),
     ]
-    if both.adapter:  # fewer channels than classes: classes may share channels instead
-        shared = {"adapter": 0, "head": Head("linear", groups="cyclic"), "variant": "groups=cyclic"}
+    if both.net.adapter:  # fewer channels than classes: classes may share channels instead
+        shared = {"net": Net("shifted"), "head": Head("linear", groups="cyclic"), "variant": "groups=cyclic"}
         return [*found, *(replace(method, **shared) for method in (fbh(column), both))]
     dropped = {"head": Head("linear", groups="drop"), "variant": "groups=drop"}
-    adapted = {"adapter": adapter_channels(column), "variant": "adapter=trunk"}
-    return [*found, *(replace(m, **change) for change in (dropped, adapted) for m in (fbh(column), both))]
+    pair = (fbh(column), both)
+    return [*found, *(replace(m, **dropped) for m in pair), *(with_adapter(m, column) for m in pair)]
 
 
 def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
@@ -320,7 +324,7 @@ def second_stage(column: Column, protocols: Mapping[str, Protocol]) -> Method:
     and clusters of both heads trained with mixup."""
     first = replace(two_head(column), mixup=DEFAULT.mixup, protocol=protocols[READING], variant=f"mixup={DEFAULT.mixup:g}")
     return replace(first, name="two-head-full", variant="reweight=stage2", mixup=0.0, head=replace(first.head, keep=True),
-                   weights=partial(effective_number_weights, beta=DEFAULT.beta), starts_from=first,
+                   weights=partial(effective_number_weights, beta=DEFAULT.beta), start=Start(first),
                    protocol=second_setting(column, protocols))
 
 
@@ -336,7 +340,7 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
     left_out = NOT_PRINTED.get(column.dataset, ())
     own = [fbh(column), cdh(), two_head(column), full]
     rows = [m for m in others if m.name not in left_out] + own + [summed(m, protocol) for m in own[1:]]
-    rows += controls(column) if full.adapter or name in PARAMS.switched else []
+    rows += controls(column) if full.net.adapter or name in PARAMS.switched else []
     rows += sweeps(column) if name == PARAMS.sweeps else []
     rows += [*switches(column, protocol), second_stage(column, protocols)] if name in PARAMS.switched else []
     return tuple(rows)

@@ -119,7 +119,7 @@ def test_the_rows_of_table_4_4_are_what_the_readme_says():
                 "curriculum": {"function": curve, "T": end}}, method.label
             assert said["head"] == {**said["head"], "kind": "linear", "bias": None, "project": 0, "rescale": ""}
             assert (said["sampler"], said["weights"]) == ({"function": "shuffled"}, {"function": "uniform_weights"})
-            assert (method.protocol, method.mixup, method.extra_samplers, method.scale) == (None, 0, (), 1)
+            assert (method.protocol, method.mixup, method.streams.samplers, method.scale) == (None, 0, (), 1)
 
 
 def test_the_baselines_are_under_the_setting_of_their_reading():

@@ -100,12 +100,9 @@ def _command(paper: Paper, profile: Profile, item: Run) -> str:
 def equations(method: Method) -> list[list[Any]]:
     """[what it is for, name, file, line] of the functions that a method is made of, its first stage's behind them. What every
     method has where it says nothing (a shuffle, equal weights) is left out."""
-    parts = [("loss", method.loss), ("class weights", method.weights), ("sampler", method.sampler)]
-    parts += [("second stream", sampler) for sampler in method.extra_samplers]
-    parts += [("streams combined by", method.combine), ("logits adjusted by", method.adjust), ("clusters", method.clusters)]
-    found = [[use, function.__name__, *_place(function)] for use, part in parts if part not in (None, shuffled, uniform_weights)
-             for function in _functions(part) if function is not uniform_weights]
-    first = equations(method.starts_from) if method.starts_from else []
+    found = [[use, function.__name__, *_place(function)] for use, part in method.functions.items()
+             if part not in (shuffled, uniform_weights) for function in _functions(part) if function is not uniform_weights]
+    first = equations(method.first_stage) if method.first_stage else []
     return found + [[f"first stage: {use}", *rest] for use, *rest in first]
 
 
