@@ -24,7 +24,7 @@ from common.cost import BACKWARD, Costs, Speed
 from common.errors import exit_code
 from common.models.sizes import multiplications
 from common.plan import Run
-from common.spec import Profile
+from common.spec import ProfileName
 from common.store import load_records
 from common.train.packing import form_packs, together
 from papers.catalog import PAPERS
@@ -35,7 +35,7 @@ EXPECTED = {"cifar10-lt-100": (69.0, 73.0)}  # cross-entropy at the last epoch, 
 LINES = 40
 
 
-def profile_of(column: str) -> Profile:
+def profile_of(column: str) -> ProfileName:
     return "quick" if column.startswith("digits") else "paper"
 
 

@@ -14,7 +14,7 @@ from common.errors import UserError, meant
 from common.methods.digest import ENGINE
 from common.methods.method import Method, check_names, digest_of, run_spec
 from common.paper import Paper
-from common.spec import Profile, RunSpec
+from common.spec import ProfileName, RunSpec
 from common.store import has_diverged, identity
 
 
@@ -118,7 +118,7 @@ def merged(planned: Iterable[Run]) -> dict[str, Run]:
     return found
 
 
-def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), methods: tuple[str, ...] = (),
+def plan(paper: Paper, profile: ProfileName, *, columns: tuple[str, ...] = (), methods: tuple[str, ...] = (),
          seeds: int | None = None, variants: bool = True) -> list[Run]:
     """Every run that the paper's tables and figures need, each key once, in the order of its columns, methods and seeds; of
     the large columns and of those of other images than the authors' only those that are named.
@@ -160,8 +160,8 @@ def how_to_get(dataset: str) -> str:
     return f"make data-{dataset} FROM=FOLDER" + ("" if dataset in LARGE else " (or without FROM to download)")
 
 
-def resolve_profile(papers: Sequence[Paper], asked: Profile | None, columns: Sequence[str], data: Path, console: Console
-                    ) -> Profile:
+def resolve_profile(papers: Sequence[Paper], asked: ProfileName | None, columns: Sequence[str], data: Path, console: Console
+                    ) -> ProfileName:
     """The profile asked for; else that of the named columns; else paper where a GPU and any of its data are, and says why."""
     if asked:
         return asked
@@ -174,12 +174,12 @@ def resolve_profile(papers: Sequence[Paper], asked: Profile | None, columns: Seq
     gpu = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()  # without importing torch
     why = f"a GPU and data/{here[0]}.npz are here" if gpu and here else " and ".join(
         ([] if gpu else ["no GPU"]) + ([] if here else [f"no data/{needed[0]}.npz"]))
-    profile: Profile = "paper" if gpu and here else "quick"
+    profile: ProfileName = "paper" if gpu and here else "quick"
     console.print(f"Profile [bold]{profile}[/]: {why}. (--profile, or PROFILE= with make, overrides.)")
     return profile
 
 
-def plan_all(papers: Sequence[Paper], profile: Profile, columns: Sequence[str], methods: Sequence[str], seeds: int | None,
+def plan_all(papers: Sequence[Paper], profile: ProfileName, columns: Sequence[str], methods: Sequence[str], seeds: int | None,
              variants: bool = True) -> list[Run]:
     """The runs of all papers that the options select, each key once; refused where no paper has any. variants: whether a method
     that is named brings its variants with it (`common.plan.plan`)."""

@@ -25,7 +25,7 @@ from common.methods.one_stage import prior_adjustment
 from common.models.backbones import backbone
 from common.models.imagenet import LargeNetwork
 from common.plan import checkpoint_path
-from common.spec import Profile
+from common.spec import ProfileName
 from common.store import files_by_key, parse_record, read_weights
 from common.train.groups import Group, make_head
 
@@ -113,7 +113,7 @@ class Entry(NamedTuple):
     paper: str
 
 
-def load(name: str, seed: int = 0, source: str | Path | None = None, profile: Profile = "paper") -> Classifier:
+def load(name: str, seed: int = 0, source: str | Path | None = None, profile: ProfileName = "paper") -> Classifier:
     """The trained network of a run, in evaluation mode on the CPU, in float32.
 
     name: "column/method" as in "cifar10-lt-100/ldam-drw", the method with or without its reading ("@written" is taken where both
@@ -159,7 +159,7 @@ def _matches(entry: Entry, parts: list[str]) -> bool:
         not paper or paper == [entry.paper])
 
 
-def _of_checkout(root: Path, profile: Profile, name: str, seed: int) -> Iterator[Entry]:
+def _of_checkout(root: Path, profile: ProfileName, name: str, seed: int) -> Iterator[Entry]:
     """The runs of a checkout that may be meant; only those files are read whose folder and name agree."""
     for key, path in files_by_key(root / "papers").items():
         column, of = path.parent.name, path.parent.parent.name

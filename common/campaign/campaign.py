@@ -22,7 +22,7 @@ from common.cost import PROTOTYPES, SPEEDS, Costs, clock, epoch_work, place_name
 from common.errors import UserError
 from common.paper import Paper
 from common.plan import Run, missing_runs, with_data
-from common.spec import Profile
+from common.spec import ProfileName
 from common.store import file_stem, record_files, thin_records, write_atomically
 from common.train.packing import Limit, form_packs, together, unlimited
 
@@ -74,7 +74,7 @@ def alone(work: Path) -> Iterator[None]:
         yield
 
 
-def select(papers: Sequence[Paper], profile: Profile, only: Sequence[str], columns: Sequence[str], seeds: int | None,
+def select(papers: Sequence[Paper], profile: ProfileName, only: Sequence[str], columns: Sequence[str], seeds: int | None,
            data: Path, console: Console) -> Wanted:
     """The runs that --only, --columns and --seeds leave, on datasets that are here; unknown names are refused."""
     for name, known in [(n, [p.name for p in papers]) for n in only] + [

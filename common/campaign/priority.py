@@ -8,7 +8,7 @@ from common.draws import BASELINES
 from common.paper import Paper
 from common.plan import Run, merged, plan
 from common.report.published import columns_shown_for, published
-from common.spec import FURTHER_DRAWS, Profile
+from common.spec import FURTHER_DRAWS, ProfileName
 
 SEEDS_FIRST = 3  # of every cell, before any cell gets more
 TIERS = ("own methods, CE and LDAM-DRW", "other rows of the main tables", "ablations")
@@ -35,7 +35,7 @@ class Worth:
         return TIERS[self.tier % 3] + ("" if self.tier < 3 else ", further seeds and draws")
 
 
-def wanted(papers: Sequence[Paper], profile: Profile, columns: Sequence[str] = (), seeds: int | None = None
+def wanted(papers: Sequence[Paper], profile: ProfileName, columns: Sequence[str] = (), seeds: int | None = None
            ) -> tuple[list[Run], dict[str, Worth]]:
     """Every run of the papers (of the named columns only, else of all but the large ones), each key once, and what it is worth
     by its key.
@@ -58,7 +58,7 @@ def wanted(papers: Sequence[Paper], profile: Profile, columns: Sequence[str] = (
     return list(merged(runs).values()), worth
 
 
-def _printed(paper: Paper, profile: Profile) -> dict[tuple[str, str, str], list[str]]:
+def _printed(paper: Paper, profile: ProfileName) -> dict[tuple[str, str, str], list[str]]:
     """(column, method, variant) -> the table of each number that the paper prints; quick columns by what they stand for."""
     shown, found = columns_shown_for(paper, profile), {}
     for row in published(paper).itertuples():

@@ -42,7 +42,7 @@ from common.plan import Run, all_planned, has_data, missing_runs, plan, plan_all
 from common.publish.export import export
 from common.report.results import Results, read_results, results_of
 from common.report.scores import write_scores
-from common.spec import Profile
+from common.spec import ProfileName
 from common.stopping import to_its_end
 from common.store import accept, files_by_key, load_records, record_files, thin_records
 from common.train.packing import LARGEST, Limit, cpu_limit, form_packs, memory_limit
@@ -79,11 +79,11 @@ def main(*papers: Paper, broken: Sequence[UserError] = ()) -> None:
     sys.exit(to_its_end(run, patient=options.command in OF_HOURS, quiet=RANK > 0))
 
 
-def profile_of(papers: Sequence[Paper], options: argparse.Namespace) -> Profile:
+def profile_of(papers: Sequence[Paper], options: argparse.Namespace) -> ProfileName:
     return resolve_profile(papers, options.profile, getattr(options, "column", []), DATA, console)
 
 
-def planned_runs(papers: Sequence[Paper], options: argparse.Namespace) -> tuple[Profile, list[Run]]:
+def planned_runs(papers: Sequence[Paper], options: argparse.Namespace) -> tuple[ProfileName, list[Run]]:
     """The runs of all papers that the options select, each key once."""
     profile = profile_of(papers, options)
     variants = options.command is command_status or getattr(options, "variants", True)

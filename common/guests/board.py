@@ -22,7 +22,7 @@ from common.report.protocols import protocol_words
 from common.report.results import results_of
 from common.report.significance import holm
 from common.report.text import number, signed
-from common.spec import Column, Profile, Protocol
+from common.spec import Column, ProfileName, Protocol
 from common.store import files_by_key, identity_of, load_records
 
 Record = Mapping[str, Any]
@@ -57,7 +57,7 @@ class Evidence:
         return [self.records[item.identity] for item in runs if item.identity in self.records]
 
 
-def papers_rows(papers: Sequence[Paper], profile: Profile, column: Column, root: Path, evidence: Evidence) -> list[Trained]:
+def papers_rows(papers: Sequence[Paper], profile: ProfileName, column: Column, root: Path, evidence: Evidence) -> list[Trained]:
     """Everything that the papers have trained on the column."""
     here = [replace(p, columns={**p.columns, profile: (column,)}) for p in papers if column in p.columns[profile]]
     keys = [key for key, file in files_by_key(root).items() if file.parts[-3:-1] == (profile, column.name)]

@@ -10,7 +10,7 @@ from typing import Literal
 
 from common.errors import UserError
 from common.guests.source import PLAIN_NAME
-from common.spec import Column, Profile, Protocol, build, canonical_json
+from common.spec import Column, ProfileName, Protocol, build, canonical_json
 from common.store import write_atomically
 
 SCHEMA = 1
@@ -105,7 +105,7 @@ class Card:
 
     schema: int
     name: str
-    profile: Profile
+    profile: ProfileName
     column: Column
     seeds: int
     engine: int

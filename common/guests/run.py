@@ -37,7 +37,7 @@ from common.paper import Paper
 from common.plan import has_data, with_data
 from common.report.intervals import prediction_interval
 from common.report.text import number
-from common.spec import Column, Profile
+from common.spec import Column, ProfileName
 from common.store import write_atomically
 from common.train.packing import Limit
 
@@ -54,7 +54,7 @@ class Case(NamedTuple):
 
     guest: Guest
     home: Path
-    profile: Profile
+    profile: ProfileName
     column: Column
     seeds: int
     asked: list[tuple[Setting, list[Entry]]]
@@ -97,7 +97,7 @@ def try_loss(papers: Sequence[Paper], options: argparse.Namespace, ground: Groun
     return 0 if done else 3
 
 
-def make_case(papers: Sequence[Paper], guest: Guest, home: Path, profile: Profile, column: Column, seeds: int,
+def make_case(papers: Sequence[Paper], guest: Guest, home: Path, profile: ProfileName, column: Column, seeds: int,
               asked: Sequence[Setting], alone: bool = False) -> Case:
     """The trial of a guest under some settings."""
     found = [(setting, entries(guest, home, profile, column, setting.protocol, seeds)) for setting in asked]

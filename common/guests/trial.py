@@ -20,7 +20,7 @@ from common.methods.one_stage import ce_row, la_row, ldam_drw_row, ldam_row
 from common.paper import Paper
 from common.plan import Run
 from common.report.boards import whole_stage
-from common.spec import Column, Profile, Protocol
+from common.spec import Column, ProfileName, Protocol
 from common.store import load_records, record_files
 
 RUNS = "runs"  # in a guest's folder: what a paper's folder is among the papers'
@@ -52,9 +52,9 @@ class Entry(NamedTuple):
     runs: tuple[Run, ...]
 
 
-def find_column(papers: Sequence[Paper], name: str | None) -> tuple[Profile, Column]:
+def find_column(papers: Sequence[Paper], name: str | None) -> tuple[ProfileName, Column]:
     """The column of that name, of whichever profile has it; without a name that of the quick profile that most papers have."""
-    known: dict[str, tuple[Profile, Column]] = {}
+    known: dict[str, tuple[ProfileName, Column]] = {}
     counted: dict[str, int] = {}
     for profile in ("paper", "quick"):
         for column in (c for paper in papers for c in paper.columns[profile] if c.name not in paper.large):
@@ -69,7 +69,7 @@ def find_column(papers: Sequence[Paper], name: str | None) -> tuple[Profile, Col
     return known[name]
 
 
-def settings(papers: Sequence[Paper], profile: Profile, column: Column, asked: Sequence[str] = ()) -> list[Setting]:
+def settings(papers: Sequence[Paper], profile: ProfileName, column: Column, asked: Sequence[str] = ()) -> list[Setting]:
     """Every protocol under which a paper trains cross-entropy on the column. asked: of these papers alone, "<paper>" or
     "<paper>@<reading>"."""
     found: dict[Protocol, list[str]] = {}
@@ -105,7 +105,7 @@ def counts_of(column: Column) -> np.ndarray:
     return class_counts(column.imbalance, column.ratio, facts.train // facts.classes, facts.classes)
 
 
-def entries(guest: Guest, home: Path, profile: Profile, column: Column, protocol: Protocol, seeds: int) -> list[Entry]:
+def entries(guest: Guest, home: Path, profile: ProfileName, column: Column, protocol: Protocol, seeds: int) -> list[Entry]:
     """The guest's rows and the references under one protocol. home: the guest's folder."""
     folder, found = home / RUNS / "results" / profile / column.name, []
     own, beside = guest.rows(protocol), references(protocol)
@@ -122,7 +122,7 @@ def entries(guest: Guest, home: Path, profile: Profile, column: Column, protocol
     return found
 
 
-def check_apart(guest: Guest, papers: Sequence[Paper], profile: Profile, column: Column, found: Iterable[Entry]) -> None:
+def check_apart(guest: Guest, papers: Sequence[Paper], profile: ProfileName, column: Column, found: Iterable[Entry]) -> None:
     """Refuse a function of the guest's that has the name of another one: a run is identified by names."""
     theirs = [method for paper in papers if column in paper.columns[profile] for method in paper.rows(profile, column)]
     try:

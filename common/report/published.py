@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from common.errors import UserError
 from common.paper import Paper
 from common.report.verdict import bounds
-from common.spec import Column, Profile
+from common.spec import Column, ProfileName
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -82,7 +82,7 @@ def _spell(method: str) -> str:
     return "-".join(word.upper() if len(word) <= 4 else word.capitalize() for word in method.split("-"))
 
 
-def columns_shown_for(paper: Paper, profile: Profile) -> dict[str, tuple[Column, ...]]:
+def columns_shown_for(paper: Paper, profile: ProfileName) -> dict[str, tuple[Column, ...]]:
     """Published column name -> the columns of this profile whose runs are shown for it."""
     found: dict[str, tuple[Column, ...]] = {}
     there = {column.name for column in paper.columns[profile]}

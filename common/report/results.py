@@ -13,7 +13,7 @@ from common.plan import Run
 from common.report.paired import NO_HITS, Hits, hits_of
 from common.report.published import columns_shown_for, published
 from common.report.verdict import APART
-from common.spec import Column, Profile
+from common.spec import Column, ProfileName
 from common.store import equivalents, load_records
 
 if TYPE_CHECKING:
@@ -47,15 +47,15 @@ class Results:
 
     paper: Paper
     records: Records
-    profile: Profile
+    profile: ProfileName
     hits: Mapping[str, Hits] = field(default_factory=lambda: NO_HITS)
-    _profiles: dict[Profile, "Results"] = field(default_factory=dict, repr=False)  # of the same records, this one among them
+    _profiles: dict[ProfileName, "Results"] = field(default_factory=dict, repr=False)  # of the same records, this one among them
     _kept: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
         self._profiles[self.profile] = self
 
-    def under(self, profile: Profile) -> "Results":
+    def under(self, profile: ProfileName) -> "Results":
         """The same records under another profile."""
         return self._profiles.get(profile) or replace(self, profile=profile)
 
@@ -116,13 +116,13 @@ class Results:
                           tuple(r for r, _ in there if not is_fresh(r, digest, same)), planned)
 
 
-def results_of(papers: Sequence[Paper], records: Records, profile: Profile, hits: Mapping[str, Hits] = NO_HITS
+def results_of(papers: Sequence[Paper], records: Records, profile: ProfileName, hits: Mapping[str, Hits] = NO_HITS
                ) -> tuple[Results, ...]:
     """The same records for several papers."""
     return tuple(Results(paper, records, profile, hits) for paper in papers)
 
 
-def read_results(papers: Sequence[Paper], profile: Profile) -> tuple[Results, ...]:
+def read_results(papers: Sequence[Paper], profile: ProfileName) -> tuple[Results, ...]:
     """What the records and predictions in the papers' folders say of each paper."""
     root = papers[0].folder.parent
     records = load_records(root)

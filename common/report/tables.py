@@ -23,7 +23,7 @@ from common.report.results import Records, Results, once
 from common.report.text import escape, markdown_table, mean_text, plain, signed
 from common.report.variants import variants_markdown
 from common.report.verdict import RULE
-from common.spec import Profile
+from common.spec import ProfileName
 from common.store import write_atomically
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def claim_name(claim: Claim) -> str:
     return f"{claim.id} (ours)" if claim.ours else claim.id
 
 
-def claims_markdown(outcomes: Sequence[Outcome], profile: Profile) -> str:
+def claims_markdown(outcomes: Sequence[Outcome], profile: ProfileName) -> str:
     """The claims with their verdicts, and below them every quote, how it was read and what could not be compared."""
     rows, words = [], {}
     for o in outcomes:
@@ -219,7 +219,7 @@ def print_table(results: Results, console: "Console | None" = None) -> None:
         console.print(f"Probably misspelt: {sentence}", style="yellow", markup=False, highlight=False)
 
 
-def _print_one(table: Table, chosen: list[Cell], records: Records, profile: Profile, console: "Console") -> None:
+def _print_one(table: Table, chosen: list[Cell], records: Records, profile: ProfileName, console: "Console") -> None:
     if profile == "quick":
         paired = {cell.stands_for for cell in chosen if cell.quick}
         chosen = [cell for cell in chosen if cell.stands_for in paired]
@@ -238,7 +238,7 @@ def _print_one(table: Table, chosen: list[Cell], records: Records, profile: Prof
         console.print(line, style="dim", markup=False, highlight=False)
 
 
-def _blocks(laid: Grid, profile: Profile) -> list[list[int]]:
+def _blocks(laid: Grid, profile: ProfileName) -> list[list[int]]:
     """Indices of the columns to show side by side: one dataset, at most `PER_BLOCK`; quick pairs stay together."""
     if profile == "quick":
         pairs = [[laid.columns.index(place._replace(column=place.stands_for)), i] for i, place in enumerate(laid.columns)
@@ -288,7 +288,7 @@ def _ours(cell: Cell) -> str:
     return mean_text(cell.values) if cell.n else plain(cell.state)
 
 
-def _print_claims(outcomes: Sequence[Outcome], profile: Profile, console: "Console") -> None:
+def _print_claims(outcomes: Sequence[Outcome], profile: ProfileName, console: "Console") -> None:
     """Whether the printed numbers bear each claim out, whether ours do, and by how many points in the worst column."""
     from rich import box
     from rich.table import Table as RichTable

@@ -43,12 +43,12 @@ from common.methods.one_stage import (
     mixup_row,
 )
 from common.methods.sampling import deferred, effective_number_weights, uniform_weights
-from common.methods.two_stage import lws_row, oltr_row, with_second_settings
-from common.paper import Figure, Paper, Table
+from common.methods.two_stage import lws_row, oltr_row
+from common.paper import Figure, Profile, Table, load_paper, published_column
 from common.report.figures import Panel, curves, find_methods
 from common.report.results import Results
 from common.report.sweep import Point, Sweep, sweep_figure
-from common.spec import Column, LargeColumns, Protocol, load_yaml
+from common.spec import Column, Protocol, load_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,13 +121,6 @@ def cluster_weights(counts: np.ndarray, epoch: int, *, beta: float, u: int, roun
 
 
 @dataclass(frozen=True)
-class Profile:
-    seeds: int
-    protocols: dict[str, Protocol]
-    columns: dict[str, Column]
-
-
-@dataclass(frozen=True)
 class Setting:
     u: int
     alpha: float
@@ -170,12 +163,11 @@ class Params:
     sweep: Tried
     switches: Switches
     baselines: Baselines
-    large: LargeColumns
     large_deferred: int
 
 
 PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
-LARGE = with_second_settings(PARAMS.large)
+LARGE = PARAMS.paper.large.columns
 DEFAULT = PARAMS.written
 
 
@@ -235,10 +227,6 @@ def summed(method: Method, protocol: Protocol) -> Method:
 
 SINGLE_ROWS = ("ce", "mixup", "drs", "ldam-drw", "mislas", "two-head-full")  # Table 5
 NOT_PRINTED = {"tiny-imagenet": ("cb-rw", "cb-focal", "hybrid-sc")}  # Table 2
-
-
-def stands_for(column: Column) -> str:
-    return PARAMS.stand_ins.get(column.name, column.name)
 
 
 def second_setting(column: Column, protocols: Mapping[str, Protocol]) -> Protocol:
@@ -332,7 +320,7 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
     """Everything that is trained on a column: Tables 1, 2 and 4, or Table 5; on some the sweeps and the switches too."""
     if column.name in LARGE:
         return tuple(large_rows(column, protocols))
-    protocol, name = protocols[READING], stands_for(column)
+    protocol, name = protocols[READING], published_column(PARAMS.stand_ins, column)
     full = two_head_full(column, protocol.first_decay)
     others = baselines(column, protocols)
     if column.backbone not in ("resnet32", "resnet8", "resnet18"):
@@ -383,14 +371,9 @@ def figure_4(results: Results):
     return sweep_figure(results, PARAMS.sweeps, panels)
 
 
-PAPER = with_draws(Paper(
-    name="two_head",
+PAPER = with_draws(load_paper(
+    HERE, PARAMS,
     title="Improving Class Balancing at Both Feature Extractor and Classifier Head",
-    folder=HERE,
-    columns={"paper": (*PARAMS.paper.columns.values(), *PARAMS.large.columns.values()),
-             "quick": tuple(PARAMS.quick.columns.values())},
-    protocols={name: p.protocols for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
-    seeds={"paper": PARAMS.paper.seeds, "quick": PARAMS.quick.seeds},
     methods=methods,
     own=("two-head", "two-head-full", "fbh", "cdh"),
     main=("1", "4"),
@@ -405,8 +388,6 @@ PAPER = with_draws(Paper(
         Figure("3", "Training images, recall and classifier norm of each class", figure_3),
         Figure("4", "Accuracy over the number of clusters and over the clustering", figure_4),
     ),
-    stand_ins=PARAMS.stand_ins,
-    large=LARGE,
 ))
 
 if __name__ == "__main__":

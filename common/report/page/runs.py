@@ -23,7 +23,7 @@ from common.plan import Run
 from common.report.compare import Cell
 from common.report.large import COMMAND
 from common.report.results import Record, Results
-from common.spec import Profile, canonical_json, unwrap
+from common.spec import ProfileName, canonical_json, unwrap
 from common.store import files_by_key
 
 PLACE = ("device", "precision", "compiled", "torch", "python")
@@ -85,7 +85,7 @@ def plans(results: Sequence[Results]) -> dict[str, Plan]:
     return starts | found
 
 
-def _command(paper: Paper, profile: Profile, item: Run) -> str:
+def _command(paper: Paper, profile: ProfileName, item: Run) -> str:
     """Up to its number of seeds. A column of a large set is trained under torchrun, and in the paper's profile only."""
     column = item.spec.column.name
     begin = COMMAND.format(paper=paper.name) if column in paper.large else (
