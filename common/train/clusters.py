@@ -1,6 +1,6 @@
 """The division of classes into clusters: at random, or by the features of a trained network.
 
-The clusters are numbered through, those of class 0 first; each class has as many as `Method.clusters` says.
+The clusters are numbered through, those of class 0 first; each class has as many as `Clusters.numbers` says.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from common.methods.method import Method
 
 def cluster_counts(method: Method, counts: np.ndarray) -> np.ndarray:
     """Clusters of each class, int64 [classes]; more clusters than images of a class is a UserError."""
-    found = np.asarray(method.clusters(counts), dtype=np.int64)
+    found = np.asarray(method.clusters.numbers(counts), dtype=np.int64)
     if (found < 1).any() or (found > counts).any():
         c = int(np.argmax((found < 1) | (found > counts)))
         raise UserError(f"{method.label} divides class {c}, which has {counts[c]} images, into {found[c]} clusters; take fewer.")
