@@ -1,7 +1,7 @@
 """What the author of a paper's folder has probably misspelt: a sentence each, with file, line and what was meant.
 
 Much that a folder names may rightly be unknown here (a row that nobody trains, a metric that no record holds), so only what
-looks like something known is called a mistake. What nothing could be made of is refused where it is read.
+looks like something known is called a mistake. What makes no sense at all is refused where it is read.
 """
 
 from collections.abc import Iterable

@@ -315,7 +315,7 @@ def _readings(claim: Claim, results: Results, sides: Sides) -> list[str]:
 
 
 def _own_readings(claim: Claim, runs: Sequence[MethodRuns], sides: tuple[list[Row], list[Row]]) -> set[str]:
-    """The readings of the claim's own rows, of those that it compares in a published column, in a column of ours."""
+    """The readings that the claim's own method has in a column of ours. sides: the rows compared in the published column."""
     own = {(row.method, row.variant) for row in chain(*sides) if claim.method in (row.method, row.label)}
     return {one.method.reading for one in runs if (one.method.name, one.method.variant) in own}
 

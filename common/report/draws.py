@@ -120,7 +120,7 @@ def _methods(results: Iterable[Results], column: Column) -> tuple[Drawn, ...]:
 
 
 def _beside(paper: Paper, column: Column) -> list[Column]:
-    """The paper's columns that differ from this one of the authors' images in the images alone."""
+    """The paper's columns that differ from this one, which has the authors' images, in the images alone."""
     here = column in paper.columns["paper"] and has_draws(column)
     return [c for c in paper.columns["paper"] if c.is_drawn and replace(c, subset="authors") == column] if here else []
 

@@ -78,7 +78,7 @@ def _split_notes(frame: "DataFrame") -> list[tuple[str, str]]:
 
 
 def _spell(method: str) -> str:
-    """A label for a row whose own the file does not repeat: short words are acronyms (`LDAM-DRW`), others names (`Focal`)."""
+    """The label of a row for which the file gives none: short words are acronyms (`LDAM-DRW`), others names (`Focal`)."""
     return "-".join(word.upper() if len(word) <= 4 else word.capitalize() for word in method.split("-"))
 
 

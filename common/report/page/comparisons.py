@@ -86,7 +86,7 @@ def method_of(label: str) -> str:
 
 
 def comparable(protocol: Protocol) -> tuple:
-    """What settings of one board have in common: how long is trained, which layers, and from which weights."""
+    """What the settings of one board have in common: for how long they train, which layers, and from which weights."""
     return protocol.epochs, protocol.trains, getattr(protocol, "pretrained", False)
 
 

@@ -75,7 +75,7 @@ def span(interval: Interval | None) -> str:
 
 
 def width(interval: Interval | None) -> str:
-    """By which a column of intervals is sorted."""
+    """What a column of intervals is sorted by."""
     return "" if interval is None else f"{interval.high - interval.low:.6g}"
 
 
@@ -149,7 +149,7 @@ def best_tone(cell: Cell) -> str:
 
 
 def rank(cell: Cell) -> str:
-    """By which a column of a table is sorted: the verdict, then how far off the number is."""
+    """What a column of a table is sorted by: the verdict, then how far off the number is."""
     word = cell_word(cell)
     place = CELL_WORDS.index(word) if word in CELL_WORDS else len(CELL_WORDS)
     return f"{1000 * place + min(999.0, abs(cell.delta or 0.0)):.6g}"
