@@ -181,7 +181,7 @@ def _listed_tests(column: Column, rows: Sequence[LeaderboardRow], right: Values,
 
 
 def _further_tests(rows: Sequence[LeaderboardRow], records: Records, second: Second) -> list[CleanTest]:
-    """Of each further test set that two or more of the methods have answered; of each method the runs that have answered it count."""
+    """Of each further test set that two or more of the methods have answered; of a method, the runs that have count."""
     tests = []
     for title, answered in second.further.items():
         runs = [[answered[digest] for key in row.keys if (digest := records[key]["digest"][:16]) in answered] for row in rows]
