@@ -60,7 +60,7 @@ class Results:
         return self._profiles.get(profile) or replace(self, profile=profile)
 
     def keep(self, name: Hashable, compute: Callable[[], Any]) -> Any:
-        """What `compute` returns when the name is first asked for."""
+        """What `compute` returned when the name was first asked for."""
         if name not in self._kept:
             self._kept[name] = compute()
         return self._kept[name]
@@ -82,12 +82,12 @@ class Results:
 
     @cached_property
     def speeds(self) -> list[Throughput]:
-        """What GPUs have been seen to do, where the paper has large columns."""
+        """The speeds that GPUs have been seen to reach, where the paper has large columns."""
         return known_speeds(self.paper, self.records)
 
     @cached_property
     def seeds(self) -> range:
-        """All seeds that are planned or recorded: more than planned all count."""
+        """Every seed that is planned or recorded; those beyond the plan count too."""
         return range(max([self.paper.seeds[self.profile], *(1 + record["spec"]["seed"] for record in self.records.values())]))
 
     def planned(self, column: Column) -> Sequence[tuple[Run, ...]]:
@@ -130,7 +130,7 @@ def read_results(papers: Sequence[Paper], profile: ProfileName) -> tuple[Results
 
 
 def once(compute: Callable[[Results], T]) -> Callable[[Results], T]:
-    """Makes a function of results keep in them what it returns: a report asks for the same cells and claims again and again."""
+    """Keep what a function of results returns in the results, as a report asks for the same cells and claims again and again."""
     @wraps(compute)
     def kept(results: Results) -> T:
         return results.keep(compute, lambda: compute(results))
