@@ -112,9 +112,11 @@ def command_plan(papers: Sequence[Paper], options: argparse.Namespace) -> None:
 
 
 def _expected(papers: Sequence[Paper], missing: Sequence[Run]) -> str:
-    """How long, on every device that has trained or been measured with such networks."""
+    """How long, on every device that has trained or been measured with such networks; of large sets, where that is said."""
     if not missing:
         return ""
+    if any(m.spec.column.dataset in LARGE for m in missing):
+        return "`table` writes the GPU-hours of large sets into tables/<profile>/large.md; name other columns without them."
     estimates, folders = [], (RESULTS, RESULTS / SPEEDS, WORK / "probes")
     for place, speed in sorted(speeds(thin_records(papers_root(papers), WORK / "records.json"), *folders).items()):
         limit = (lambda item: LARGEST) if speed.compiled else cpu_limit
