@@ -163,10 +163,10 @@ def read_card(path: Path) -> tuple[Card, str]:
 
 def find_cards(guests: Path) -> list[tuple[Path, Card]]:
     """All cards in guests/ and in the guests' folders; what is no card is left out."""
-    found = []
+    cards = []
     for path in sorted([*guests.glob("*.json"), *guests.glob("*/card-*.json")]):
         try:
-            found.append((path, read_card(path)[0]))
+            cards.append((path, read_card(path)[0]))
         except UserError:
             continue
-    return found
+    return cards

@@ -341,10 +341,10 @@ def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method
         cosface_row("written"), arcface_row("written"), lade_row("written", column),
     ]
     printed = {"places-lt": (*LARGE_BOTH, "oltr"), "inaturalist2018": (*LARGE_BOTH, "ldam-drw", "la")}.get(column.dataset)
-    found = [row for row in rows if printed is None or row.name in printed]
+    rows = [row for row in rows if printed is None or row.name in printed]
     if "released" in protocols:
-        found += [ce_row("released"), released_places(protocols)]
-    return [replace(row, keep_features=False) for row in found]
+        rows += [ce_row("released"), released_places(protocols)]
+    return [replace(row, keep_features=False) for row in rows]
 
 
 def released_places(protocols: Mapping[str, Protocol]) -> Method:

@@ -298,14 +298,14 @@ def switches(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
     """One difference at a time, on one column; the thesis prints no such rows."""
     if published_column(PARAMS.stand_ins, column) != "cifar10-lt-100":
         return []
-    found = [la_post_hoc_row(reading, protocols[reading]) for reading in READINGS]
+    rows = [la_post_hoc_row(reading, protocols[reading]) for reading in READINGS]
     for reading, other in (READINGS, READINGS[::-1]):
         m_max = getattr(PARAMS, other).m_max
         changed = ga_loss(reading, replace(getattr(PARAMS, reading), m_max=m_max), ga_epoch(protocols[reading]))
-        found.append(Method("kps", reading, changed, COSINE, variant=f"m_max={m_max}"))
+        rows.append(Method("kps", reading, changed, COSINE, variant=f"m_max={m_max}"))
     late = ga_loss("written", PARAMS.written, protocols["written"].first_decay)
     mislas_kps = own_rows(column, "written", protocols)[-1]
-    return [*found, Method("kps", "written", late, COSINE, variant="start=decay"),
+    return [*rows, Method("kps", "written", late, COSINE, variant="start=decay"),
             replace(focal_row("released"), variant="head=linear"),
             replace(mislas_kps, sampler=shuffled, variant="sampler=instance")]
 

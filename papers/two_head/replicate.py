@@ -278,7 +278,7 @@ def switches(column: Column, protocol: Protocol) -> list[Method]:
     weights = partial(cluster_weights, beta=DEFAULT.beta, u=DEFAULT.u, rounding=DEFAULT.rounding)
     recipes = {"weight-decay": replace(protocol, weight_decay=s.weight_decay),
                "decay-factor": replace(protocol, decay_factor=s.decay_factor)}
-    found = [
+    rows = [
         replace(cdh(rounding="ceiling"), variant="rounding=ceiling"),
         replace(both, net=replace(both.net, kind="plain"), variant="kernel=1x1"),
         replace(full, weights=partial(effective_number_weights, beta=DEFAULT.beta), variant="reweight=always"),
@@ -288,10 +288,10 @@ def switches(column: Column, protocol: Protocol) -> list[Method]:
     ]
     if both.net.adapter:  # fewer channels than classes: classes may share channels instead
         shared = {"net": Net("shifted"), "head": Head("linear", groups="cyclic"), "variant": "groups=cyclic"}
-        return [*found, *(replace(method, **shared) for method in (fbh(column), both))]
+        return [*rows, *(replace(method, **shared) for method in (fbh(column), both))]
     dropped = {"head": Head("linear", groups="drop"), "variant": "groups=drop"}
     pair = (fbh(column), both)
-    return [*found, *(replace(m, **dropped) for m in pair), *(with_adapter(m, column) for m in pair)]
+    return [*rows, *(replace(m, **dropped) for m in pair), *(with_adapter(m, column) for m in pair)]
 
 
 def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
@@ -340,10 +340,10 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
 def figure_3(results: Results):
     """Training images, recall and classifier norm of each class: CE and both heads. A class of several clusters has the mean
     of their norms (gap: the figure does not say)."""
-    found = find_methods(results, PARAMS.sweeps, ("ce@written", "two-head@written"))
-    if isinstance(found, str):
-        return found
-    (ce, ours), words, source = found
+    runs = find_methods(results, PARAMS.sweeps, ("ce@written", "two-head@written"))
+    if isinstance(runs, str):
+        return runs
+    (ce, ours), words, source = runs
     counts = ce.done[0]["counts"]
     order = sorted(range(len(counts)), key=lambda c: -counts[c])
 

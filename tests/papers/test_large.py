@@ -134,6 +134,13 @@ def test_large_columns_are_planned_only_where_they_are_named_and_a_set_names_all
     assert kps == {"imagenet-lt-resnet50", "imagenet-lt-resnext50"}
 
 
+def test_plan_says_where_the_hours_of_a_large_column_are():
+    done = subprocess.run([sys.executable, "-m", "papers", "plan", "--profile", "paper", "--column", "imagenet-lt-resnet50"],
+                          cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "GPU-hours of large sets into tables/<profile>/large.md" in " ".join(done.stdout.split())
+
+
 # ---------------------------------------------------------------- pipelines
 
 
