@@ -44,8 +44,8 @@ def _of_parcels(root: Path) -> str | None:
 
 def source_digest(root: Path = ROOT) -> str:
     """SHA-256 over the Python and YAML files that decide what a run computes."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(p for room in ("common", "papers") for p in (root / room).rglob("*") if p.suffix in (".py", ".yaml")):
         if "results" not in path.relative_to(root).parts:
-            found.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return found.hexdigest()
+            digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()

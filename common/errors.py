@@ -63,8 +63,8 @@ def meant(word: object, known: Iterable[object]) -> str:
 def line_of(path: Path, *words: str) -> str:
     """The file, with its first line that holds all of the words, if one does."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    found = (number for number, line in enumerate(text.splitlines(), 1) if all(word in line for word in words))
-    number = next(found, None)
+    numbers = (number for number, line in enumerate(text.splitlines(), 1) if all(word in line for word in words))
+    number = next(numbers, None)
     return f"{path}, line {number}" if number else str(path)
 
 
