@@ -21,7 +21,7 @@ def check_is_checkout(root: Path = ROOT) -> None:
 
 
 def commit(root: Path = ROOT) -> str:
-    """The commit of the checkout at `root`, with "-dirty" where it was changed, but for what training itself changes (`WRITTEN`).
+    """The commit of the checkout at `root`, with "-dirty" if anything was changed but what training itself writes (`WRITTEN`).
     Without .git it is what LONGTAIL_COMMIT says, or the commit at which a parcel in data/ was packed; else "unknown"."""
     try:
         named = ["git", "describe", "--always", "--abbrev=12", "--exclude=*"]

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read, and how it is said."""
+"""The one exception that a user is meant to read, and how it is printed."""
 
 import difflib
 import errno
@@ -32,7 +32,7 @@ def remedy(error: OSError) -> str:
 
 
 def exit_code(command: Callable[[], int | None]) -> int:
-    """What the command of a script returns, 0 for nothing; 2 after a UserError, which is said."""
+    """What the command of a script returns (0 for None), or 2 after a UserError, whose sentence is printed."""
     try:
         return command() or 0
     except UserError as error:

@@ -81,7 +81,7 @@ class Run:
 
 
 def checkpoint_path(folder: Path, key: str) -> Path:
-    """Where the weights of a run are whose record is in `folder`, <paper>/results/<profile>/<column>."""
+    """The file of a run's weights. folder: that of its record, <paper>/results/<profile>/<column>."""
     return folder.parents[2] / "checkpoints" / folder.parent.name / folder.name / f"{key}.safetensors"
 
 
@@ -124,7 +124,7 @@ def plan(paper: Paper, profile: ProfileName, *, columns: tuple[str, ...] = (), m
     the large columns and of those of other images than the authors' only those that are named.
 
     columns, methods: keep these names only (a column by its name, or all of a dataset by that; a method by `name`, with all
-    its readings and (unless `variants` is false) variants, or by its whole label; unknown ones are refused.
+    its readings and (unless `variants` is false) variants, or by its whole label); unknown ones are refused.
     """
     known = {c.name: c for c in paper.columns[profile]}
     if strange := [c for c in columns if c not in known and c not in {k.dataset for k in known.values()}]:
@@ -199,8 +199,8 @@ def plan_all(papers: Sequence[Paper], profile: ProfileName, columns: Sequence[st
 
 
 def with_data(runs: Sequence[Run], data: Path, console: Console, named: bool = False) -> list[Run]:
-    """The runs whose images are here; what is left out is said. None at all is a UserError, and so is one that is not here of
-    columns that the user has `named`."""
+    """The runs whose images are here; a line is printed on those left out. A UserError if none remains, or if images of columns
+    that the user has `named` are missing."""
     runs = _served(runs, data, console)
     absent = sorted({n for n in {m.spec.column.dataset for m in runs} if not has_data(n, data)})
     here = [m for m in runs if m.spec.column.dataset not in absent]

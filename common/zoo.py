@@ -134,7 +134,7 @@ def load(name: str, seed: int = 0, source: str | Path | None = None, profile: Pr
 
 
 def choose(entries: list[Entry], name: str, seed: int, root: Path) -> Entry:
-    """The one run of that name and seed; that of the text where text and code both have one."""
+    """The one run of that name and seed; where it exists in both readings, the one as "written"."""
     parts = name.split("/")
     candidates = [e for e in entries if e.record["status"] == "done" and (e.record["key"] == name or (
         len(parts) in (2, 3) and e.record["spec"]["seed"] == seed and _matches(e, parts)))]

@@ -106,8 +106,8 @@ def read_image(path: Path, complaints: list[str] | None = None) -> Tensor:
     """A file as uint8 [3, height, width]; grey, CMYK and palette images become RGB. One that is missing or damaged is a
     UserError that names it.
 
-    Of a JPEG that is damaged inside, libjpeg decodes a part, as it does for every tool: that is said with the file's name, or
-    appended to `complaints`. The genuine sets have a few such files.
+    A JPEG that is damaged inside is decoded in part, as libjpeg does for every tool; what libjpeg complains of is printed with
+    the file's name, or appended to `complaints`. The genuine sets have a few such files.
     """
     try:
         with _overheard(path, complaints):

@@ -86,7 +86,7 @@ def _translate(facts: LargeSet, where: Path, names: list[str], wnids: Mapping[st
 
 
 def numbered_only(listed: Listed) -> bool:
-    """Whether all that names the classes of a list is a number, which may be of any numbering."""
+    """Whether nothing but numbers names the classes of a list; these may follow any numbering."""
     first = {label: path for path, label in zip(listed.paths.tolist(), listed.labels.tolist(), strict=True)}
     return all_numbers(class_folder(path).decode() for path in first.values()) and not any(map(wnid, first.values()))
 

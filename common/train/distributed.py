@@ -69,7 +69,7 @@ def rendezvous_store() -> dist.Store:
 
 
 def leave() -> None:
-    """End the group, where all processes come to: one that fails must not, as the end over nccl waits for its peers."""
+    """End the group. All processes must get here, since over nccl this waits for the others; one that fails must not call it."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

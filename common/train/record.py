@@ -37,8 +37,8 @@ class Curves:
         self.norm_epochs: list[int] = []
 
     def add(self, epoch: int, epochs: int, losses: Sequence[float], tallies: Sequence[Tally]) -> None:
-        """The epoch of so many in all. losses [runs]; tallies in the order of the runs, one a group. Feature norms of a large set
-        are thousands, and kept of the last epoch only."""
+        """Add epoch number `epoch` (from 0) of `epochs`. losses [runs]; tallies in the order of the runs, one a group.
+        Feature norms of a large set are thousands, and kept of the last epoch only."""
         accuracies = torch.cat([t.accuracy() for t in tallies]).tolist()
         self.tested.append(int(tallies[0].tested[0].sum()))
         every = epochs if tallies[0].large else max(1, epochs // FEATURE_NORMS)

@@ -223,7 +223,7 @@ def load_state(steps: Steps, file: Path) -> Course:
 
 
 def follow_path(steps: Steps, state: Mapping[str, Any], file: Path) -> None:
-    """Go on with what the state was begun with: its bits depend on that. Where it cannot be had, a UserError."""
+    """Go on with the kind of passes and the threads that the state was begun with: its bits depend on them. Else a UserError."""
     if state["path"] == "eager":
         steps.go_eager()
     elif steps.path == "eager":
