@@ -81,8 +81,8 @@ class Paper:
 
     def settings(self, profile: ProfileName, column: Column) -> Mapping[str, Protocol]:
         """The settings of a column by reading, and by the other names that `methods` wants."""
-        found = self.large.get(column.name, self.protocols[profile])
-        return Entries(found, f"{self.folder / 'params.yaml'}: protocols of {column.name}")
+        protocols = self.large.get(column.name, self.protocols[profile])
+        return Entries(protocols, f"{self.folder / 'params.yaml'}: protocols of {column.name}")
 
     def rows(self, profile: ProfileName, column: Column) -> tuple[Method, ...]:
         """Everything that is trained on a column."""

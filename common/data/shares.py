@@ -68,12 +68,12 @@ def stream_name(k: int) -> str:
 
 def spans(images: int, batch: int, drop_last: bool, rank: int, world: int) -> list[Span]:
     """The global batches of an epoch and the share that process `rank` of `world` has of each; shares differ by one at most."""
-    found = []
+    batches = []
     for start in range(0, images - batch + 1 if drop_last else images, batch):
         stop = min(start + batch, images)
         first, last = (start + (stop - start) * r // world for r in (rank, rank + 1))
-        found.append(Span(start, stop, first, last))
-    return found
+        batches.append(Span(start, stop, first, last))
+    return batches
 
 
 def evaluation_share(images: int, rank: int, world: int) -> np.ndarray:

@@ -198,11 +198,11 @@ def read_source(path: Path) -> Source:
 
 def _statements(body: list[ast.stmt]) -> list[ast.stmt]:
     """The statements of a module, those inside a top-level `if` or `try` among them."""
-    found = []
+    statements = []
     for node in body:
         inner = [part for name in ("body", "orelse", "finalbody") for part in getattr(node, name, ())]
-        found += _statements(inner) if isinstance(node, ast.If | ast.Try) else [node]
-    return found
+        statements += _statements(inner) if isinstance(node, ast.If | ast.Try) else [node]
+    return statements
 
 
 def _imports(node: ast.Import | ast.ImportFrom) -> dict[str, tuple[str, str]]:

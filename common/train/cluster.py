@@ -154,8 +154,8 @@ def asks_for_token(error: BaseException | None) -> bool:
 
 def _knock(address: str) -> None:
     """Ray itself waits for minutes where nobody answers."""
-    host, found, port = address.rpartition(":")
-    if found and port.isdecimal():
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=5).close()
 
 

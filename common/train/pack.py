@@ -87,8 +87,8 @@ class Pack:
                 decay = 0.0 if name == "bias" and not head.decay_bias else self.protocol.weight_decay
                 parameter.requires_grad_(factor > 0)
                 decays.setdefault((factor, decay), []).append(parameter)
-        groups = [{"params": kept, "weight_decay": decay, "lr": self.rates[factor]} for (factor, decay), found in decays.items()
-                  if (kept := [p for p in found if p.requires_grad])]
+        groups = [{"params": kept, "weight_decay": decay, "lr": self.rates[factor]}
+                  for (factor, decay), parameters in decays.items() if (kept := [p for p in parameters if p.requires_grad])]
         how = {"lr": self.rate, "fused": self.device.cuda or None}
         kind, momentum = self.protocol.optimiser, self.protocol.momentum
         if kind in ("sgd", "nesterov"):
@@ -251,12 +251,12 @@ class Pack:
     def state(self) -> dict[str, Tensor]:
         """All weights, statistics and moments, packed: views, named `backbone.*`, `heads.<group>.*`, `momentum.*`, `square.*`."""
         parts = {"backbone": self.net, "heads": self.heads}
-        found = {f"{part}.{n}": t.detach() for part, module in parts.items() for n, t in module.state_dict().items()}
+        tensors = {f"{part}.{n}": t.detach() for part, module in parts.items() for n, t in module.state_dict().items()}
         for part, module in parts.items():
             for name, p in module.named_parameters():
                 for kind, entry in MOMENTS[self.protocol.optimiser].items() if p.requires_grad else ():
-                    found[f"{kind}.{part}.{name}"] = self.optimiser.state[p][entry]
-        return found
+                    tensors[f"{kind}.{part}.{name}"] = self.optimiser.state[p][entry]
+        return tensors
 
     def run_state(self, run: int) -> dict[str, Tensor]:
         """Views of one run's share, under the names that a pack of one has (`backbone.*`, `head.*`, `momentum.*`)."""
@@ -274,8 +274,8 @@ def take_run(state: Mapping[str, Tensor], run: int, bounds: Sequence[tuple[int, 
     """One run's share of a packed state. Backbone tensors have a first axis of runs * channels, heads of a group's runs."""
     share, runs = {}, bounds[-1][1]
     for name, tensor in state.items():
-        before, found, after = name.partition("heads.")
-        if not found:
+        before, marker, after = name.partition("heads.")
+        if not marker:
             each = len(tensor) // runs
             share[name] = tensor[run * each:(run + 1) * each]
             continue

@@ -241,17 +241,17 @@ class ResidentSteps:
         images, labels = self.feed.first_of_each(split, most, pack.runs)
         head = pack.heads[pack.group_of(run)]
         with pack.autocast():
-            found = torch.cat([head.seen(pack.net(part)[run].float()) for part in images.split(TEST_BATCH)])
-        return found, labels
+            features = torch.cat([head.seen(pack.net(part)[run].float()) for part in images.split(TEST_BATCH)])
+        return features, labels
 
     def stored_features(self, run: int) -> dict[str, Any]:
         """For a figure: split -> labels, and features as base64 of little-endian float16 [images, width]."""
-        found = {}
+        by_split = {}
         for split in ("train", "test"):
             values, labels = self.features(run, split, max(1, FEATURES // self.feed.classes))
             content = values.cpu().numpy().astype("<f2").tobytes()
-            found[split] = {"labels": labels.tolist(), "values": base64.b64encode(content).decode()}
-        return found
+            by_split[split] = {"labels": labels.tolist(), "values": base64.b64encode(content).decode()}
+        return by_split
 
     def plain_features(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Features [runs, batch, width] and labels [batch] of all training images as they are, batch by batch."""

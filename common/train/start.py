@@ -60,5 +60,5 @@ def give_clusters(steps: ResidentSteps, run: int, state: Mapping[str, Tensor]) -
         tensor.copy_(state[f"backbone.{name}"])
     features = torch.cat([part[0].float().cpu() for part, _ in steps.plain_features_of(net, 1)])
     each = cluster_counts(member.method, pack.counts)
-    found = divide_by_features(pack.cpu_labels, each, features, member.method.clusters.by, member.spec.seed)
-    pack.load_run_state(run, {"head.clusters": found[None]})
+    clusters = divide_by_features(pack.cpu_labels, each, features, member.method.clusters.by, member.spec.seed)
+    pack.load_run_state(run, {"head.clusters": clusters[None]})
