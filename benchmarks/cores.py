@@ -91,24 +91,24 @@ def images_a_second(way: Way, busy: int, seconds: float) -> float:
     for process in others:
         process.start()
     begin.set()
-    found = sum(answer.get() for _ in trainings)
+    rate = sum(answer.get() for _ in trainings)
     stop.set()
     for process in [*trainings, *others]:
         process.join()
-    return found
+    return rate
 
 
 def measure(cores: int, seconds: float, rounds: int) -> list[dict[str, Any]]:
     """A row for every way and load; the rounds of all ways take turns."""
     rows = []
     for busy in (0, 1):
-        found: dict[Way, list[float]] = {way: [] for way in ways(cores)}
+        by_way: dict[Way, list[float]] = {way: [] for way in ways(cores)}
         for _ in range(rounds):
-            for way, rates in found.items():
+            for way, rates in by_way.items():
                 rates.append(images_a_second(way, busy, seconds))
                 print(f"{way.name}, {busy} core(s) busy: {rates[-1]:.0f} images/s", flush=True)
-        base = sorted(found[ways(cores)[0]])[rounds // 2]
-        for way, rates in found.items():
+        base = sorted(by_way[ways(cores)[0]])[rounds // 2]
+        for way, rates in by_way.items():
             rates.sort()
             rows.append({**way._asdict(), "busy": busy, "images": round(rates[rounds // 2], 1), "low": round(rates[0], 1),
                          "high": round(rates[-1], 1), "ratio": round(rates[rounds // 2] / base, 3)})

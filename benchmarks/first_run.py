@@ -24,7 +24,7 @@ from common.cost import BACKWARD, Costs, Speed
 from common.errors import exit_code
 from common.models.sizes import multiplications
 from common.plan import Run
-from common.spec import Profile
+from common.spec import ProfileName
 from common.store import load_records
 from common.train.packing import form_packs, together
 from papers.catalog import PAPERS
@@ -35,14 +35,14 @@ EXPECTED = {"cifar10-lt-100": (69.0, 73.0)}  # cross-entropy at the last epoch, 
 LINES = 40
 
 
-def profile_of(column: str) -> Profile:
+def profile_of(column: str) -> ProfileName:
     return "quick" if column.startswith("digits") else "paper"
 
 
 def best_runs(column: str, runs: int) -> list[Run]:
     """The pack with which a campaign on this column begins."""
-    chosen, worth = wanted(PAPERS, profile_of(column), [column])
-    ready = [m for m in chosen if not m.start]
+    planned, worth = wanted(PAPERS, profile_of(column), [column])
+    ready = [m for m in planned if not m.start]
     return list(offers(ready, worth, partial(form_packs, limit=lambda item: runs), Costs(Speed()))[0].pack)
 
 
@@ -56,7 +56,7 @@ def smoke(device: str, column: str, runs: int) -> None:
     from common.train.resident import ResidentSteps
 
     members = [with_batch(m, SMALL_BATCH) for m in together(best_runs(column, runs))]
-    images, found = load(members[0].spec.column.dataset, ROOT / "data"), []
+    images, packs = load(members[0].spec.column.dataset, ROOT / "data"), []
     for name in (device, "cpu"):
         begun = time.perf_counter()
         steps = ResidentSteps(members, images, Device(name, "float64", False))
@@ -66,11 +66,11 @@ def smoke(device: str, column: str, runs: int) -> None:
         losses = steps.pack.loss_sum.cpu() / STEPS / SMALL_BATCH
         print(f"{STEPS} steps of {steps.pack.runs} runs in float64 on {name}: mean loss {losses.mean():.4f}, "
               f"{time.perf_counter() - begun:.1f} s", flush=True)
-        found.append(steps.pack)
+        packs.append(steps.pack)
         steps.close()
     for run, member in enumerate(members):
-        theirs = found[1].run_state(run)
-        for part, tensor in found[0].run_state(run).items():
+        theirs = packs[1].run_state(run)
+        for part, tensor in packs[0].run_state(run).items():
             torch.testing.assert_close(tensor.cpu(), theirs[part], rtol=1e-4, atol=1e-6,
                                        msg=lambda m, at=f"{member.label}, {part}": f"{at} differs from the CPU's: {m}")
     print(f"All weights, statistics and momenta of the {len(members)} runs agree.")
@@ -83,8 +83,8 @@ def compare(device: str, column: str) -> None:
     from common.train.loop import train_pack
     from common.train.state import Workspace
 
-    chosen, _ = wanted(PAPERS, profile_of(column), [column], seeds=1)
-    member = next(m for m in chosen if m.method.name == "ce")
+    planned, _ = wanted(PAPERS, profile_of(column), [column], seeds=1)
+    member = next(m for m in planned if m.method.name == "ce")
     with tempfile.TemporaryDirectory(prefix="compare-") as name:
         alone = replace(member, folder=Path(name) / member.folder.relative_to(ROOT))
         train_pack([alone], load(member.spec.column.dataset, ROOT / "data"), Device(device, "float32", False),
@@ -117,14 +117,14 @@ def started(work: Path) -> str:
 
 def speed_lines(folder: Path) -> list[str]:
     """Milliseconds a step and run of each size of pack, tests not counted apart, and the seconds until it trained."""
-    found = []
+    lines = []
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text())
         for row in result["rows"]:
             each = row["seconds_per_work"] * BACKWARD * multiplications("resnet32", 32, 3) / 1e12 * 128 * 1e3
-            found.append(f"{result['device']}, {result['precision']}, {row['backbone']}, {row['runs']} runs side by side: "
+            lines.append(f"{result['device']}, {result['precision']}, {row['backbone']}, {row['runs']} runs side by side: "
                          f"{each:.3f} ms a step and run (as of ResNet-32, batch 128); ready after {row['ready_seconds']:.0f} s.")
-    return found or ["No pack ran for long enough to be timed."]
+    return lines or ["No pack ran for long enough to be timed."]
 
 
 def result_lines(records: Sequence[dict[str, Any]]) -> list[str]:
@@ -132,12 +132,12 @@ def result_lines(records: Sequence[dict[str, Any]]) -> list[str]:
     by_label: dict[str, list[dict[str, Any]]] = {}
     for record in sorted(records, key=lambda r: (r["label"], r["spec"]["seed"])):
         by_label.setdefault(record["label"].split(maxsplit=1)[1], []).append(record)
-    found = []
+    lines = []
     for label, same in by_label.items():
         values = [" ".join("diverged" if r["accuracy"][k] is None else f"{r['accuracy'][k]:.2f}" for r in same) for k in
                   ("last", "best")]
-        found.append(f"  {label}: last {values[0]}; best {values[1]}")
-    return found
+        lines.append(f"  {label}: last {values[0]}; best {values[1]}")
+    return lines
 
 
 def judge(column: str, records: Sequence[dict[str, Any]]) -> tuple[int, str]:

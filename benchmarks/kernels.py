@@ -50,13 +50,13 @@ def profile_steps(device: Device, runs: int, batch: int) -> dict[str, Any]:
     ready = time.perf_counter() - begun
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.cuda else [])]
     begun = time.perf_counter()
-    with profile(activities=activities, record_shapes=True) as found:
+    with profile(activities=activities, record_shapes=True) as trace:
         for drawn in batches[WARM:WARM + PROFILED]:
             steps.train_batch(0, drawn)
         measuring.drain(steps.pack.rate.device)
     took = (time.perf_counter() - begun) / PROFILED
-    kinds = {event.correlation_id(): event.dtypes() for event in found.profiler.kineto_results.events() if event.shapes()}
-    rows = kernel_rows(found.events(), kinds, device.cuda)
+    kinds = {event.correlation_id(): event.dtypes() for event in trace.profiler.kineto_results.events() if event.shapes()}
+    rows = kernel_rows(trace.events(), kinds, device.cuda)
     about = {k: v for k, v in surroundings(steps.pack.device).items() if k != "runs_in_pack"}
     bandwidth = round(measuring.copy_bandwidth(steps.pack.rate.device))
     steps.close()
@@ -68,7 +68,7 @@ def kernel_rows(events: Iterable[Any], kinds: Mapping[int, Sequence[str]], cuda:
     """Calls, milliseconds and bytes of one step by operator and kernel, the longest first; without CUDA by operator alone.
 
     kinds: id of an event -> types of what the operator was given."""
-    found: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for event in events:
         if cuda:
             timed = [(kernel.name, kernel.duration / 1e3) for kernel in event.kernels]
@@ -77,11 +77,11 @@ def kernel_rows(events: Iterable[Any], kinds: Mapping[int, Sequence[str]], cuda:
         moved = tensor_bytes(event, kinds.get(event.id, ())) if timed else 0.0
         for kernel, ms in timed:
             name = f"{event.name} {shorten(kernel)}".strip()
-            row = found.setdefault(name, {"name": name, "calls": 0.0, "ms": 0.0, "bytes": 0.0})
+            row = rows.setdefault(name, {"name": name, "calls": 0.0, "ms": 0.0, "bytes": 0.0})
             row["calls"] += 1 / PROFILED
             row["ms"] += ms / PROFILED
             row["bytes"] += moved / len(timed) / PROFILED
-    return sorted(found.values(), key=lambda row: -row["ms"])
+    return sorted(rows.values(), key=lambda row: -row["ms"])
 
 
 def tensor_bytes(event: Any, kinds: Sequence[str]) -> float:

@@ -109,15 +109,15 @@ def listed(folder: Path, images: int, classes: int) -> LargeImages:
 
 def seconds_of(step: Callable[[], Any], effort: Effort, at: torch.device) -> list[float]:
     """Seconds a step, after the warm-up: the mean over `steps`, `repeats` times; the device is drained around each."""
-    found = []
+    seconds = []
     for number in range(1 + effort.repeats):
         drain(at)
         begun, steps = time.perf_counter(), effort.steps if number else effort.warm
         for _ in range(steps):
             step()
         drain(at)
-        found.append((time.perf_counter() - begun) / steps)
-    return found[1:]
+        seconds.append((time.perf_counter() - begun) / steps)
+    return seconds[1:]
 
 
 def batches_wanted(effort: Effort) -> int:

@@ -29,15 +29,15 @@ def copy_bandwidth(at: torch.device) -> float:
 
 def times(work: Callable[[], Any], steps: int, repeats: int, at: torch.device) -> list[float]:
     """Milliseconds a call of `work`: the mean over `steps` calls, `repeats` times; the device is drained around each."""
-    found = []
+    milliseconds = []
     for _ in range(repeats):
         drain(at)
         begun = time.perf_counter()
         for _ in range(steps):
             work()
         drain(at)
-        found.append((time.perf_counter() - begun) * 1000 / steps)
-    return found
+        milliseconds.append((time.perf_counter() - begun) * 1000 / steps)
+    return milliseconds
 
 
 def drain(at: torch.device) -> None:

@@ -100,8 +100,8 @@ def plain_network(at: torch.device | str) -> PlainResNet:
 
 def members(runs: int) -> list[Run]:
     """CE and LDAM-DRW by turns, two runs a seed; equal methods stand together, as a pack needs them."""
-    chosen = sorted((i % 2, i // 2) for i in range(runs))
-    return [Run(run_spec(COLUMN, PROTOCOL, METHODS[m], seed), METHODS[m], RESULTS) for m, seed in chosen]
+    pairs = sorted((i % 2, i // 2) for i in range(runs))
+    return [Run(run_spec(COLUMN, PROTOCOL, METHODS[m], seed), METHODS[m], RESULTS) for m, seed in pairs]
 
 
 def with_batch(member: Run, batch: int) -> Run:

@@ -37,13 +37,13 @@ console = Console(highlight=False, soft_wrap=True)
 
 def moved(folder: Path) -> tuple[Paper, ...]:
     """The papers with their printed numbers, without any record, in another folder."""
-    found = []
+    copies = []
     for paper in PAPERS:
         target = folder / "papers" / paper.name
         target.mkdir(parents=True)
         shutil.copy(paper.folder / "published.csv", target)
-        found.append(replace(paper, folder=target))
-    return tuple(found)
+        copies.append(replace(paper, folder=target))
+    return tuple(copies)
 
 
 def write_records(papers: tuple[Paper, ...], most: int) -> int:
@@ -81,12 +81,12 @@ def simulate(folder: Path, options: argparse.Namespace) -> None:
     console.print(f"{count} records; {options.minutes:g} minutes on {options.card} in bfloat16.")
     columns = [name for name in options.columns.split(",") if name]
     runs, worth = timed("what is wanted", lambda: wanted(papers, "paper", columns))
-    chosen = Wanted(runs, worth, timed("what all want", lambda: wanted(papers, "paper")[0]))
+    selection = Wanted(runs, worth, timed("what all want", lambda: wanted(papers, "paper")[0]))
     place = {"device": options.card, "precision": "bfloat16", "compiled": True, "memory": options.gib * 2**30}
     paths = CampaignPaths(folder / "papers", folder / "work", ROOT / "benchmarks" / "results",
                     lambda m: memory_limit(m, "bfloat16", place["memory"]))
     deadline = time.monotonic() + 60 * options.minutes
-    campaign = timed("reading the records", lambda: Campaign(paths, chosen, place, console, deadline))
+    campaign = timed("reading the records", lambda: Campaign(paths, selection, place, console, deadline))
     timed("reading them again", campaign.read_costs)
     campaign.deadline = time.monotonic() + 60 * options.minutes
     show_plan(campaign, 1)

@@ -21,7 +21,7 @@ def check_is_checkout(root: Path = ROOT) -> None:
 
 
 def commit(root: Path = ROOT) -> str:
-    """The commit of the checkout at `root`, with "-dirty" where it was changed, but for what training itself changes (`WRITTEN`).
+    """The commit of the checkout at `root`, with "-dirty" if anything was changed but what training itself writes (`WRITTEN`).
     Without .git it is what LONGTAIL_COMMIT says, or the commit at which a parcel in data/ was packed; else "unknown"."""
     try:
         named = ["git", "describe", "--always", "--abbrev=12", "--exclude=*"]
@@ -44,8 +44,8 @@ def _of_parcels(root: Path) -> str | None:
 
 def source_digest(root: Path = ROOT) -> str:
     """SHA-256 over the Python and YAML files that decide what a run computes."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(p for room in ("common", "papers") for p in (root / room).rglob("*") if p.suffix in (".py", ".yaml")):
         if "results" not in path.relative_to(root).parts:
-            found.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return found.hexdigest()
+            digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()

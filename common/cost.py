@@ -88,10 +88,10 @@ def speeds(records: Iterable[Mapping[str, Any]], *measured: Path) -> dict[str, S
     that have left no record are as benchmarks (the JSON files in the folders `measured`) found them. Epochs that a
     campaign timed on this device come before both. records: whole ones, or those of `common.store.thin_records`."""
     results = [read_speeds(path) for folder in measured for path in sorted(folder.glob("*.json"))]
-    found: dict[str, dict[str, dict[int, float]]] = {}
+    by_place: dict[str, dict[str, dict[int, float]]] = {}
     compiled = {place_name(r["device"], r["precision"]) for r in results if r.get("compiled")}
     for result in results:
-        _add_rows(found, result, "pack of")
+        _add_rows(by_place, result, "pack of")
     seconds: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
     for record in records:
         units, made = _units(canonical_json(record["spec"]["column"]), canonical_json(record["spec"]["protocol"]),
@@ -105,13 +105,13 @@ def speeds(records: Iterable[Mapping[str, Any]], *measured: Path) -> dict[str, S
             backbone = record["spec"]["column"]["backbone"]
             seconds.setdefault((place, backbone, runs), []).append(((made["seconds"] - ready) / units, units))
     for (place, backbone, runs), values in seconds.items():
-        found.setdefault(place, {}).setdefault(backbone, {})[runs] = _median(values)
+        by_place.setdefault(place, {}).setdefault(backbone, {})[runs] = _median(values)
     slower: dict[str, list[float]] = {}
     for result in results:
-        _add_rows(found, result, "epochs")
+        _add_rows(by_place, result, "epochs")
         slower.setdefault(place_name(result["device"], result["precision"]), []).extend(
             row["ready_seconds"] / row["ready_expected"] for row in result["rows"] if row.get("ready_expected"))
-    return {place: Speed(each, place in compiled, slower=median(slower.get(place) or [1.0])) for place, each in found.items()}
+    return {place: Speed(each, place in compiled, slower=median(slower.get(place) or [1.0])) for place, each in by_place.items()}
 
 
 @lru_cache(maxsize=4096)
@@ -134,11 +134,11 @@ def _median(values: Sequence[tuple[float, float]]) -> float:
     raise ValueError("there is no value")
 
 
-def _add_rows(found: dict[str, dict[str, dict[int, float]]], result: Mapping[str, Any], kind: str) -> None:
+def _add_rows(by_place: dict[str, dict[str, dict[int, float]]], result: Mapping[str, Any], kind: str) -> None:
     """Add what benchmarks/packs.py ("pack of": milliseconds a step and run of ResNet-32 on 32 x 32 images), or a campaign
     ("epochs") has stored."""
     unit = BACKWARD * multiplications("resnet32", 32, 3) / 1e12
-    place = found.setdefault(place_name(result["device"], result["precision"]), {})
+    place = by_place.setdefault(place_name(result["device"], result["precision"]), {})
     for row in result["rows"]:
         if row["name"].startswith(kind) and kind == "pack of":
             place.setdefault("resnet32", {})[row["runs"]] = row["ms_per_run"] / 1e3 / (unit * result["batch"])
@@ -257,7 +257,7 @@ class Costs:
     def of(self, pack: Sequence[Run]) -> float | None:
         """Seconds from the start of a pack until its records are there; None where nobody knows."""
         column, protocol, method = pack[0].spec.column, pack[0].spec.protocol, pack[0].method
-        trained = expected_seconds(column, protocol, len(pack), self.speed, 1 + len(method.extra_samplers))
+        trained = expected_seconds(column, protocol, len(pack), self.speed, method.streams.number)
         return None if trained is None else self.ready(pack) * self.speed.slower + trained + len(pack) * READY.ends
 
     def ready(self, pack: Sequence[Run]) -> float:
@@ -316,7 +316,7 @@ def measured(records: Iterable[Mapping[str, Any]], folder: Path) -> list[Through
         rows = [row for row in result["rows"] if row["name"] == "ours, JPEG"]
         if result["device_type"] == "cuda" and rows:
             stored.append(Throughput(result["device"], result["backbone"], rows[0]["images_per_second"], result["finished"]))
-    return [s for found in (runs, stored) for s in sorted(found, key=lambda s: s.finished, reverse=True)]
+    return [s for group in (runs, stored) for s in sorted(group, key=lambda s: s.finished, reverse=True)]
 
 
 def gpu_hours(column: Column, protocol: Protocol, speed: Throughput, streams: int = 1) -> float:
@@ -338,8 +338,8 @@ def known_speeds(paper: Paper, records: Mapping[str, Mapping[str, Any]]) -> list
 def hours(paper: Paper, column: Column, method: Method, speeds: Sequence[Throughput]) -> float:
     """GPU-hours of a run, with the stages that it starts from."""
     protocol = method.protocol or paper.settings("paper", column)[method.reading]
-    own = gpu_hours(column, protocol, basis(speeds), 1 + len(method.extra_samplers))
-    return own + (hours(paper, column, method.starts_from, speeds) if method.starts_from else 0.0)
+    own = gpu_hours(column, protocol, basis(speeds), method.streams.number)
+    return own + (hours(paper, column, method.first_stage, speeds) if method.first_stage else 0.0)
 
 
 def not_run(paper: Paper, column: Column, method: Method, speeds: Sequence[Throughput]) -> str:

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read, and how it is said."""
+"""The one exception that a user is meant to read, and how it is printed."""
 
 import difflib
 import errno
@@ -32,7 +32,7 @@ def remedy(error: OSError) -> str:
 
 
 def exit_code(command: Callable[[], int | None]) -> int:
-    """What the command of a script returns, 0 for nothing; 2 after a UserError, which is said."""
+    """What the command of a script returns (0 for None), or 2 after a UserError, whose sentence is printed."""
     try:
         return command() or 0
     except UserError as error:
@@ -63,8 +63,8 @@ def meant(word: object, known: Iterable[object]) -> str:
 def line_of(path: Path, *words: str) -> str:
     """The file, with its first line that holds all of the words, if one does."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    found = (number for number, line in enumerate(text.splitlines(), 1) if all(word in line for word in words))
-    number = next(found, None)
+    numbers = (number for number, line in enumerate(text.splitlines(), 1) if all(word in line for word in words))
+    number = next(numbers, None)
     return f"{path}, line {number}" if number else str(path)
 
 

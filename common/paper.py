@@ -3,10 +3,25 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from common.errors import line_of, unknown
 from common.methods.method import Method, check_column, run_spec
-from common.spec import Column, Entries, Profile, Protocol, RunSpec
+from common.methods.two_stage import with_second_settings
+from common.spec import Column, Entries, LargeColumns, ProfileName, Protocol, RunSpec
+
+NO_COLUMNS = LargeColumns({}, {})
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A profile in a paper's params.yaml. seeds: how many of each run. protocols: by reading, and by the other names that the
+    paper's `methods` may want. columns: by name. large: those that are trained under torchrun, with settings of their own."""
+
+    seeds: int
+    protocols: dict[str, Protocol]
+    columns: dict[str, Column]
+    large: LargeColumns = NO_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -44,9 +59,9 @@ class Paper:
     name: str
     title: str
     folder: Path
-    columns: Mapping[Profile, tuple[Column, ...]]
-    protocols: Mapping[Profile, Mapping[str, Protocol]]
-    seeds: Mapping[Profile, int]
+    columns: Mapping[ProfileName, tuple[Column, ...]]
+    protocols: Mapping[ProfileName, Mapping[str, Protocol]]
+    seeds: Mapping[ProfileName, int]
     methods: Callable[[Column, Mapping[str, Protocol]], tuple[Method, ...]]
     own: tuple[str, ...] = ()
     main: tuple[str, ...] = ()
@@ -61,21 +76,42 @@ class Paper:
         for column in (c for columns in self.columns.values() for c in columns):
             check_column(column, self.folder / "params.yaml")
 
-    def results(self, profile: Profile) -> Path:
+    def results(self, profile: ProfileName) -> Path:
         return self.folder / "results" / profile
 
-    def settings(self, profile: Profile, column: Column) -> Mapping[str, Protocol]:
+    def settings(self, profile: ProfileName, column: Column) -> Mapping[str, Protocol]:
         """The settings of a column by reading, and by the other names that `methods` wants."""
-        found = self.large.get(column.name, self.protocols[profile])
-        return Entries(found, f"{self.folder / 'params.yaml'}: protocols of {column.name}")
+        protocols = self.large.get(column.name, self.protocols[profile])
+        return Entries(protocols, f"{self.folder / 'params.yaml'}: protocols of {column.name}")
 
-    def rows(self, profile: Profile, column: Column) -> tuple[Method, ...]:
+    def rows(self, profile: ProfileName, column: Column) -> tuple[Method, ...]:
         """Everything that is trained on a column."""
         return self.methods(column, self.settings(profile, column))
 
-    def spec(self, profile: Profile, column: Column, method: Method, seed: int) -> RunSpec:
+    def spec(self, profile: ProfileName, column: Column, method: Method, seed: int) -> RunSpec:
         settings = self.settings(profile, column)
         if not method.protocol and method.reading not in settings:
             where = line_of(self.folder / "replicate.py", f'"{method.name}"', method.reading)
             raise unknown("reading", method.reading, settings, f" of row {method.label} ({where}; its protocol in params.yaml)")
         return run_spec(column, method.protocol or settings[method.reading], method, seed)
+
+
+def load_paper(folder: Path, params: Any, **rest: Any) -> Paper:
+    """The paper in a folder of its name. params: what its params.yaml holds, with a `Profile` each in `paper` and `quick`, and
+    `stand_ins`. rest: the other fields of `Paper`."""
+    profiles: dict[ProfileName, Profile] = {"paper": params.paper, "quick": params.quick}
+    return Paper(
+        name=folder.name,
+        folder=folder,
+        columns={name: (*p.columns.values(), *p.large.columns.values()) for name, p in profiles.items()},
+        protocols={name: p.protocols for name, p in profiles.items()},
+        seeds={name: p.seeds for name, p in profiles.items()},
+        stand_ins=params.stand_ins,
+        large={name: settings for p in profiles.values() for name, settings in with_second_settings(p.large).items()},
+        **rest,
+    )
+
+
+def published_column(stand_ins: Mapping[str, str], column: Column) -> str:
+    """The name of the published column that a column is, or in whose place it is shown."""
+    return stand_ins.get(column.name, column.name)

@@ -14,7 +14,7 @@ from common.errors import UserError, meant
 from common.methods.digest import ENGINE
 from common.methods.method import Method, check_names, digest_of, run_spec
 from common.paper import Paper
-from common.spec import Profile, RunSpec
+from common.spec import ProfileName, RunSpec
 from common.store import has_diverged, identity
 
 
@@ -63,7 +63,7 @@ class Run:
     @cached_property
     def start(self) -> "Run | None":
         """The run whose backbone this one starts with."""
-        first = self.method.starts_from
+        first = self.method.first_stage
         if first is None:
             return None
         return Run(run_spec(self.spec.column, first.protocol or self.spec.protocol, first, self.spec.seed), first, self.folder)
@@ -81,7 +81,7 @@ class Run:
 
 
 def checkpoint_path(folder: Path, key: str) -> Path:
-    """Where the weights of a run are whose record is in `folder`, <paper>/results/<profile>/<column>."""
+    """The file of a run's weights. folder: that of its record, <paper>/results/<profile>/<column>."""
     return folder.parents[2] / "checkpoints" / folder.parent.name / folder.name / f"{key}.safetensors"
 
 
@@ -111,40 +111,40 @@ def _can_start(start: Run, have: Mapping[str, Path]) -> bool:
 
 def merged(planned: Iterable[Run]) -> dict[str, Run]:
     """Key -> run, each once, in order: the first one of a key, or the first that keeps features for a figure."""
-    found: dict[str, Run] = {}
+    runs: dict[str, Run] = {}
     for item in planned:
-        if item.spec.key not in found or (item.method.keep_features and not found[item.spec.key].method.keep_features):
-            found[item.spec.key] = item
-    return found
+        if item.spec.key not in runs or (item.method.keep_features and not runs[item.spec.key].method.keep_features):
+            runs[item.spec.key] = item
+    return runs
 
 
-def plan(paper: Paper, profile: Profile, *, columns: tuple[str, ...] = (), methods: tuple[str, ...] = (),
+def plan(paper: Paper, profile: ProfileName, *, columns: tuple[str, ...] = (), methods: tuple[str, ...] = (),
          seeds: int | None = None, variants: bool = True) -> list[Run]:
     """Every run that the paper's tables and figures need, each key once, in the order of its columns, methods and seeds; of
     the large columns and of those of other images than the authors' only those that are named.
 
     columns, methods: keep these names only (a column by its name, or all of a dataset by that; a method by `name`, with all
-    its readings and (unless `variants` is false) variants, or by its whole label; unknown ones are refused.
+    its readings and (unless `variants` is false) variants, or by its whole label); unknown ones are refused.
     """
     known = {c.name: c for c in paper.columns[profile]}
     if strange := [c for c in columns if c not in known and c not in {k.dataset for k in known.values()}]:
         near = meant(strange[0], known)
         raise UserError(f"{paper.name} has no column {strange[0]!r} in profile {profile!r}{near}; it has: {', '.join(known)}.")
     named = [name for name, c in known.items() if {name, c.dataset} & set(columns)]
-    found, seen = [], set()
+    runs, seen = [], set()
     for name in named or [name for name, c in known.items() if name not in paper.large and not c.is_drawn]:
         for method in paper.rows(profile, known[name]):
             seen |= {method.name, method.label}
             names = {method.label} if method.variant and not variants else {method.name, method.label}
             if not methods or names & set(methods):
                 first = Run(paper.spec(profile, known[name], method, 0), method, paper.results(profile) / name)
-                found += map(first.under_seed, range(paper.seeds[profile] if seeds is None else seeds))
-    check_names({id(item.method): item.method for item in found}.values())
+                runs += map(first.under_seed, range(paper.seeds[profile] if seeds is None else seeds))
+    check_names({id(item.method): item.method for item in runs}.values())
     if strange := [m for m in methods if m not in seen]:
         names = ", ".join(sorted(n for n in seen if "@" not in n))
         raise UserError(f"{paper.name} has no method {strange[0]!r}{meant(strange[0], seen)}; it has: {names} (or a "
                         "whole label, as `status --variants` shows it: name@reading, name[variant]@reading).")
-    return list(merged(found).values())
+    return list(merged(runs).values())
 
 
 
@@ -160,8 +160,8 @@ def how_to_get(dataset: str) -> str:
     return f"make data-{dataset} FROM=FOLDER" + ("" if dataset in LARGE else " (or without FROM to download)")
 
 
-def resolve_profile(papers: Sequence[Paper], asked: Profile | None, columns: Sequence[str], data: Path, console: Console
-                    ) -> Profile:
+def resolve_profile(papers: Sequence[Paper], asked: ProfileName | None, columns: Sequence[str], data: Path, console: Console
+                    ) -> ProfileName:
     """The profile asked for; else that of the named columns; else paper where a GPU and any of its data are, and says why."""
     if asked:
         return asked
@@ -174,33 +174,33 @@ def resolve_profile(papers: Sequence[Paper], asked: Profile | None, columns: Seq
     gpu = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()  # without importing torch
     why = f"a GPU and data/{here[0]}.npz are here" if gpu and here else " and ".join(
         ([] if gpu else ["no GPU"]) + ([] if here else [f"no data/{needed[0]}.npz"]))
-    profile: Profile = "paper" if gpu and here else "quick"
+    profile: ProfileName = "paper" if gpu and here else "quick"
     console.print(f"Profile [bold]{profile}[/]: {why}. (--profile, or PROFILE= with make, overrides.)")
     return profile
 
 
-def plan_all(papers: Sequence[Paper], profile: Profile, columns: Sequence[str], methods: Sequence[str], seeds: int | None,
+def plan_all(papers: Sequence[Paper], profile: ProfileName, columns: Sequence[str], methods: Sequence[str], seeds: int | None,
              variants: bool = True) -> list[Run]:
     """The runs of all papers that the options select, each key once; refused where no paper has any. variants: whether a method
     that is named brings its variants with it (`common.plan.plan`)."""
-    found, refusals = [], []
+    runs, refusals = [], []
     for paper in papers:
         try:
-            found += plan(paper, profile, columns=tuple(columns), methods=tuple(methods), seeds=seeds, variants=variants)
+            runs += plan(paper, profile, columns=tuple(columns), methods=tuple(methods), seeds=seeds, variants=variants)
         except UserError as refusal:
             refusals.append(refusal)
     if len(refusals) == len(papers):
         raise refusals[0]
-    if not found and methods and not variants:
+    if not runs and methods and not variants:
         raise UserError(f"{' and '.join(methods)} has no plain row in these columns, only settings and switches: add --variants, "
                         "or name one of them (`status --variants` shows them).")
-    check_names({id(item.method): item.method for item in found}.values())  # between the papers too
-    return list(merged(found).values())
+    check_names({id(item.method): item.method for item in runs}.values())  # between the papers too
+    return list(merged(runs).values())
 
 
 def with_data(runs: Sequence[Run], data: Path, console: Console, named: bool = False) -> list[Run]:
-    """The runs whose images are here; what is left out is said. None at all is a UserError, and so is one that is not here of
-    columns that the user has `named`."""
+    """The runs whose images are here; a line is printed on those left out. A UserError if none remains, or if images of columns
+    that the user has `named` are missing."""
     runs = _served(runs, data, console)
     absent = sorted({n for n in {m.spec.column.dataset for m in runs} if not has_data(n, data)})
     here = [m for m in runs if m.spec.column.dataset not in absent]
@@ -242,7 +242,7 @@ def needed_images(papers: Sequence[Paper], dataset: str, imbalance: Sequence[str
         column = item.spec.column
         if column.dataset == dataset and (not imbalance or column.imbalance in imbalance) and (
                 column.name in columns if columns else not column.is_drawn):
-            need = Need(column, item.method.held_out)
+            need = Need(column, item.method.meta.held_out)
             needs.setdefault(need._replace(column=replace(column, backbone="")), need)
     if not needs:
         raise UserError(f"No paper trains on such a column of {dataset}.")

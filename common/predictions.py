@@ -50,11 +50,11 @@ class Predictions(NamedTuple):
         return hashlib.sha256(content).hexdigest()
 
 
-def measure(found: Predictions, counts: np.ndarray, plain: bool = False) -> dict[str, Any]:
+def measure(predictions: Predictions, counts: np.ndarray, plain: bool = False) -> dict[str, Any]:
     """Accuracy, confusion, many / medium / few and calibration of the last epoch, as a record has them. counts: training images
     of each class. Confidence is known to a 255th: its mean in a bin is off by at most half of that."""
-    answers = found.plain if plain else found.answers
-    classes, labels = len(counts), found.labels.astype(np.int64)
+    answers = predictions.plain if plain else predictions.answers
+    classes, labels = len(counts), predictions.labels.astype(np.int64)
     confusion = np.bincount(labels * classes + answers.last, minlength=classes**2).reshape(classes, classes)
     place = np.minimum(answers.confidence // (255 // BINS), BINS - 1)
     columns = np.ones(len(labels)), (answers.confidence + 0.5) / 255, answers.last == labels
@@ -72,11 +72,11 @@ def encode(runs: Mapping[str, Predictions]) -> bytes:
     task = [list(tasks).index(run.labels.astype(small).tobytes()) for run in each]
     arrays = {"keys": np.array(list(runs), dtype="S16"), "labels": np.stack(list(tasks.values())),
               "task": np.array(task, np.uint8), "adjusted": np.array(adjusted)}
-    for name, chosen in (("", [r.answers for r in each]), ("plain_", [r.plain for r in each if r.plain])):
-        if chosen:
-            arrays[f"{name}last"] = np.stack([a.last for a in chosen]).astype(small)
-            arrays[f"{name}best"] = np.stack([np.where(a.best == a.last, 0, a.best + 1) for a in chosen]).astype(small)
-            arrays[f"{name}confidence"] = np.stack([a.confidence for a in chosen])
+    for name, answers in (("", [r.answers for r in each]), ("plain_", [r.plain for r in each if r.plain])):
+        if answers:
+            arrays[f"{name}last"] = np.stack([a.last for a in answers]).astype(small)
+            arrays[f"{name}best"] = np.stack([np.where(a.best == a.last, 0, a.best + 1) for a in answers]).astype(small)
+            arrays[f"{name}confidence"] = np.stack([a.confidence for a in answers])
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name, array in arrays.items():
@@ -118,12 +118,12 @@ def write_predictions(folder: Path, runs: Mapping[str, Predictions]) -> dict[str
     return {key: {"file": name, "digest": run.digest} for key, run in runs.items()}
 
 
-def check_predictions(record: Mapping[str, Any], found: Predictions | None, where: str) -> Predictions:
+def check_predictions(record: Mapping[str, Any], predictions: Predictions | None, where: str) -> Predictions:
     """The predictions that a record speaks of, if they are its own; else a UserError naming `where`."""
-    if found is None or found.digest != record["predictions"]["digest"]:
+    if predictions is None or predictions.digest != record["predictions"]["digest"]:
         raise UserError(f"{where} does not hold the predictions of {record['label']} seed {record['spec']['seed']}; fetch it "
                         "again, from git or with merge, or train the run again with --retrain.")
-    return found
+    return predictions
 
 
 class Library:

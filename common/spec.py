@@ -23,7 +23,7 @@ from common.errors import UserError, meant
 
 Imbalance = Literal["none", "lt", "step", "counts"]
 Subset = Literal["authors", "hash", "seed-666", "draw-1", "draw-2", "draw-3", "draw-4", "draw-5"]
-Profile = Literal["quick", "paper"]
+ProfileName = Literal["quick", "paper"]
 Reading = Literal["written", "released"]
 FURTHER_DRAWS = ("draw-1", "draw-2", "draw-3", "draw-4", "draw-5")
 ARCHIVE_ORDER_KNOWN = ("cifar10", "cifar100")  # datasets of which data/lists/ holds the order of the official archive

@@ -30,8 +30,8 @@ def signal_code() -> int:
 
 
 def to_its_end(command: Callable[[], int], patient: bool, quiet: bool = False) -> int:
-    """The exit code of a command of the command line, however it ends: 2 after a UserError, or where the system refuses a file,
-    which are said in a sentence; that of the signal which ended it. patient: as `listening` has it."""
+    """The exit code of a command of the command line, however it ends: its own, 2 after a UserError or where the system refuses
+    a file (a sentence is printed on either), or that of the signal which ended it. patient: as `listening` has it."""
     with listening(patient):
         try:
             code = command()

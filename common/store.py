@@ -203,18 +203,18 @@ def _others(path: Path, key: str) -> list[Path]:
         names = [name for name in os.listdir(path.parent) if key in name and name != path.name]
     except FileNotFoundError:
         return []
-    return [path.parent / name for name in names if (found := RECORD.search(name)) and found[2] == key]
+    return [path.parent / name for name in names if (match := RECORD.search(name)) and match[2] == key]
 
 
 def drop_twins(root: Path, fresh: Container[str] = ()) -> int:
     """Delete all but one record of every run, where a kill, or another paper that trained the run again, left several; returns
     how many. fresh: identities of today's code, which stay; else that of the newer engine, or the one written last."""
-    found: dict[str, list[Path]] = {}
+    by_key: dict[str, list[Path]] = {}
     for path in sorted(root.glob("*/results/*/*/*.json")):
         if name := RECORD.search(path.name):
-            found.setdefault(name[2], []).append(path)
+            by_key.setdefault(name[2], []).append(path)
     dropped = 0
-    for paths in (paths for paths in found.values() if len(paths) > 1):
+    for paths in (paths for paths in by_key.values() if len(paths) > 1):
         kept = max(paths, key=lambda p: (RECORD.search(p.name)[1] in fresh, *_age(p)))
         for path in (p for p in paths if p != kept):
             path.unlink(missing_ok=True)
@@ -227,11 +227,11 @@ def files_by_key(root: Path) -> dict[str, Path]:
 
     Where a kill left two records of a run, that of the newer engine counts, else the one written last.
     """
-    found: dict[str, list[Path]] = {}
+    by_key: dict[str, list[Path]] = {}
     for path in sorted(root.glob("*/results/*/*/*.json")):
         if name := RECORD.search(path.name):
-            found.setdefault(name[2], []).append(path)
-    return {key: paths[0] if len(paths) == 1 else max(paths, key=_age) for key, paths in found.items()}
+            by_key.setdefault(name[2], []).append(path)
+    return {key: paths[0] if len(paths) == 1 else max(paths, key=_age) for key, paths in by_key.items()}
 
 
 def _age(path: Path) -> tuple[int, int]:
@@ -240,11 +240,11 @@ def _age(path: Path) -> tuple[int, int]:
 
 def record_files(root: Path) -> dict[str, Path]:
     """Identity -> file of every record under `root`; a record whose digest was accepted for another has both identities."""
-    found, same = {}, equivalents(root)
+    files, same = {}, equivalents(root)
     for path in files_by_key(root).values():
         _, key, digest, engine = RECORD.search(path.name).groups()
-        found |= {identity(key, name, int(engine)): path for name in same.get(digest, (digest,))}
-    return found
+        files |= {identity(key, name, int(engine)): path for name in same.get(digest, (digest,))}
+    return files
 
 
 @dataclass(frozen=True)
@@ -264,11 +264,11 @@ def equivalents(root: Path) -> dict[str, frozenset[str]]:
 
 @lru_cache(maxsize=1)
 def _equivalents(path: Path, changed: int) -> dict[str, frozenset[str]]:
-    found: dict[str, frozenset[str]] = {}
+    groups: dict[str, frozenset[str]] = {}
     for line in load_yaml(path, tuple[Equivalent, ...]):
-        joined = found.get(line.old, frozenset({line.old})) | found.get(line.new, frozenset({line.new}))
-        found |= dict.fromkeys(joined, joined)
-    return found
+        joined = groups.get(line.old, frozenset({line.old})) | groups.get(line.new, frozenset({line.new}))
+        groups |= dict.fromkeys(joined, joined)
+    return groups
 
 
 def accept(root: Path, old: str, new: str, because: str) -> Path:
@@ -322,10 +322,10 @@ def thin_records(root: Path, cache: Path) -> list[dict[str, Any]]:
     known, now, changed = _read_cache(cache), {}, False
     for path in files_by_key(root).values():
         name, state = str(path.relative_to(root)), path.stat()
-        found = known.get(name)
-        if not found or found[:2] != [state.st_mtime_ns, state.st_size]:
-            found, changed = [state.st_mtime_ns, state.st_size, _thin(path)], True
-        now[name] = found
+        entry = known.get(name)
+        if not entry or entry[:2] != [state.st_mtime_ns, state.st_size]:
+            entry, changed = [state.st_mtime_ns, state.st_size, _thin(path)], True
+        now[name] = entry
     if changed or len(now) < len(known):
         with suppress(UserError):
             write_atomically(cache, json.dumps(now, separators=(",", ":")).encode())
@@ -334,10 +334,10 @@ def thin_records(root: Path, cache: Path) -> list[dict[str, Any]]:
 
 def _read_cache(cache: Path) -> dict[str, list]:
     try:
-        found = json.loads(cache.read_bytes())
+        cached = json.loads(cache.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return cached if isinstance(cached, dict) else {}
 
 
 def _thin(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from common.methods.one_stage import prior_adjustment
 from common.models.backbones import backbone
 from common.models.imagenet import LargeNetwork
 from common.plan import checkpoint_path
-from common.spec import Profile
+from common.spec import ProfileName
 from common.store import files_by_key, parse_record, read_weights
 from common.train.groups import Group, make_head
 
@@ -113,7 +113,7 @@ class Entry(NamedTuple):
     paper: str
 
 
-def load(name: str, seed: int = 0, source: str | Path | None = None, profile: Profile = "paper") -> Classifier:
+def load(name: str, seed: int = 0, source: str | Path | None = None, profile: ProfileName = "paper") -> Classifier:
     """The trained network of a run, in evaluation mode on the CPU, in float32.
 
     name: "column/method" as in "cifar10-lt-100/ldam-drw", the method with or without its reading ("@written" is taken where both
@@ -134,22 +134,22 @@ def load(name: str, seed: int = 0, source: str | Path | None = None, profile: Pr
 
 
 def choose(entries: list[Entry], name: str, seed: int, root: Path) -> Entry:
-    """The one run of that name and seed; that of the text where text and code both have one."""
+    """The one run of that name and seed; where it exists in both readings, the one as "written"."""
     parts = name.split("/")
-    found = [e for e in entries if e.record["status"] == "done" and (e.record["key"] == name or (
+    candidates = [e for e in entries if e.record["status"] == "done" and (e.record["key"] == name or (
         len(parts) in (2, 3) and e.record["spec"]["seed"] == seed and _matches(e, parts)))]
-    if len(found) > 1 and "@" not in parts[-1]:
-        found = [e for e in found if e.record["label"].endswith("@written")] or found
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    if len(candidates) > 1 and "@" not in parts[-1]:
+        candidates = [e for e in candidates if e.record["label"].endswith("@written")] or candidates
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
         there = sorted({e.record["label"].replace(" ", "/") for e in entries if e.record["status"] == "done"})
         some = f"; it has {', '.join(there[:8])}{' and others' if len(there) > 8 else ''}" if there else ""
         raise UserError(f"{root} has no finished run {name} of seed {seed}{some}. A name is COLUMN/METHOD, as in "
                         "cifar10-lt-100/ce.")
-    names = ["/".join(filter(None, (e.paper, *e.record["label"].split(" ", 1)))) for e in found]
-    which = ", ".join(f"{label} ({e.record['key']})" for label, e in zip(names, found, strict=True))
-    raise UserError(f"{name} of seed {seed} is {len(found)} runs: {which}; say the paper, or give the key in brackets.")
+    names = ["/".join(filter(None, (e.paper, *e.record["label"].split(" ", 1)))) for e in candidates]
+    which = ", ".join(f"{label} ({e.record['key']})" for label, e in zip(names, candidates, strict=True))
+    raise UserError(f"{name} of seed {seed} is {len(candidates)} runs: {which}; say the paper, or give the key in brackets.")
 
 
 def _matches(entry: Entry, parts: list[str]) -> bool:
@@ -159,7 +159,7 @@ def _matches(entry: Entry, parts: list[str]) -> bool:
         not paper or paper == [entry.paper])
 
 
-def _of_checkout(root: Path, profile: Profile, name: str, seed: int) -> Iterator[Entry]:
+def _of_checkout(root: Path, profile: ProfileName, name: str, seed: int) -> Iterator[Entry]:
     """The runs of a checkout that may be meant; only those files are read whose folder and name agree."""
     for key, path in files_by_key(root / "papers").items():
         column, of = path.parent.name, path.parent.parent.name
@@ -214,6 +214,6 @@ def measure(model: Classifier, images: Images, batch: int = 500) -> np.ndarray:
     for start in range(0, len(x), batch):
         part = torch.from_numpy(x[start:start + batch]).to(device)
         predicted.append(model(part.permute(0, 3, 1, 2).float() / 255).argmax(-1).cpu().numpy())
-    found = np.zeros((len(model.classes), len(model.classes)), np.int64)
-    np.add.at(found, (labels, np.concatenate(predicted)), 1)
-    return found
+    confusion = np.zeros((len(model.classes), len(model.classes)), np.int64)
+    np.add.at(confusion, (labels, np.concatenate(predicted)), 1)
+    return confusion

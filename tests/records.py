@@ -15,7 +15,7 @@ from common.paper import Paper, Table
 from common.plan import Run, plan
 from common.predictions import Answers, Predictions
 from common.report.paired import Hits
-from common.spec import Column, Profile, Protocol, canonical_json
+from common.spec import Column, ProfileName, Protocol, canonical_json
 from common.store import SCHEMA, seal
 
 MADE = {"seconds": 30.0, "device": "test device", "device_type": "cpu", "precision": "float32", "compiled": False,
@@ -150,7 +150,7 @@ def toy_paper(folder: Path, claims: str = "", published: tuple[str, ...] = PUBLI
                  (Table("1", "Errors"), Table("2", "Settings")), (), {"digits-lt-20": "cifar10-lt-100"})
 
 
-def toy_records(paper: Paper, errors: Mapping[str, Sequence[float | None]], profile: Profile = "paper",
+def toy_records(paper: Paper, errors: Mapping[str, Sequence[float | None]], profile: ProfileName = "paper",
                 columns: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
     """Records of the methods in `errors`, by name or label: the error in percent of each seed, None for a diverged run."""
     found = {}

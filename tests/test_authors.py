@@ -97,10 +97,10 @@ def said(file, old, new):
 
 print(json.dumps([said(*change) for change in json.loads(sys.argv[1])]))
 """
-OWN, QUICK = '"my-paper", "written"', "  momentum: 0.9\n    weight_decay: 0.0002\n    warmup_epochs: 2"
+OWN, QUICK = '"my-paper", "written"', "  momentum: 0.9\n      weight_decay: 0.0002\n      warmup_epochs: 2"
 MISTAKES = [  # file, what stands there, what is written instead, and parts of what is said; LINE is its line
     ("params.yaml", "tau: 1.0", "tua: 1.0", ["params.yaml, line LINE: unknown key 'tua' (did you mean 'tau'?)"]),
-    ("params.yaml", "batch_size: 32", "batch_size: 0", ["quick: protocol: batch_size 0: it lies between 1"]),
+    ("params.yaml", "batch_size: 32", "batch_size: 0", ["quick: protocols: written: batch_size 0: it lies between 1"]),
     ("params.yaml", QUICK, QUICK.replace("0.9", "9"), ["momentum 9: it lies between 0 and 1"]),
     ("params.yaml", "lt, ratio: 20", "It, ratio: 20", ["line LINE: quick", "'It' is not one of"]),
     ("params.yaml", "dataset: digits", "dataset: digit", ["line LINE: column digit-lt-20", "(did you mean 'digits'?)"]),

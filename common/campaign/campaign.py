@@ -22,7 +22,7 @@ from common.cost import PROTOTYPES, SPEEDS, Costs, clock, epoch_work, place_name
 from common.errors import UserError
 from common.paper import Paper
 from common.plan import Run, missing_runs, with_data
-from common.spec import Profile
+from common.spec import ProfileName
 from common.store import file_stem, record_files, thin_records, write_atomically
 from common.train.packing import Limit, form_packs, together, unlimited
 
@@ -74,7 +74,7 @@ def alone(work: Path) -> Iterator[None]:
         yield
 
 
-def select(papers: Sequence[Paper], profile: Profile, only: Sequence[str], columns: Sequence[str], seeds: int | None,
+def select(papers: Sequence[Paper], profile: ProfileName, only: Sequence[str], columns: Sequence[str], seeds: int | None,
            data: Path, console: Console) -> Wanted:
     """The runs that --only, --columns and --seeds leave, on datasets that are here; unknown names are refused."""
     for name, known in [(n, [p.name for p in papers]) for n in only] + [
@@ -94,18 +94,18 @@ class Campaign:
     place: `common.train.device.place_of` the device.
     """
 
-    def __init__(self, paths: CampaignPaths, chosen: Wanted, place: dict[str, Any], console: Console,
+    def __init__(self, paths: CampaignPaths, selection: Wanted, place: dict[str, Any], console: Console,
                  deadline: float = float("inf")):
-        self.paths, self.chosen, self.place, self.console, self.deadline = paths, chosen, place, console, deadline
+        self.paths, self.selection, self.place, self.console, self.deadline = paths, selection, place, console, deadline
         self.costs = self.read_costs()
 
     def read_costs(self) -> Costs:
         """From the records, the benchmarks, and what this device's own packs have shown."""
         folder, probes = self.paths.benchmarks, self.paths.work / "probes"
         known = speeds(thin_records(self.paths.root, self.paths.work / "records.json"), folder, folder / SPEEDS, probes)
-        found = speed_of(self.place["device"], self.place["precision"], known, folder / PROTOTYPES)
+        speed = speed_of(self.place["device"], self.place["precision"], known, folder / PROTOTYPES)
         seen = frozenset((row["backbone"], row["runs"]) for row in self._rows())
-        return Costs(replace(found, compiled=self.place["compiled"]), seen)
+        return Costs(replace(speed, compiled=self.place["compiled"]), seen)
 
     @property
     def _file(self) -> Path:
@@ -119,7 +119,7 @@ class Campaign:
 
     def offer(self, ready: Sequence[Run], costs: Costs, most: Limit = unlimited) -> list[Offer]:
         """What could be begun now."""
-        return offers(ready, self.chosen.worth, partial(self.form, most=most), costs)
+        return offers(ready, self.selection.worth, partial(self.form, most=most), costs)
 
     def left(self) -> float:
         """Seconds until the deadline."""
@@ -132,8 +132,8 @@ class Campaign:
             keys = {m.spec.key for pack in begun for m in pack}
             if begun:
                 return together(form_packs(begun[0], most)[0])
-            found = fit(self.offer([m for m in ready if m.spec.key not in keys], self.costs, most), self.left(), self.costs)
-            return together(found.pack) if found else ()
+            offer = fit(self.offer([m for m in ready if m.spec.key not in keys], self.costs, most), self.left(), self.costs)
+            return together(offer.pack) if offer else ()
 
         return choose
 
@@ -155,7 +155,7 @@ class Campaign:
     def learn(self, pack: Sequence[Run], epochs: int, times: Sequence[float]) -> None:
         """Keep what the epochs since the second have taken, and what the first took longer. times: of the start and of the end
         of each epoch."""
-        column, p, streams = pack[0].spec.column, pack[0].spec.protocol, 1 + len(pack[0].method.extra_samplers)
+        column, p, streams = pack[0].spec.column, pack[0].spec.protocol, pack[0].method.streams.number
         took = [b - a for a, b in itertools.pairwise(times)]
         each = median(took[1:])
         units = len(pack) * epoch_work(column, p, streams, epochs <= watched_epochs(p))
@@ -172,8 +172,8 @@ class Campaign:
         rest = (self.costs.of(pack) or 0.0) * (1 - progress.epoch / progress.epochs)
         if rest <= self.left():
             return False
-        found = fit(self.offer(pack, self.costs), self.left(), self.costs)
-        return found is not None and found.seconds is not None and found.seconds <= self.left() and len(found.pack) < len(pack)
+        offer = fit(self.offer(pack, self.costs), self.left(), self.costs)
+        return offer is not None and offer.seconds is not None and offer.seconds <= self.left() and len(offer.pack) < len(pack)
 
     def lacking(self, runs: Sequence[Run]) -> int:
         """How many of the runs have no record."""
@@ -182,7 +182,7 @@ class Campaign:
 
     def missing(self) -> list[Run]:
         """What is to be trained: the selected runs without a record, and those that they start from."""
-        return missing_runs(self.chosen.runs, record_files(self.paths.root))
+        return missing_runs(self.selection.runs, record_files(self.paths.root))
 
 
 def show_plan(campaign: Campaign, places: int) -> None:
@@ -233,12 +233,12 @@ def print_done(console: Console, ended: Sequence["Trained"]) -> None:
 
 def print_rest(campaign: Campaign) -> None:
     """The device-hours that all papers still need."""
-    whole = missing_runs(campaign.chosen.all, record_files(campaign.paths.root))
+    whole = missing_runs(campaign.selection.all, record_files(campaign.paths.root))
     seconds, unknown = needs(whole, campaign.form, campaign.costs)
-    said = f" and {unknown} runs on networks that this device has not been seen to train" if unknown else ""
-    lacking, where = campaign.lacking(campaign.chosen.all), place_name(campaign.place["device"], campaign.place["precision"])
-    campaign.console.print(f"All papers: {lacking} of {len(campaign.chosen.all)} runs are missing; they need "
-                           f"{seconds / 3600:.3g} device-hours of {where}{said}.")
+    unseen = f" and {unknown} runs on networks that this device has not been seen to train" if unknown else ""
+    lacking, where = campaign.lacking(campaign.selection.all), place_name(campaign.place["device"], campaign.place["precision"])
+    campaign.console.print(f"All papers: {lacking} of {len(campaign.selection.all)} runs are missing; they need "
+                           f"{seconds / 3600:.3g} device-hours of {where}{unseen}.")
 
 
 def run_campaign(campaign: Campaign, engine: "Engine", observer: "Observer", save_seconds: float | None,
@@ -255,8 +255,8 @@ def run_campaign(campaign: Campaign, engine: "Engine", observer: "Observer", sav
     work = Workspace(campaign.paths.work, save_seconds, campaign.deadline)
     ended: list[Trained] = []
     try:
-        states = partial(unfinished_packs, work, planned=campaign.chosen.runs)
-        run_schedule(campaign.chosen.runs, campaign.chooser(states), root=campaign.paths.root, work=work, engine=engine,
+        states = partial(unfinished_packs, work, planned=campaign.selection.runs)
+        run_schedule(campaign.selection.runs, campaign.chooser(states), root=campaign.paths.root, work=work, engine=engine,
                      observer=partial(campaign.watch, observer), ended=ended, after=home)
     finally:
         print_done(campaign.console, ended)

@@ -55,25 +55,25 @@ def merge(sources: Sequence[Path], places: Callable[[int], Mapping[str, Place]],
     foreign, made by code that computes something else than today's, without its predictions, or another one than a record of
     today's code that is here. Every file is written whole or not at all, predictions before the record that speaks of them.
     """
-    found, answers, merged = {}, {}, Merged()
+    records, answers, merged = {}, {}, Merged()
     for source in map(Path, sources):
-        records, beside = read_source(source)
+        contents, beside = read_source(source)
         answers |= beside
-        for name, content in records.items():
+        for name, content in contents.items():
             try:
-                found[name] = parse_record(content, name)
+                records[name] = parse_record(content, name)
             except UserError as error:
                 merged.refused.append(str(error))
-    if not found and not merged.refused and not answers:
+    if not records and not merged.refused and not answers:
         raise UserError(f"{' and '.join(map(str, sources))} hold no record (<name>-<key>-<digest>e<engine>.json).")
-    place = places(1 + max((r["spec"]["seed"] for r in found.values()), default=0))
+    place = places(1 + max((r["spec"]["seed"] for r in records.values()), default=0))
     drop_twins(root, {f"{key}-{item.digest}e{ENGINE}" for key, item in place.items()})
     files = files_by_key(root)
     digests: dict[str, set[str]] = {}
-    for record in found.values():
+    for record in records.values():
         digests.setdefault(record["key"], set()).add(record["digest"])
-    here, same = load_records(root, {r["key"] for r in found.values()}), equivalents(root)
-    for name, record in found.items():
+    here, same = load_records(root, {r["key"] for r in records.values()}), equivalents(root)
+    for name, record in records.items():
         twins = digests[record["key"]] - {record["digest"]}
         old = here.get(record["key"])
         if old and old["digest"] == record["digest"]:
@@ -158,7 +158,7 @@ def _read_tar(source: Path) -> dict[str, bytes]:
 def read_tar(source: Path, is_wanted: Callable[[str], bool]) -> dict[str, bytes]:
     """Name -> content of the wanted plain files of a tar. Nothing is unpacked to the disk, so no path and no link leads anywhere;
     sizes are looked at before a byte is read, so no small file grows to fill the memory."""
-    found, total = {}, 0
+    contents, total = {}, 0
     try:
         with tarfile.open(source) as tar:
             for member in tar:
@@ -168,8 +168,8 @@ def read_tar(source: Path, is_wanted: Callable[[str], bool]) -> dict[str, bytes]
                     raise UserError(f"{source}: {member.name} is said to have {member.size:,} bytes, as no file of pack-records "
                                     "or of campaign --out has; nothing of it was read: ask for another copy.")
                 if member.isfile() and is_wanted(member.name):
-                    found[member.name] = tar.extractfile(member).read()
-        return found
+                    contents[member.name] = tar.extractfile(member).read()
+        return contents
     except FileNotFoundError:
         raise UserError(f"{source} does not exist.") from None
     except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, lzma.LZMAError, zlib.error) as error:
@@ -184,18 +184,18 @@ def pack_records(planned: Iterable[Run], root: Path, target: Path) -> tuple[int,
     buffer, fresh, files = io.BytesIO(), record_files(root), files_by_key(root)
     planned = {item.spec.key: item for item in planned}
     there = {key: files[key] for key in planned if key in files}
-    chosen = sorted({path for key, path in there.items() if planned[key].identity in fresh})
-    if not chosen:
+    records = sorted({path for key, path in there.items() if planned[key].identity in fresh})
+    if not records:
         raise UserError("There is no record to pack for this selection; `status` shows what there is.")
-    beside = sorted({path for record in chosen for path in predictions_beside(record)})
+    beside = sorted({path for record in records for path in predictions_beside(record)})
     with tarfile.open(fileobj=buffer, mode="w:xz") as tar:
-        for path in (*chosen, *beside):
+        for path in (*records, *beside):
             content = path.read_bytes()
-            if path in chosen:
+            if path in records:
                 parse_record(content, str(path))
             add_member(tar, path.relative_to(root).as_posix(), content)
     write_atomically(target, buffer.getvalue())
-    return len(chosen), [f"{path.name}: made by other code than today's" for path in sorted(set(there.values()) - set(chosen))]
+    return len(records), [f"{path.name}: made by other code than today's" for path in sorted(set(there.values()) - set(records))]
 
 
 def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:

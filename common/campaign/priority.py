@@ -8,7 +8,7 @@ from common.draws import BASELINES
 from common.paper import Paper
 from common.plan import Run, merged, plan
 from common.report.published import columns_shown_for, published
-from common.spec import FURTHER_DRAWS, Profile
+from common.spec import FURTHER_DRAWS, ProfileName
 
 SEEDS_FIRST = 3  # of every cell, before any cell gets more
 TIERS = ("own methods, CE and LDAM-DRW", "other rows of the main tables", "ablations")
@@ -35,7 +35,7 @@ class Worth:
         return TIERS[self.tier % 3] + ("" if self.tier < 3 else ", further seeds and draws")
 
 
-def wanted(papers: Sequence[Paper], profile: Profile, columns: Sequence[str] = (), seeds: int | None = None
+def wanted(papers: Sequence[Paper], profile: ProfileName, columns: Sequence[str] = (), seeds: int | None = None
            ) -> tuple[list[Run], dict[str, Worth]]:
     """Every run of the papers (of the named columns only, else of all but the large ones), each key once, and what it is worth
     by its key.
@@ -50,21 +50,21 @@ def wanted(papers: Sequence[Paper], profile: Profile, columns: Sequence[str] = (
         if not mine:
             continue
         for item in plan(paper, profile, columns=mine, seeds=seeds):
-            found = _worth(paper, item, printed)
+            item_worth = _worth(paper, item, printed)
             runs.append(item)
             for link in item.chain:
-                before = worth.get(link.spec.key, Worth(found.tier, 0))
-                worth[link.spec.key] = Worth(min(before.tier, found.tier), before.numbers + found.numbers)
+                before = worth.get(link.spec.key, Worth(item_worth.tier, 0))
+                worth[link.spec.key] = Worth(min(before.tier, item_worth.tier), before.numbers + item_worth.numbers)
     return list(merged(runs).values()), worth
 
 
-def _printed(paper: Paper, profile: Profile) -> dict[tuple[str, str, str], list[str]]:
+def _printed(paper: Paper, profile: ProfileName) -> dict[tuple[str, str, str], list[str]]:
     """(column, method, variant) -> the table of each number that the paper prints; quick columns by what they stand for."""
-    shown, found = columns_shown_for(paper, profile), {}
+    shown, tables = columns_shown_for(paper, profile), {}
     for row in published(paper).itertuples():
         for column in shown.get(row.column, ()):
-            found.setdefault((column.name, row.method, row.variant), []).append(row.table)
-    return found
+            tables.setdefault((column.name, row.method, row.variant), []).append(row.table)
+    return tables
 
 
 def _worth(paper: Paper, item: Run, printed: Mapping[tuple[str, str, str], list[str]]) -> Worth:
@@ -100,15 +100,15 @@ def offers(ready: Sequence[Run], worth: Mapping[str, Worth], form: Form, costs: 
 
     A pack holds the best runs of its column and setting, and is filled up with those of lower tiers.
     """
-    found = []
+    unsorted = []
     for pack in form(by_worth(ready, worth)):
         each = [worth[m.spec.key] for m in pack]
-        found.append(Offer(tuple(pack), Worth(each[0].tier, sum(w.numbers for w in each)), costs.of(pack)))
-    return sorted(found, key=lambda o: (o.worth.tier, -o.worth.numbers / _work(o.pack)))
+        unsorted.append(Offer(tuple(pack), Worth(each[0].tier, sum(w.numbers for w in each)), costs.of(pack)))
+    return sorted(unsorted, key=lambda o: (o.worth.tier, -o.worth.numbers / _work(o.pack)))
 
 
 def _work(pack: Sequence[Run]) -> float:
-    return len(pack) * whole_work(pack[0].spec.column, pack[0].spec.protocol, 1 + len(pack[0].method.extra_samplers))
+    return len(pack) * whole_work(pack[0].spec.column, pack[0].spec.protocol, pack[0].method.streams.number)
 
 
 def fit(offered: Sequence[Offer], left: float, costs: Costs) -> Offer | None:
@@ -138,21 +138,21 @@ def schedule(missing: Sequence[Run], offer: Callable[[Sequence[Run], Costs], lis
     """What a campaign of so many seconds on so many places would train, as far as the costs foretell it; of at most so many
     packs (one more says that there are others). A pack of unknown time takes all that its place has left: nobody knows what
     would fit after it."""
-    left, waiting, chosen = [seconds] * places, {m.spec.key: m for m in missing}, []
-    while waiting and max(left) > 0 and (most is None or len(chosen) <= most) and (
-            found := fit(offer(begun_after(waiting), costs), max(left), costs)):
+    left, waiting, scheduled = [seconds] * places, {m.spec.key: m for m in missing}, []
+    while waiting and max(left) > 0 and (most is None or len(scheduled) <= most) and (
+            best := fit(offer(begun_after(waiting), costs), max(left), costs)):
         place = left.index(max(left))
-        if found.seconds is not None:
-            left[place] -= found.seconds
+        if best.seconds is not None:
+            left[place] -= best.seconds
         elif seconds < float("inf"):
             left[place] = 0.0
-        costs = costs.after(found.pack)
-        chosen.append(replace(found, fits=left[place] >= 0))
-        for member in found.pack:
+        costs = costs.after(best.pack)
+        scheduled.append(replace(best, fits=left[place] >= 0))
+        for member in best.pack:
             waiting.pop(member.spec.key)
         if left[place] < 0:
             break
-    return chosen
+    return scheduled
 
 
 def begun_after(waiting: Mapping[str, Run]) -> list[Run]:

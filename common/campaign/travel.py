@@ -139,13 +139,13 @@ def bring_in(source: Path, places: Callable[[], Mapping[str, Path]], root: Path,
     places(): key -> folder of the records of every run that the papers know. What `check_in` refuses is a UserError before the
     first file is written. Returns how many of each were new.
     """
-    found = check_in(source, places)
-    place = places() if any(WEIGHTS.search(name) for name in found) else {}
+    contents = check_in(source, places)
+    place = places() if any(WEIGHTS.search(name) for name in contents) else {}
     known = files_by_key(root)
     folders = {key: path.parent for key, path in known.items()}
     targets: dict[Path, bytes] = {}
     count = dict.fromkeys(("weights", "states", "speeds"), 0)
-    for name, content in found.items():
+    for name, content in contents.items():
         if key := WEIGHTS.search(name):
             kind, target = "weights", checkpoint_path(folders.get(key[1], place[key[1]]), key[1])
         elif state := STATE.search(name):
@@ -163,9 +163,9 @@ def bring_in(source: Path, places: Callable[[], Mapping[str, Path]], root: Path,
 def check_in(source: Path, places: Callable[[], Mapping[str, Path]]) -> dict[str, bytes]:
     """Name -> content of what `bring_in` would take. Weights of a run that no paper plans, whatever is damaged, and anything that
     its digest does not fit, are a UserError."""
-    found = _read(source)
-    place = places() if any(WEIGHTS.search(name) for name in found) else {}
-    for name, content in found.items():
+    contents = _read(source)
+    place = places() if any(WEIGHTS.search(name) for name in contents) else {}
+    for name, content in contents.items():
         where = f"{source}: {name}"
         if key := WEIGHTS.search(name):
             if key[1] not in place:
@@ -175,7 +175,7 @@ def check_in(source: Path, places: Callable[[], Mapping[str, Path]]) -> dict[str
             _check_state(content, where)
         else:
             check_speeds(content, where)
-    return found
+    return contents
 
 
 def _check_state(content: bytes, where: str) -> None:

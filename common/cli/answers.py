@@ -93,7 +93,7 @@ def answer_packs(packs: Sequence[Sequence[Run]], records: Mapping[str, Record], 
     for pack in packs:
         members = together(pack)
         by_folder: dict[Path, dict[str, Predictions]] = {}
-        for item, found in zip(members, answer(members, tests, images, device), strict=True):
-            by_folder.setdefault(item.folder.parents[2], {})[record_name(records[item.spec.key])] = found
+        for item, predictions in zip(members, answer(members, tests, images, device), strict=True):
+            by_folder.setdefault(item.folder.parents[2], {})[record_name(records[item.spec.key])] = predictions
         for folder, mine in by_folder.items():
             write_predictions(folder / FURTHER / tests.title, mine)

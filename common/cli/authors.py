@@ -72,10 +72,10 @@ def new_paper(root: Path, name: str, title: str, authors: str) -> Path:
 
 
 def _names(catalog: Path, text: str) -> list[str]:
-    found = CATALOG.search(text)
-    if not found:
+    match = CATALOG.search(text)
+    if not match:
         raise UserError(f"{catalog} has no line NAMES = (...), which a new paper's name goes into.")
-    return re.findall(r'"(\w+)"', found[1])
+    return re.findall(r'"(\w+)"', match[1])
 
 
 def _write(root: Path, words: dict[str, str], test: Path, catalog: Path, before: str, after: str) -> None:

@@ -97,15 +97,15 @@ def print_status(console: Console, title: str, planned: Sequence[Run], have: set
     """Seeds with a record, per method and column; `.` where the paper has no such cell. Variants are summed up or a row each."""
     columns = list(dict.fromkeys(m.spec.column.name for m in planned))
     seeds = len({m.spec.seed for m in planned})
-    found: dict[str, dict[str, list[bool]]] = {}
+    by_method: dict[str, dict[str, list[bool]]] = {}
     for item in planned:
         if variants or not item.method.variant:
-            cell = found.setdefault(item.method.label, {}).setdefault(item.spec.column.name, [])
+            cell = by_method.setdefault(item.method.label, {}).setdefault(item.spec.column.name, [])
             cell.append(item.identity in have)
     console.print(f"[bold]{title}[/]: seeds with a record, of {seeds}")
     for shown in (columns[i:i + BLOCK] for i in range(0, len(columns), BLOCK)):
         table = Table("method", *shown)
-        for label, cells in found.items():
+        for label, cells in by_method.items():
             if any(c in cells for c in shown):
                 table.add_row(escape(label), *(str(sum(cells[c])) if c in cells else "." for c in shown))
         console.print(table)

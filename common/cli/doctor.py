@@ -74,20 +74,20 @@ def _processor() -> list[tuple[bool | None, str]]:
     tools = {"a C++ compiler": shutil.which(os.environ.get("CXX", "c++")), "ninja": _has_ninja(),
              "Python's headers": (Path(sysconfig.get_path("include")) / "Python.h").exists()}
     if library_file().exists() or all(tools.values()):
-        found = [(True, "residual networks train in C++ on this processor")]
+        findings = [(True, "residual networks train in C++ on this processor")]
     else:
-        found = [(None, f"with {' and '.join(name for name, there in tools.items() if not there)} residual networks would train "
-                  "faster on this processor, in C++")]
+        findings = [(None, f"with {' and '.join(name for name, there in tools.items() if not there)} residual networks would "
+                     "train faster on this processor, in C++")]
     maps = Path("/proc/self/maps")
     if maps.exists() and "tcmalloc" not in maps.read_text():
         name = ctypes.util.find_library("tcmalloc_minimal") or ctypes.util.find_library("tcmalloc")
-        found.append((None, f"LD_PRELOAD={name} would make trainings on the CPU somewhat faster" if name else
-                      "tcmalloc (libtcmalloc-minimal4 on Debian), preloaded, would make trainings on the CPU somewhat faster"))
+        findings.append((None, f"LD_PRELOAD={name} would make trainings on the CPU somewhat faster" if name else
+                         "tcmalloc (libtcmalloc-minimal4 on Debian), preloaded, would make trainings on the CPU somewhat faster"))
     cores, busy = os.cpu_count() or 1, os.getloadavg()[0]
     if busy >= 0.5:
-        found.append((None, f"other programs keep {min(busy, cores):.1f} of {cores} cores busy: trainings take longer; "
-                      f"--processes {max(1, round(cores - busy))} leaves them their share"))
-    return found
+        findings.append((None, f"other programs keep {min(busy, cores):.1f} of {cores} cores busy: trainings take longer; "
+                         f"--processes {max(1, round(cores - busy))} leaves them their share"))
+    return findings
 
 
 def _has_ninja() -> bool:

@@ -42,7 +42,7 @@ from common.plan import Run, all_planned, has_data, missing_runs, plan, plan_all
 from common.publish.export import export
 from common.report.results import Results, read_results, results_of
 from common.report.scores import write_scores
-from common.spec import Profile
+from common.spec import ProfileName
 from common.stopping import to_its_end
 from common.store import accept, files_by_key, load_records, record_files, thin_records
 from common.train.packing import LARGEST, Limit, cpu_limit, form_packs, memory_limit
@@ -79,11 +79,11 @@ def main(*papers: Paper, broken: Sequence[UserError] = ()) -> None:
     sys.exit(to_its_end(run, patient=options.command in OF_HOURS, quiet=RANK > 0))
 
 
-def profile_of(papers: Sequence[Paper], options: argparse.Namespace) -> Profile:
+def profile_of(papers: Sequence[Paper], options: argparse.Namespace) -> ProfileName:
     return resolve_profile(papers, options.profile, getattr(options, "column", []), DATA, console)
 
 
-def planned_runs(papers: Sequence[Paper], options: argparse.Namespace) -> tuple[Profile, list[Run]]:
+def planned_runs(papers: Sequence[Paper], options: argparse.Namespace) -> tuple[ProfileName, list[Run]]:
     """The runs of all papers that the options select, each key once."""
     profile = profile_of(papers, options)
     variants = options.command is command_status or getattr(options, "variants", True)
@@ -112,16 +112,20 @@ def command_plan(papers: Sequence[Paper], options: argparse.Namespace) -> None:
 
 
 def _expected(papers: Sequence[Paper], missing: Sequence[Run]) -> str:
-    """How long, on every device that has trained or been measured with such networks."""
+    """How long, on every device that has trained or been measured with such networks; of large sets, where that is said."""
     if not missing:
         return ""
-    said, folders = [], (RESULTS, RESULTS / SPEEDS, WORK / "probes")
+    if any(m.spec.column.dataset in LARGE for m in missing):
+        return "`table` writes the GPU-hours of large sets into tables/<profile>/large.md; name other columns without them."
+    estimates, folders = [], (RESULTS, RESULTS / SPEEDS, WORK / "probes")
     for place, speed in sorted(speeds(thin_records(papers_root(papers), WORK / "records.json"), *folders).items()):
         limit = (lambda item: LARGEST) if speed.compiled else cpu_limit
         seconds, unknown = needs(missing, lambda runs, limit=limit: form_packs(runs, limit), Costs(speed))
         if not unknown:
-            said.append(f"{clock(seconds)} on {place}")
-    return f"Expected: {'; '.join(said)}." if said else "No device has trained such networks here yet, so the time is unknown."
+            estimates.append(f"{clock(seconds)} on {place}")
+    if not estimates:
+        return "No device has trained such networks here yet, so the time is unknown."
+    return f"Expected: {'; '.join(estimates)}."
 
 
 def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:
@@ -185,9 +189,9 @@ def train_large_runs(planned: Sequence[Run], options: argparse.Namespace, observ
     if not missing_runs(planned, record_files(planned[0].root)):
         console.print(f"All {len(planned)} runs have their records: nothing to train.")
     workers = options.workers or max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    chosen = LargeOptions(options.device, options.precision, options.compile, options.per_device, workers)
+    large_options = LargeOptions(options.device, options.precision, options.compile, options.per_device, workers)
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
-    done = train_large(planned, DATA, Workspace(WORK, options.save_every or LARGE_SAVE, deadline), chosen, observer)
+    done = train_large(planned, DATA, Workspace(WORK, options.save_every or LARGE_SAVE, deadline), large_options, observer)
     if not done:
         console.print("The minutes are over; the same command goes on from here.")
         options.summary = None
@@ -260,11 +264,11 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
     from common.report.readme import fill, front_table, results_block
     from common.report.waterfall import waterfall_block
 
-    results, said = read_results(papers, "paper"), {}
+    results, sentences = read_results(papers, "paper"), {}
     for one in results:
         name = one.paper.name
-        said[name] = save_figures(one, ROOT / "figures" / name)
-        show_paper(one.under(options.profile), options.all, said[name])
+        sentences[name] = save_figures(one, ROOT / "figures" / name)
+        show_paper(one.under(options.profile), options.all, sentences[name])
         fill(one.paper.folder / "README.md", "results", results_block(one))
         if path := waterfall_block(one):
             fill(one.paper.folder / "README.md", "text-to-code", path)
@@ -275,7 +279,7 @@ def command_report(papers: Sequence[Paper], options: argparse.Namespace) -> None
         index = write_index(results, ROOT / "results")
         console.print(_relative(f"Every run, machine-readable: {index}"))
         second, page = second_of(papers_root(papers), DATA), ROOT / "report" / "index.html"
-        console.print(_relative(build_page(results, ROOT / "figures", said, page, second, guest_views(GUESTS))))
+        console.print(_relative(build_page(results, ROOT / "figures", sentences, page, second, guest_views(GUESTS))))
     console.print("README.md and the papers' README.md are up to date with the records.")
 
 
@@ -304,24 +308,24 @@ def command_campaign(papers: Sequence[Paper], options: argparse.Namespace) -> No
     check_reportable(papers)
     if profile == "quick" and not has_data("digits", DATA):
         prepare("digits", DATA, None)
-    chosen = select(papers, profile, options.only, options.columns, options.seeds, DATA, console)
+    selection = select(papers, profile, options.only, options.columns, options.seeds, DATA, console)
     engine, where = find_engine(options, papers_root(papers), DATA)
     paths = CampaignPaths(papers_root(papers), WORK, RESULTS, most_side_by_side(options, where))
     try:
-        campaign = Campaign(paths, chosen, where, console, begun + seconds)
+        campaign = Campaign(paths, selection, where, console, begun + seconds)
         time_left = "no limit of time" if seconds == float("inf") else clock(seconds)
-        console.print(f"Campaign, profile {profile}: {campaign.lacking(chosen.runs)} of {len(chosen.runs)} runs are missing; "
-                      f"{time_left} on {engine.places} × {where['device']} in {where['precision']}.")
+        console.print(f"Campaign, profile {profile}: {campaign.lacking(selection.runs)} of {len(selection.runs)} runs are "
+                      f"missing; {time_left} on {engine.places} × {where['device']} in {where['precision']}.")
         show_plan(campaign, engine.places)
         if options.dry_run:
             print_rest(campaign)
         else:
             behind = profile == "paper" and not where["memory"]
             every, save_seconds = stay_behind(options) if behind else (MINUTE, options.save_every)
-            watch = observer_of(options.tensorboard, WORK / "log.jsonl", chosen.runs, pack_observer(
-                every, lambda: f"; {campaign.lacking(chosen.runs)} of {len(chosen.runs)} runs are missing"))
+            watch = observer_of(options.tensorboard, WORK / "log.jsonl", selection.runs, pack_observer(
+                every, lambda: f"; {campaign.lacking(selection.runs)} of {len(selection.runs)} runs are missing"))
             with alone(WORK):
-                home = begin_home(options.out, chosen.runs, paths.root, WORK, options.out_limit, options.weights_of
+                home = begin_home(options.out, selection.runs, paths.root, WORK, options.out_limit, options.weights_of
                                   ) if options.out else None
                 run_campaign(campaign, engine, watch, save_seconds, partial(bring_home, home))
     finally:
@@ -346,10 +350,10 @@ def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> int:
 
     def places(seeds: int) -> dict[str, Place]:
         """Of a run that papers share, the first one's place."""
-        found: dict[str, Place] = {}
+        by_key: dict[str, Place] = {}
         for item in all_planned(papers, min(seeds, MOST_SEEDS)):
-            found.setdefault(item.spec.key, Place(item.folder, item.digest))
-        return found
+            by_key.setdefault(item.spec.key, Place(item.folder, item.digest))
+        return by_key
 
     @cache
     def folders() -> dict[str, Path]:
@@ -372,8 +376,8 @@ def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> int:
 
 def command_pack_records(papers: Sequence[Paper], options: argparse.Namespace) -> None:
     if options.profile or options.column or options.method or options.seeds:
-        _, chosen = planned_runs(papers, options)
-        planned = [link for item in chosen for link in item.chain]
+        _, selected = planned_runs(papers, options)
+        planned = [link for item in selected for link in item.chain]
     else:
         more = not {m.spec.key for m in all_planned(papers)}.issuperset(files_by_key(papers_root(papers)))  # of further seeds
         planned = list(all_planned(papers, MOST_SEEDS if more else None))

@@ -12,16 +12,16 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     what = papers[0].title if len(papers) == 1 else "all papers: " + ", ".join(p.name for p in papers)
     top = argparse.ArgumentParser(description=f"Replication of {what}.", epilog="See the README for the whole story.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    chosen, profile, published = _selection(), _profile(), _profile(is_published=True)
-    _add_variants(_add(commands, "plan", actions, "what would be trained, how many runs, and for how long", chosen))
-    training = _add(commands, "train", actions, "train every run that has no record; goes on where it stopped", chosen)
+    selection, profile, published = _selection(), _profile(), _profile(is_published=True)
+    _add_variants(_add(commands, "plan", actions, "what would be trained, how many runs, and for how long", selection))
+    training = _add(commands, "train", actions, "train every run that has no record; goes on where it stopped", selection)
     _add_variants(training)
     _add_training(training)
     training.add_argument("--retrain", action="store_true", help="train the selected runs again, whatever is there; the old "
                           "records are kept in .work/retired")
     training.add_argument("--prepare", action="store_true", help="where a run is missing, prepare its dataset first")
     training.add_argument("--summary", type=Path, metavar="FILE", help="also write a CSV of the selected runs and their results")
-    state = _add(commands, "status", actions, "how many runs of each paper have a record", chosen)
+    state = _add(commands, "status", actions, "how many runs of each paper have a record", selection)
     _add_all(state, "the seeds of every method and column")
     state.add_argument("--variants", action="store_true", help="as --all, and also the points of grids and the switches")
     state.add_argument("--stale", action="store_true", help="the records that other code than today's has made, with the digests "
@@ -36,7 +36,7 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     report = _add(commands, "report", actions, "report/index.html, tables, figures/, results/index.json, and the READMEs' tables",
                   published)
     _add_all(report, "the tables and claims, and of every figure what was written or is missing")
-    whole = _add(commands, "reproduce", actions, "prepare, train, figures, tables: what make calls", chosen)
+    whole = _add(commands, "reproduce", actions, "prepare, train, figures, tables: what make calls", selection)
     _add_variants(whole)
     _add_training(whole)
     following = _add(commands, "pipeline", actions, "write dvc.yaml from the papers, and dvc.lock from the records that are here")
@@ -50,14 +50,14 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     incoming = _add(commands, "merge", actions, "bring in records made on another machine")
     incoming.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="tars of pack-records or of campaign --out, "
                           "folders, or single records")
-    outgoing = _add(commands, "pack-records", actions, "put all records, or the selected, into one tar", chosen)
+    outgoing = _add(commands, "pack-records", actions, "put all records, or the selected, into one tar", selection)
     outgoing.add_argument("target", type=Path, help="the tar to write, for example records.tar")
-    exporting = _add(commands, "export", actions, "weights with model cards, index lists as Croissant, a crate of all", chosen)
+    exporting = _add(commands, "export", actions, "weights with model cards, index lists as Croissant, a crate of all", selection)
     exporting.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder for each run goes in here, croissant/ "
                            "with the index lists, and ro-crate-metadata.json")
     exporting.add_argument("--part", dest="parts", action="append", choices=("models", "lists", "crate"), help="only this part "
                            "(repeatable)")
-    asked = _add(commands, "answer", actions, "let finished runs answer a further test set, such as CIFAR-10.1", chosen)
+    asked = _add(commands, "answer", actions, "let finished runs answer a further test set, such as CIFAR-10.1", selection)
     asked.add_argument("name", help="a test set that `prepare second-tests` has read, for example cifar10.1_v6")
     asked.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where it is)")
     sets = _add(commands, "prepare", actions, "make data/<name>.npz from a folder, an archive or a download")

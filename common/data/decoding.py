@@ -58,7 +58,7 @@ class Key(NamedTuple):
 
 
 LIBJPEG = re.compile(r"jpeg|huffman|marker|segment|scan", re.IGNORECASE)
-_said: set[str] = set()  # what was said of files in this process
+_passed_on: set[str] = set()  # the complaints of this process, each once
 _decoding = Lock()  # the standard error of a process is one
 
 
@@ -97,8 +97,8 @@ def _pass_on(path: Path, line: str, complaints: list[str] | None) -> None:
     text = f"{path}: {line}" if LIBJPEG.search(line) else line
     if complaints is not None and text != line:
         complaints.append(text)
-    elif text not in _said:
-        _said.add(text)
+    elif text not in _passed_on:
+        _passed_on.add(text)
         os.write(2, f"{text}\n".encode())
 
 
@@ -106,8 +106,8 @@ def read_image(path: Path, complaints: list[str] | None = None) -> Tensor:
     """A file as uint8 [3, height, width]; grey, CMYK and palette images become RGB. One that is missing or damaged is a
     UserError that names it.
 
-    Of a JPEG that is damaged inside, libjpeg decodes a part, as it does for every tool: that is said with the file's name, or
-    appended to `complaints`. The genuine sets have a few such files.
+    A JPEG that is damaged inside is decoded in part, as libjpeg does for every tool; what libjpeg complains of is printed with
+    the file's name, or appended to `complaints`. The genuine sets have a few such files.
     """
     try:
         with _overheard(path, complaints):
@@ -306,12 +306,12 @@ class _Complaints(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[str, list[str]]:
-        said: list[str] = []
+        complaints: list[str] = []
         try:
-            read_image(self.root / self.paths[index].decode(), said)
+            read_image(self.root / self.paths[index].decode(), complaints)
         except UserError as error:
             return str(error), []
-        return "", said
+        return "", complaints
 
 
 def check_decodable(images: LargeImages) -> None:
@@ -320,10 +320,10 @@ def check_decodable(images: LargeImages) -> None:
     paths = np.concatenate([images.train_paths, images.test_paths])
     loader = DataLoader(_Complaints(images.root, paths), batch_size=64, num_workers=os.cpu_count() or 1, collate_fn=list,
                         generator=torch.Generator())
-    found = [item for batch in loader for item in batch]
-    if doubtful := [said[0] for _, said in found if said]:
+    results = [item for batch in loader for item in batch]
+    if doubtful := [complaints[0] for _, complaints in results if complaints]:
         print(f"{len(doubtful):,} of {len(paths):,} images of {images.name} are decoded in part or with a complaint: "
               f"{'; '.join(doubtful[:SHOWN])}{'; and so on' * (len(doubtful) > SHOWN)}.")
-    if wrong := [complaint for complaint, _ in found if complaint]:
+    if wrong := [error for error, _ in results if error]:
         raise UserError(f"{len(wrong):,} of {len(paths):,} images of {images.name} cannot be read: {' '.join(wrong[:SHOWN])} "
                         f"Then run again: {prepare_command(images.name)} --check-images.")

@@ -104,13 +104,13 @@ def first_whole(attempts: Iterable[Callable[[], T]]) -> T | None:
     faults: list[str] = []
     for attempt in attempts:
         try:
-            found = attempt()
+            result = attempt()
         except UserError as error:
             faults += [str(error)] * (str(error) not in faults)
             continue
         for fault in faults:
             print(f"Passed over: {fault}")
-        return found
+        return result
     if faults:
         raise UserError(" And beside it: ".join(faults))
     return None

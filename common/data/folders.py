@@ -20,9 +20,9 @@ def image_root(facts: LargeSet, root: Path) -> Path:
     """`root`, or the only folder in it that has the images: that of the set's name, or what an archive unpacks to."""
     level = [root]
     for _ in range(DEPTH + 1):
-        if found := [folder for folder in level if any((folder / top).is_dir() for top in TOPS)]:
-            named = [folder for folder in found if folder.name == facts.name]
-            return (named or found)[0] if len(named or found) == 1 else root
+        if folders := [folder for folder in level if any((folder / top).is_dir() for top in TOPS)]:
+            named = [folder for folder in folders if folder.name == facts.name]
+            return (named or folders)[0] if len(named or folders) == 1 else root
         level = [folder / name for folder in level for name in subfolders(folder)]
         if len(level) > FEW:
             break
@@ -48,12 +48,12 @@ def read_folders(facts: LargeSet, root: Path, part: str, label_of: Mapping[str, 
 
 def _wnid_of(folder: Path, files: list[str]) -> str:
     """The wnid that names a class folder or all its files, or ""; a file with another one is a UserError."""
-    said = {file: wnid(os.fsencode(file)).decode() for file in files}
-    first = folder.name if is_wnid(folder.name) else next(filter(None, said.values()), "")
-    if other := next((file for file, name in said.items() if name and name != first), None):
-        raise UserError(f"{folder / other} is an image of class {said[other]} by its name, but its folder is that of {first}; "
+    wnids = {file: wnid(os.fsencode(file)).decode() for file in files}
+    first = folder.name if is_wnid(folder.name) else next(filter(None, wnids.values()), "")
+    if other := next((file for file, name in wnids.items() if name and name != first), None):
+        raise UserError(f"{folder / other} is an image of class {wnids[other]} by its name, but its folder is that of {first}; "
                         "put it back, or unpack the archive again.")
-    return first if is_wnid(folder.name) or all(said.values()) else ""
+    return first if is_wnid(folder.name) or all(wnids.values()) else ""
 
 
 def is_wnid(name: str) -> bool:
@@ -73,20 +73,20 @@ def number(names: list[str], wnids: Mapping[str, str], where: Path) -> dict[str,
 def _translate(facts: LargeSet, where: Path, names: list[str], wnids: Mapping[str, str],
                label_of: Mapping[str, int]) -> dict[str, int]:
     """The labels that training gives to folders of these names."""
-    found = {name: label_of.get(name, label_of.get(wnids[name], -1)) for name in names}
-    if unknown := [name for name in names if found[name] < 0]:
+    labels = {name: label_of.get(name, label_of.get(wnids[name], -1)) for name in names}
+    if unknown := [name for name in names if labels[name] < 0]:
         raise UserError(
             f"{where} has the class folders {some(names)}, training has {some(list(label_of))}: {len(unknown):,} of "
             f"{len(names):,} are not among these, and labels come from the names; the development kit numbers the classes in "
             "another order than the wnids. Give the folders the names that training has, or bring "
             f"{facts.test.file or 'a list'}, which says the class of every file.")
-    if len(set(found.values())) != len(names):
+    if len(set(labels.values())) != len(names):
         raise UserError(f"{where} has two folders of one class; unpack the archive again.")
-    return found
+    return labels
 
 
 def numbered_only(listed: Listed) -> bool:
-    """Whether all that names the classes of a list is a number, which may be of any numbering."""
+    """Whether nothing but numbers names the classes of a list; these may follow any numbering."""
     first = {label: path for path, label in zip(listed.paths.tolist(), listed.labels.tolist(), strict=True)}
     return all_numbers(class_folder(path).decode() for path in first.values()) and not any(map(wnid, first.values()))
 
@@ -118,15 +118,15 @@ def _by_name(root: Path, listed: Listed) -> Listed:
             by_path[path.lower()] = path
             name = path.rpartition(b"/")[2].lower()
             by_name[name] = None if name in by_name else path
-    found = [by_path.get(p.lower()) or by_name.get(p.rpartition(b"/")[2].lower()) for p in listed.paths.tolist()]
-    if not all(found):
+    paths = [by_path.get(p.lower()) or by_name.get(p.rpartition(b"/")[2].lower()) for p in listed.paths.tolist()]
+    if not all(paths):
         return listed
     label_of: dict[bytes, int] = {}
-    for path, label in zip(found, listed.labels.tolist(), strict=True):
+    for path, label in zip(paths, listed.labels.tolist(), strict=True):
         if (folder := class_folder(path)) and label_of.setdefault(folder, label) != label:
             raise UserError(f"{root / os.fsdecode(path)} has label {label} by the list, other images of its folder have "
                             f"{label_of[folder]}; images were moved between classes: unpack the archive again.")
-    return Listed(np.array(found, dtype=np.bytes_), listed.labels)
+    return Listed(np.array(paths, dtype=np.bytes_), listed.labels)
 
 
 def _walk(root: Path, top: str) -> Iterator[bytes]:

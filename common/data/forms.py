@@ -129,13 +129,13 @@ def read_archive(name: str, path: Path) -> Raw:
 def _archive_files(path: Path, folder: str, wanted: tuple[str, ...]) -> dict[str, bytes]:
     if path.is_dir():
         return {f: (path / f).read_bytes() for f in wanted if (path / f).is_file()}
-    found = {}
+    contents = {}
     with tarfile.open(path) as tar:
         for member in tar:
             place = PurePosixPath(member.name)
             if member.isfile() and all_visible(member.name) and place.parent.name == folder and place.name in wanted:
-                found[place.name] = tar.extractfile(member).read()
-    return found
+                contents[place.name] = tar.extractfile(member).read()
+    return contents
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -200,9 +200,9 @@ def _read_idx(path: Path) -> np.ndarray:
     if content[:3] != b"\0\0\x08" or not 1 <= axes <= 3 or len(content) < 4 + 4 * axes:
         raise UserError(f"{path} is not an idx file of bytes; take another copy.")
     shape = struct.unpack_from(f">{axes}I", content, 4)
-    expected, found = int(np.prod(shape)), len(content) - 4 - 4 * axes
-    if found != expected:
-        raise UserError(f"{path} is truncated: it has {found:,} bytes of data, expected {expected:,}; take another copy.")
+    expected, size = int(np.prod(shape)), len(content) - 4 - 4 * axes
+    if size != expected:
+        raise UserError(f"{path} is truncated: it has {size:,} bytes of data, expected {expected:,}; take another copy.")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 

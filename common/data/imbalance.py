@@ -166,9 +166,9 @@ def read_list(path: Path) -> IndexList:
 
 def listed_columns(dataset: str) -> list[Column]:
     """The columns whose lists are committed."""
-    chosen = [(*kind, subset) for subset in ("authors", "hash") for kind in RATIOS]
-    chosen += [("lt", 100, subset) for subset in SEEDS if subset != "authors"]
-    return [Column(dataset, imbalance, ratio, "resnet32", subset) for imbalance, ratio, subset in chosen]
+    subsets = [(*kind, subset) for subset in ("authors", "hash") for kind in RATIOS]
+    subsets += [("lt", 100, subset) for subset in SEEDS if subset != "authors"]
+    return [Column(dataset, imbalance, ratio, "resnet32", subset) for imbalance, ratio, subset in subsets]
 
 
 def write_lists(folder: Path, datasets: tuple[str, ...] = ARCHIVE_ORDER_KNOWN) -> list[Path]:

@@ -75,8 +75,8 @@ def _is_whole(name: str, folder: Path) -> bool:
 def _given(name: str) -> Path | None:
     """The folder of the set's name in LONGTAIL_DATA."""
     given = os.environ.get(VARIABLE)
-    found = Path(given).expanduser() / name if given else None
-    return found if found and found.is_dir() else None
+    folder = Path(given).expanduser() / name if given else None
+    return folder if folder and folder.is_dir() else None
 
 
 def read_source(facts: LargeSet, root: Path) -> LargeImages:
@@ -137,17 +137,17 @@ def _read_test_folders(facts: LargeSet, root: Path, train: Listed) -> Listed:
     return listed
 
 
-def _check_whole(facts: LargeSet, folder: Path, found: Listed) -> None:
+def _check_whole(facts: LargeSet, folder: Path, listed: Listed) -> None:
     """A drawn subset is the same on every machine only if it is drawn from all images, under their own names."""
     whole, remedy = find_large(facts.whole), f"unpack the whole archive, or bring {facts.train.file}"
-    if len(found.labels) != whole.train.images:
-        raise UserError(f"{folder} has {len(found.labels):,} images, all of {whole.name} are {whole.train.images:,}: what is "
+    if len(listed.labels) != whole.train.images:
+        raise UserError(f"{folder} has {len(listed.labels):,} images, all of {whole.name} are {whole.train.images:,}: what is "
                         f"drawn from a part is another subset than elsewhere; {remedy}.")
-    counts = np.bincount(found.labels, minlength=facts.classes)
+    counts = np.bincount(listed.labels, minlength=facts.classes)
     if (counts.max(), counts.min()) != (whole.train.largest, whole.train.smallest):
         raise UserError(f"{folder} has {counts.max():,} to {counts.min():,} images a class, {whole.name} has "
                         f"{whole.train.largest:,} to {whole.train.smallest:,}; {remedy}.")
-    if numbered_only(found):
+    if numbered_only(listed):
         raise UserError(f"{folder} has numbers for class folders, and the images' names say no wnids, by which {facts.name} is "
                         f"drawn; give the folders the wnids as names, or bring {facts.train.file}.")
 
@@ -195,8 +195,8 @@ def draw_pareto(facts: LargeSet, whole: Listed) -> Listed:
     name".
     """
     order = np.array([hashlib.sha256(b"%s/%s" % (_class_name(p), p.rpartition(b"/")[2])).digest() for p in whole.paths.tolist()])
-    ranked = [found[np.argsort(order[found])] for found in _by_class(whole.labels, facts.classes)]
-    folders = [hashlib.sha256(_class_name(whole.paths[found[0]])).digest() if len(found) else b"" for found in ranked]
+    ranked = [index[np.argsort(order[index])] for index in _by_class(whole.labels, facts.classes)]
+    folders = [hashlib.sha256(_class_name(whole.paths[index[0]])).digest() if len(index) else b"" for index in ranked]
     waiting, kept = sorted(range(facts.classes), key=folders.__getitem__), []
     for target in pareto_counts(facts).tolist():
         taken = next((c for c in waiting if len(ranked[c]) >= target), None)
@@ -205,8 +205,8 @@ def draw_pareto(facts: LargeSet, whole: Listed) -> Listed:
                             f"archive, or bring {facts.train.file}.")
         waiting.remove(taken)
         kept.append(ranked[taken][:target])
-    chosen = np.concatenate(kept)
-    return Listed(whole.paths[chosen], whole.labels[chosen])
+    index = np.concatenate(kept)
+    return Listed(whole.paths[index], whole.labels[index])
 
 
 def _class_name(path: bytes) -> bytes:

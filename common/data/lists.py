@@ -171,15 +171,15 @@ def check_list(facts: LargeSet, split: Split, listed: Listed, origin: str) -> No
     if (missing := np.flatnonzero(counts == 0)).size:
         raise UserError(f"{origin} has no image of {missing.size:,} of the {facts.classes:,} classes of {facts.name}, the first "
                         f"is {missing[0]}; take the official list.")
-    for what, found, expected in (
+    for what, count, expected in (
         ("images", len(listed.labels), split.images),
         ("images in its largest class", int(counts.max()), split.largest),
         ("images in its smallest class", int(counts.min()), split.smallest),
     ):
-        if found != expected:
-            raise UserError(f"{origin} has {found:,} {what}, {facts.name} has {expected:,}; take the official list.")
-    if split.digest and (found := list_digest(listed)) != split.digest:
-        raise UserError(f"{origin} has the right counts but digest {found[:16]}, expected {split.digest[:16]}: some of its "
+        if count != expected:
+            raise UserError(f"{origin} has {count:,} {what}, {facts.name} has {expected:,}; take the official list.")
+    if split.digest and (digest := list_digest(listed)) != split.digest:
+        raise UserError(f"{origin} has the right counts but digest {digest[:16]}, expected {split.digest[:16]}: some of its "
                         "images or labels are not the official ones; take the official list.")
 
 
@@ -228,8 +228,8 @@ def class_labels(facts: LargeSet, listed: Listed) -> dict[str, int]:
 
 def _misplaced(path: bytes) -> str:
     """That an image's name has another wnid than its folder, for a message."""
-    folder, said = class_folder(path), wnid(path)
-    return f" ({path.decode()} is an image of {said.decode()})" if said and folder and said != folder else ""
+    folder, by_name = class_folder(path), wnid(path)
+    return f" ({path.decode()} is an image of {by_name.decode()})" if by_name and folder and by_name != folder else ""
 
 
 def _check_order(facts: LargeSet, known: dict[str, int]) -> None:
@@ -250,8 +250,8 @@ def class_folder(path: bytes) -> bytes:
 
 def wnid(path: bytes) -> bytes:
     """The class in the name of an ImageNet training image, or nothing."""
-    found = WNID.match(path, path.rfind(b"/") + 1)
-    return found[1] if found else b""
+    match = WNID.match(path, path.rfind(b"/") + 1)
+    return match[1] if match else b""
 
 
 def save(path: Path, images: LargeImages) -> None:

@@ -76,7 +76,7 @@ def _row(tests: SecondTests, column: Column) -> str:
 def write_counts(folder: Path, readme: Path) -> None:
     """Put the table into its place in data/README.md."""
     text = readme.read_text(encoding="utf-8")
-    write_atomically(readme, BLOCK.sub(lambda found: found[1] + counts_markdown(folder) + found[2], text).encode())
+    write_atomically(readme, BLOCK.sub(lambda match: match[1] + counts_markdown(folder) + match[2], text).encode())
 
 
 if __name__ == "__main__":

@@ -58,13 +58,13 @@ def pack_data(name: str, needs: Sequence[Need], folder: Path, target: Path, abou
     about: what else it says, for example the commit.
     """
     images = load(name, folder)
-    chosen = {need: need.images(images) for need in dict.fromkeys(needs)}
-    kept = np.unique(np.concatenate(list(chosen.values())))
+    positions = {need: need.images(images) for need in dict.fromkeys(needs)}
+    kept = np.unique(np.concatenate(list(positions.values())))
     described = {
         **about, "name": name, "digest_train": images.digests[0], "digest_test": images.digests[1],
         "test": content_digest(images.x_test, images.y_test), "train_images": len(kept),
         "serves": [{"column": asdict(need.column), "held_out": need.held_out, "digest": _digest(images, index)}
-                   for need, index in chosen.items()],
+                   for need, index in positions.items()],
     }
     arrays = {
         MARK: np.frombuffer(json.dumps(described).encode(), np.uint8), "y_train": images.y_train, "y_test": images.y_test,

@@ -127,8 +127,8 @@ def read_list(listed: PublicList, folder: Path) -> np.ndarray | None:
     if not path.exists():
         return None
     rows = (read_votes if listed.part == "votes" else read_pairs)(path, listed.dataset, listed.part)
-    if (found := rows_digest(rows)) != listed.digest:
-        raise UserError(f"{path} has the digest {found[:16]}, that of {listed.source} is {listed.digest[:16]}: it is another "
+    if (digest := rows_digest(rows)) != listed.digest:
+        raise UserError(f"{path} has the digest {digest[:16]}, that of {listed.source} is {listed.digest[:16]}: it is another "
                         "version or damaged; take the file from there.")
     return rows
 
@@ -139,8 +139,8 @@ def to_canonical(rows: np.ndarray, part: str, dataset: str) -> np.ndarray:
     if part == "votes":
         return rows[archive_order(dataset)[1]]
     partner = at_test if part == "within" else at_train
-    found = np.stack([at_test[rows[:, 0]], partner[rows[:, 1]], rows[:, 2]], 1)
-    return found[np.lexsort(found.T[::-1])]
+    pairs = np.stack([at_test[rows[:, 0]], partner[rows[:, 1]], rows[:, 2]], 1)
+    return pairs[np.lexsort(pairs.T[::-1])]
 
 
 # ---------------------------------------------------------------- further test sets
@@ -174,13 +174,13 @@ def image_files_name(data: Path) -> str:
 
 def find_further(folder: Path) -> list[tuple[Path, Path]]:
     """The pairs `<name>_data.npy` and `<name>_labels.npy` (or with hyphens) in a folder; one alone is a UserError."""
-    found = []
+    pairs = []
     for data in sorted(p for p in folder.iterdir() if re.search(r"[_-]data\.npy$", p.name)):
         labels = data.with_name(re.sub(r"data\.npy$", "labels.npy", data.name))
         if not labels.exists():
             raise UserError(f"{data} is here without {labels.name}, which has its labels.")
-        found.append((data, labels))
-    return found
+        pairs.append((data, labels))
+    return pairs
 
 
 # ---------------------------------------------------------------- what prepare makes, and its reading
@@ -193,13 +193,13 @@ def prepare_second_tests(source: Path | None, folder: Path, say: Callable[[str],
     if source is None or not source.is_dir():
         raise UserError(f"prepare second-tests reads a folder of yours: --from FOLDER, which holds some of "
                         f"{', '.join(listed.file for listed in LISTS)}, or <name>_data.npy with <name>_labels.npy.")
-    found = {listed: rows for listed in LISTS if (rows := read_list(listed, source)) is not None}
+    lists = {listed: rows for listed in LISTS if (rows := read_list(listed, source)) is not None}
     further = [read_further(*files) for files in find_further(source)]
-    if not found and not further:
+    if not lists and not further:
         raise UserError(f"{source} holds none of {', '.join(listed.file for listed in LISTS)}, and no <name>_data.npy.")
     written = []
-    for dataset in dict.fromkeys(listed.dataset for listed in found):
-        mine = {listed: rows for listed, rows in found.items() if listed.dataset == dataset}
+    for dataset in dict.fromkeys(listed.dataset for listed in lists):
+        mine = {listed: rows for listed, rows in lists.items() if listed.dataset == dataset}
         here = {part: rows for part, rows in load_second_tests(dataset, folder)._asdict().items() if rows is not None}
         arrays = here | {listed.part: to_canonical(rows, listed.part, dataset) for listed, rows in mine.items()}
         written.append(_write(folder / f"second-tests-{dataset}.npz", arrays))
@@ -231,12 +231,12 @@ def load_second_tests(dataset: str, folder: Path) -> SecondTests:
 
 def load_further(folder: Path) -> list[FurtherImages]:
     """Every further test set that `prepare second-tests` has made, by name."""
-    found = []
+    tests = []
     for path in sorted(Path(folder).glob("second-test-*.npz")):
         arrays, name = read_arrays(path, REMEDY), path.name.removeprefix("second-test-").removesuffix(".npz")
         dataset = max((s for s in SETS if name.startswith(s)), key=len)
-        found.append(FurtherImages(name, dataset, arrays["x"], arrays["y"], content_digest(arrays["x"], arrays["y"])))
-    return found
+        tests.append(FurtherImages(name, dataset, arrays["x"], arrays["y"], content_digest(arrays["x"], arrays["y"])))
+    return tests
 
 
 # ---------------------------------------------------------------- which test images are clean
@@ -245,10 +245,10 @@ def load_further(folder: Path) -> list[FurtherImages]:
 def has_partner(tests: SecondTests, kept: np.ndarray, test_images: int) -> np.ndarray:
     """Whether the listed near-duplicate of a test image is among the training images `kept` (bool [training images]): bool
     [test_images]."""
-    found = np.zeros(test_images, bool)
+    partnered = np.zeros(test_images, bool)
     test, train, _ = tests.duplicates.T
-    found[test[kept[train]]] = True
-    return found
+    partnered[test[kept[train]]] = True
+    return partnered
 
 
 def is_clear(votes: np.ndarray) -> np.ndarray:

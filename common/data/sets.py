@@ -225,14 +225,14 @@ def _problem(name: str, arrays: dict[str, np.ndarray]) -> str | None:
         "x_train": (known.train, *image), "y_train": (known.train,), "x_test": (known.test, *image), "y_test": (known.test,),
     }
     for split, digest in (("train", known.digest_train), ("test", known.digest_test)):
-        found = str(arrays.get(f"digest_{split}", "none"))
-        if found != (digest or found) or found == "none":
-            return f"the digest of its {split} split is {found[:16]}, expected {digest[:16] or 'one'}"
+        stored = str(arrays.get(f"digest_{split}", "none"))
+        if stored != (digest or stored) or stored == "none":
+            return f"the digest of its {split} split is {stored[:16]}, expected {digest[:16] or 'one'}"
     for key, shape in expected.items():
         array = arrays.get(key)
         if array is None or array.shape != shape or array.dtype != np.uint8:
-            found = "missing" if array is None else f"{array.dtype} {array.shape}"
-            return f"{key} is {found}, expected uint8 {shape}"
+            form = "missing" if array is None else f"{array.dtype} {array.shape}"
+            return f"{key} is {form}, expected uint8 {shape}"
     if len(arrays.get("classes", ())) != known.classes:
         return f"it names {len(arrays.get('classes', ()))} classes, expected {known.classes}"
     return None

@@ -49,9 +49,9 @@ class Span(NamedTuple):
 
 def draw_order(method: Method, seed: int, epoch: int, labels: Tensor, counts: np.ndarray, batch: int) -> Order:
     """The epoch of a run. labels: int64 [images] on the CPU; counts: training images per class; batch: the global one."""
-    if method.held_out:
+    if method.meta.held_out:
         raise UserError(f"{method.label} learns from held-out images, which the large sets do not have; train it on a small set.")
-    samplers = tuple(sampler(counts, epoch) for sampler in method.extra_samplers)
+    samplers = tuple(sampler(counts, epoch) for sampler in method.streams.samplers)
     draw = DrawSpec(seed, method.sampler(counts, epoch), method.task == "rotation", samplers, method.mixup)
     plain = {"pad": 0, "flip": False}  # crops are drawn image by image, where it is decoded
     own = draw_epoch(draw, epoch, labels, batch=batch, **plain)
@@ -68,12 +68,12 @@ def stream_name(k: int) -> str:
 
 def spans(images: int, batch: int, drop_last: bool, rank: int, world: int) -> list[Span]:
     """The global batches of an epoch and the share that process `rank` of `world` has of each; shares differ by one at most."""
-    found = []
+    batches = []
     for start in range(0, images - batch + 1 if drop_last else images, batch):
         stop = min(start + batch, images)
         first, last = (start + (stop - start) * r // world for r in (rank, rank + 1))
-        found.append(Span(start, stop, first, last))
-    return found
+        batches.append(Span(start, stop, first, last))
+    return batches
 
 
 def evaluation_share(images: int, rank: int, world: int) -> np.ndarray:

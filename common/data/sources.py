@@ -100,10 +100,10 @@ def read_source(name: str, source: Path) -> Checked:
     genuine, with a line on those before it. Else a UserError, which lists the forms where there is none."""
     if not source.exists():  # LONGTAIL_DATA may name it too
         raise UserError(f"{source} does not exist; give {forms(name)}.")
-    found = first_whole(partial(_read_checked, name, reader, path) for reader, path in _candidates(name, source))
-    if found is None:
+    copy = first_whole(partial(_read_checked, name, reader, path) for reader, path in _candidates(name, source))
+    if copy is None:
         raise UserError(f"{source} holds no {name}; it may be, or hold, {forms(name)}.")
-    return found
+    return copy
 
 
 def _read_checked(name: str, reader: Callable[[str, Path], Raw], path: Path) -> Checked:
@@ -126,14 +126,14 @@ def _candidates(name: str, source: Path) -> Iterator[Candidate]:
         return
     for folder in (source, source / name):
         if folder.is_dir():
-            found = list(_in_folder(name, folder))
+            candidates = list(_in_folder(name, folder))
             for _ in range(DEPTH):
-                inner = [] if found else subfolders(folder)
+                inner = [] if candidates else subfolders(folder)
                 if len(inner) != 1:
                     break
                 folder /= inner[0]
-                found = list(_in_folder(name, folder))
-            yield from found
+                candidates = list(_in_folder(name, folder))
+            yield from candidates
 
 
 def _of_file(name: str, path: Path) -> Iterator[Candidate]:
@@ -231,13 +231,13 @@ def check(name: str, raw: Raw) -> tuple[str, ...]:
         if x.shape[1:] != image or x.dtype != np.uint8 or y.shape != x.shape[:1] or y.dtype.kind not in "iu":
             raise UserError(f"{raw.origin}: the {split} images of {name} are {x.dtype} {x.shape} with {y.dtype} labels "
                             f"{y.shape}, expected uint8 {(count, *image)} and as many whole numbers.")
-        found = set(np.unique(y).tolist())
-        if missing := sorted(set(range(known.classes)) - found):
+        labels = set(np.unique(y).tolist())
+        if missing := sorted(set(range(known.classes)) - labels):
             raise UserError(f"{raw.origin} has no {split} image of {len(missing)} of the {known.classes} classes of {name}, "
                             f"the first is {raw.classes[missing[0]]!r}; take a whole copy.")
         if len(x) != count:
             raise UserError(f"{raw.origin} has {len(x):,} {split} images of {name}, expected {count:,}; take a whole copy.")
-        if strange := sorted(found - set(range(known.classes))):
+        if strange := sorted(labels - set(range(known.classes))):
             raise UserError(f"{raw.origin}: {split} label {strange[0]} of {name} is not one of 0 to {known.classes - 1}.")
         digests.append(content_digest(x, y))
         if digest and digests[-1] != digest:

@@ -100,11 +100,11 @@ def _walk(root: Path) -> Iterator[str]:
 
 def _jpegs(names: Iterable[str]) -> dict[str, list[str]]:
     """Folder -> its JPEG files, sorted; without what systems leave behind."""
-    found: dict[str, list[str]] = {}
+    by_folder: dict[str, list[str]] = {}
     for folder, _, name in (n.rpartition("/") for n in names):
         if is_image(name, JPEG) and all_visible(folder):
-            found.setdefault(folder, []).append(f"{folder}/{name}")
-    return {folder: sorted(files) for folder, files in found.items()}
+            by_folder.setdefault(folder, []).append(f"{folder}/{name}")
+    return {folder: sorted(files) for folder, files in by_folder.items()}
 
 
 def _read_file(root: Path, name: str) -> bytes | None:
@@ -147,19 +147,19 @@ def _class_names(tree: Tree, wnids: Sequence[str]) -> tuple[str, ...]:
 
 def _members(tree: Tree, split: str, wnids: Sequence[str], each: int) -> list[list[str]]:
     """The image files of every class of train or val, as many as each has to have."""
-    found = _by_folder(tree, split, wnids)
+    by_class = _by_folder(tree, split, wnids)
     if f"{split}/images" in tree.jpegs:
-        found = {wnid: sorted({_name(f): f for f in (*found[wnid], *flat)}.values())
-                 for wnid, flat in _annotated(tree, split, wnids, found).items()}
+        by_class = {wnid: sorted({_name(f): f for f in (*by_class[wnid], *flat)}.values())
+                    for wnid, flat in _annotated(tree, split, wnids, by_class).items()}
     elif split == "val" and _content(tree, f"{split}/{split}_annotations.txt") is not None:
-        _compare(tree, f"{split}/{split}_annotations.txt", found)
+        _compare(tree, f"{split}/{split}_annotations.txt", by_class)
     strange = sorted({parts[1] for f in tree.jpegs if len(parts := f.split("/")) > 1 and parts[0] == split} - {*wnids, "images"})
-    for wnid, files in found.items():
+    for wnid, files in by_class.items():
         if len(files) != each:
             folders = f", and folders {some(strange)}, which are no classes of wnids.txt" if strange else ""
             raise UserError(f"{tree.path(split)} has {len(files)} images of class {wnid}, expected {each}{folders}; take a whole "
                             "copy.")
-    return [found[w] for w in wnids]
+    return [by_class[w] for w in wnids]
 
 
 def _name(path: str) -> str:
@@ -169,15 +169,15 @@ def _name(path: str) -> str:
 def _by_folder(tree: Tree, split: str, wnids: Sequence[str]) -> dict[str, list[str]]:
     """The images that lie in a folder of their class, in any of the usual layouts. Training images have the class in their
     names too, which has to be the same."""
-    found = {w: [f for place in (f"{split}/{w}", f"{split}/{w}/images", f"{split}/images/{w}") for f in tree.jpegs.get(place, [])]
-             for w in wnids}
-    for wnid, files in found.items():
+    by_class = {w: [f for place in (f"{split}/{w}", f"{split}/{w}/images", f"{split}/images/{w}")
+                    for f in tree.jpegs.get(place, [])] for w in wnids}
+    for wnid, files in by_class.items():
         for file in files:
-            said = _name(file).partition("_")[0]
-            if said != wnid and said in found:
-                raise UserError(f"{tree.path(file)} stands in the folder of class {wnid}, but its name says {said}; put it back, "
-                                "or take another copy.")
-    return found
+            by_name = _name(file).partition("_")[0]
+            if by_name != wnid and by_name in by_class:
+                raise UserError(f"{tree.path(file)} stands in the folder of class {wnid}, but its name says {by_name}; put it "
+                                "back, or take another copy.")
+    return by_class
 
 
 def _annotations(tree: Tree, table: str) -> Iterator[tuple[int, str, str]]:
@@ -193,16 +193,16 @@ def _annotated(tree: Tree, split: str, wnids: Sequence[str], placed: dict[str, l
     a copy that was re-foldered in part has the others."""
     table = f"{split}/{split}_annotations.txt"
     present, elsewhere = set(tree.jpegs[f"{split}/images"]), {_name(f) for files in placed.values() for f in files}
-    found: dict[str, list[str]] = {w: [] for w in wnids}
+    by_class: dict[str, list[str]] = {w: [] for w in wnids}
     for number, name, wnid in _annotations(tree, table):
-        if wnid not in found:
+        if wnid not in by_class:
             raise UserError(f"{tree.path(table)}, line {number}: {wnid!r} is not a class of wnids.txt; take another copy.")
         if f"{split}/images/{name}" in present:
-            found[wnid].append(f"{split}/images/{name}")
+            by_class[wnid].append(f"{split}/images/{name}")
         elif name not in elsewhere:
             raise UserError(f"{tree.path(f'{split}/images/{name}')} is not here, but {table} names it; take a whole copy.")
     _compare(tree, table, placed)
-    return {wnid: sorted(set(files)) for wnid, files in found.items()}
+    return {wnid: sorted(set(files)) for wnid, files in by_class.items()}
 
 
 def _compare(tree: Tree, table: str, placed: dict[str, list[str]]) -> None:

@@ -22,7 +22,7 @@ from common.report.protocols import protocol_words
 from common.report.results import results_of
 from common.report.significance import holm
 from common.report.text import number, signed
-from common.spec import Column, Profile, Protocol
+from common.spec import Column, ProfileName, Protocol
 from common.store import files_by_key, identity_of, load_records
 
 Record = Mapping[str, Any]
@@ -57,17 +57,17 @@ class Evidence:
         return [self.records[item.identity] for item in runs if item.identity in self.records]
 
 
-def papers_rows(papers: Sequence[Paper], profile: Profile, column: Column, root: Path, evidence: Evidence) -> list[Trained]:
+def papers_rows(papers: Sequence[Paper], profile: ProfileName, column: Column, root: Path, evidence: Evidence) -> list[Trained]:
     """Everything that the papers have trained on the column."""
     here = [replace(p, columns={**p.columns, profile: (column,)}) for p in papers if column in p.columns[profile]]
     keys = [key for key, file in files_by_key(root).items() if file.parts[-3:-1] == (profile, column.name)]
-    records, found = load_records(root, keys), []
+    records, trained = load_records(root, keys), []
     for entrant in entrants(results_of(here, records, profile)):
         if done := [*entrant.runs.done, *entrant.runs.diverged]:
             names = tuple(dict.fromkeys(paper for paper, _ in entrant.sources))
-            found.append(Trained(entrant.protocol, make_row(entrant.runs.method.label, "paper", names, done), done))
-    evidence.add(root, {record["key"]: record for trained in found for record in trained.records})
-    return found
+            trained.append(Trained(entrant.protocol, make_row(entrant.runs.method.label, "paper", names, done), done))
+    evidence.add(root, {record["key"]: record for one in trained for record in one.records})
+    return trained
 
 
 def make_row(label: str, kind: str, papers: tuple[str, ...], records: Sequence[Record]) -> Row:
@@ -107,11 +107,11 @@ def make_board(setting: Setting, entries: Sequence[Entry], others: Sequence[Trai
 def _against_all(row: Row, records: Sequence[Record], rows: Rows, hits: Mapping[str, Hits]) -> list[Versus]:
     """The guest's row against every other row with which it has two seeds in common."""
     done = [r for r in records if r["status"] == "done"]
-    found = [(other, test) for other, theirs in rows if other is not row
+    tests = [(other, test) for other, theirs in rows if other is not row
              and (test := compare(done, [r for r in theirs if r["status"] == "done"], hits))]
-    corrected = holm(test.p_either for _, test in found)
+    corrected = holm(test.p_either for _, test in tests)
     return [Versus(row.label, name(other), t.difference, t.low, t.high, p, t.seeds, t.images, t.wins, t.losses)
-            for (other, t), p in zip(found, corrected, strict=True)]
+            for (other, t), p in zip(tests, corrected, strict=True)]
 
 
 def name(row: Row) -> str:
@@ -156,11 +156,11 @@ def words(one: Versus | None) -> tuple[str, str, str]:
 def in_short(boards: Sequence[Board]) -> list[str]:
     """A sentence for each row of the guest against each reference, over all settings."""
     references = {row.label for board in boards for row in board.rows if row.kind == "reference"}
-    found: dict[tuple[str, str], list[Versus]] = {}
+    by_pair: dict[tuple[str, str], list[Versus]] = {}
     for one in (one for board in boards for one in board.versus if one.other in references):
-        found.setdefault((one.guest, one.other), []).append(one)
+        by_pair.setdefault((one.guest, one.other), []).append(one)
     return [f"{guest} against {other}: {_tally(several)}; {_range([one.difference for one in several])}."
-            for (guest, other), several in found.items()]
+            for (guest, other), several in by_pair.items()]
 
 
 def _tally(several: Sequence[Versus]) -> str:

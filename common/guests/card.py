@@ -10,7 +10,7 @@ from typing import Literal
 
 from common.errors import UserError
 from common.guests.source import PLAIN_NAME
-from common.spec import Column, Profile, Protocol, build, canonical_json
+from common.spec import Column, ProfileName, Protocol, build, canonical_json
 from common.store import write_atomically
 
 SCHEMA = 1
@@ -105,7 +105,7 @@ class Card:
 
     schema: int
     name: str
-    profile: Profile
+    profile: ProfileName
     column: Column
     seeds: int
     engine: int
@@ -163,10 +163,10 @@ def read_card(path: Path) -> tuple[Card, str]:
 
 def find_cards(guests: Path) -> list[tuple[Path, Card]]:
     """All cards in guests/ and in the guests' folders; what is no card is left out."""
-    found = []
+    cards = []
     for path in sorted([*guests.glob("*.json"), *guests.glob("*/card-*.json")]):
         try:
-            found.append((path, read_card(path)[0]))
+            cards.append((path, read_card(path)[0]))
         except UserError:
             continue
-    return found
+    return cards

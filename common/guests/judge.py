@@ -59,21 +59,21 @@ def judge(method: Method, path: Path, counts: np.ndarray, protocol: Protocol) ->
         return [Finding("bad", str(error))]
     if not is_plain(method):
         return [Finding("note", "its loss sees more than one image's logits, so it is tried on its first real batch alone")]
-    trial, found = Trial(method, path, protocol.epochs), []
+    trial, findings = Trial(method, path, protocol.epochs), []
     for check in (trial.shape, trial.inputs_kept, trial.finite, trial.gradient, trial.repeatable, trial.runs_apart,
                   trial.images_apart, trial.order_of_classes):
         try:
-            found.append(check())
+            findings.append(check())
         except UserError as error:
-            return [*found, Finding("bad", str(error))]
-    return found
+            return [*findings, Finding("bad", str(error))]
+    return findings
 
 
 def is_plain(method: Method) -> bool:
     """Whether outputs can be drawn for the loss."""
     head = method.head
     usual = head.kind in ("linear", "cosine") and not (head.groups or head.centres or head.rescale)
-    return usual and not (method.extra_samplers or method.combine or method.clusters) and method.task == "classes"
+    return usual and not (method.streams.samplers or method.streams.combine or method.clusters) and method.task == "classes"
 
 
 class Trial:
@@ -142,10 +142,10 @@ class Trial:
         learned = [t for t in (o.logits, o.features, o.projected, *o.head.values()) if t is not None]
         if not values.requires_grad:
             return Finding("bad", "no gradient reaches the network: something in it is detached, or a constant")
-        found = [g for g in torch.autograd.grad(values.sum(), learned, allow_unused=True) if g is not None]
-        if not all(g.isfinite().all() for g in found):
+        gradients = [g for g in torch.autograd.grad(values.sum(), learned, allow_unused=True) if g is not None]
+        if not all(g.isfinite().all() for g in gradients):
             return Finding("bad", "its gradient is not finite on ordinary outputs: look for a root or a norm of 0 in it")
-        if not sum(float(g.abs().sum()) for g in found):
+        if not sum(float(g.abs().sum()) for g in gradients):
             return Finding("bad", "its gradient is 0 everywhere: the network would learn nothing")
         slope = torch.autograd.grad(self.values(case).sum(), o.logits, allow_unused=True)[0]
         if slope is not None and float(slope.gather(-1, case.labels.unsqueeze(-1)).mean()) > 0:

@@ -37,7 +37,7 @@ from common.paper import Paper
 from common.plan import has_data, with_data
 from common.report.intervals import prediction_interval
 from common.report.text import number
-from common.spec import Column, Profile
+from common.spec import Column, ProfileName
 from common.store import write_atomically
 from common.train.packing import Limit
 
@@ -54,7 +54,7 @@ class Case(NamedTuple):
 
     guest: Guest
     home: Path
-    profile: Profile
+    profile: ProfileName
     column: Column
     seeds: int
     asked: list[tuple[Setting, list[Entry]]]
@@ -62,7 +62,7 @@ class Case(NamedTuple):
 
     @property
     def entries(self) -> list[Entry]:
-        return [entry for _, found in self.asked for entry in found]
+        return [entry for _, rows in self.asked for entry in rows]
 
     def records(self, ground: Ground) -> dict[str, tuple[Path, Path]]:
         """Identity -> root and file of the records that count for it."""
@@ -97,11 +97,11 @@ def try_loss(papers: Sequence[Paper], options: argparse.Namespace, ground: Groun
     return 0 if done else 3
 
 
-def make_case(papers: Sequence[Paper], guest: Guest, home: Path, profile: Profile, column: Column, seeds: int,
+def make_case(papers: Sequence[Paper], guest: Guest, home: Path, profile: ProfileName, column: Column, seeds: int,
               asked: Sequence[Setting], alone: bool = False) -> Case:
     """The trial of a guest under some settings."""
-    found = [(setting, entries(guest, home, profile, column, setting.protocol, seeds)) for setting in asked]
-    case = Case(guest, home, profile, column, seeds, found, alone)
+    by_setting = [(setting, entries(guest, home, profile, column, setting.protocol, seeds)) for setting in asked]
+    case = Case(guest, home, profile, column, seeds, by_setting, alone)
     check_apart(guest, papers, profile, column, case.entries)
     return case
 
@@ -110,20 +110,21 @@ def check(case: Case, console: Console) -> tuple[str, ...]:
     """Say of every row what its checks found, once where settings agree; returns the notes. A bad one is a UserError."""
     from common.guests.judge import judge
 
-    counts, said, notes = counts_of(case.column), {}, []
-    for setting, found in case.asked:
-        for method in (entry.method for entry in found if entry.is_guest):
+    counts, findings, notes = counts_of(case.column), {}, []
+    for setting, rows in case.asked:
+        for method in (entry.method for entry in rows if entry.is_guest):
             for finding in judge(method, case.guest.path, counts, setting.protocol):
-                said.setdefault((method.label, finding), None)
-    for label in dict.fromkeys(label for label, _ in said):
+                findings.setdefault((method.label, finding), None)
+    for label in dict.fromkeys(label for label, _ in findings):
         console.print(f"[bold]{escape(label)}[/]")
-        for finding in (finding for other, finding in said if other == label):
+        for finding in (finding for other, finding in findings if other == label):
             console.print(f"{SIGNS[finding.sign]} {escape(finding.text)}")
             notes += [f"{label}: {finding.text}"] if finding.sign == "note" else []
-    if bad := [(label, finding) for label, finding in said if finding.sign == "bad"]:
+    if bad := [(label, finding) for label, finding in findings if finding.sign == "bad"]:
         label, finding = bad[0]
-        said = str(case.guest.path) in finding.text  # an exception out of the file, with its line
-        raise UserError(finding.text if said else f"{case.guest.path}: row {label} is not trained: {finding.text.rstrip('.')}.")
+        names_file = str(case.guest.path) in finding.text  # an exception out of the file, with its line
+        raise UserError(finding.text if names_file else
+                        f"{case.guest.path}: row {label} is not trained: {finding.text.rstrip('.')}.")
     return tuple(notes)
 
 
@@ -153,7 +154,7 @@ def show(case: Case, papers: Sequence[Paper], ground: Ground, console: Console) 
     """The boards, printed."""
     evidence = Evidence(case.records(ground).values())
     others = papers_rows(papers, case.profile, case.column, ground.papers, evidence)
-    boards = [make_board(setting, found, others, evidence) for setting, found in case.asked]
+    boards = [make_board(setting, rows, others, evidence) for setting, rows in case.asked]
     for board in boards:
         print_board(console, board)
     console.print(f"\n{BESIDE}")

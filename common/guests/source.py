@@ -54,8 +54,7 @@ def load_guest(path: Path) -> Guest:
         raise UserError(f"{path} names no rows{near}: end it with {HOW}.")
 
     def rows(protocol: Protocol) -> tuple[Method, ...]:
-        found = call(path, "methods", listed, protocol) if callable(listed) else listed
-        return _check_rows(path, found)
+        return _check_rows(path, call(path, "methods", listed, protocol) if callable(listed) else listed)
 
     return Guest(path.stem, path, text, rows)
 
@@ -111,32 +110,32 @@ def at(path: Path, error: BaseException) -> str:
 def _hint(error: Exception, path: Path) -> str:
     """What was probably meant by a name, a keyword or an attribute that is not there."""
     text, known = str(error), ()
-    if found := re.search(r"unexpected keyword argument '(\w+)'", text):
+    if match := re.search(r"unexpected keyword argument '(\w+)'", text):
         known = (f.name for f in fields(Method)) if "Method" in text else ()
-    elif found := re.search(r"cannot import name '(\w+)' from '([\w.]+)'", text):
-        known = vars(sys.modules.get(found[2], sys))
-    elif found := re.search(r"name '(\w+)' is not defined", text):
+    elif match := re.search(r"cannot import name '(\w+)' from '([\w.]+)'", text):
+        known = vars(sys.modules.get(match[2], sys))
+    elif match := re.search(r"name '(\w+)' is not defined", text):
         own = vars(sys.modules[module_name(path)])
-        known = own if meant(found[1], own) else vars(builtins)
-    elif isinstance(error, AttributeError) and error.obj is not None and (found := re.search(r"attribute '(\w+)'", text)):
+        known = own if meant(match[1], own) else vars(builtins)
+    elif isinstance(error, AttributeError) and error.obj is not None and (match := re.search(r"attribute '(\w+)'", text)):
         known = dir(error.obj)
-    return meant(found[1], known) if found else ""
+    return meant(match[1], known) if match else ""
 
 
-def _check_rows(path: Path, found: object) -> tuple[Method, ...]:
+def _check_rows(path: Path, rows: object) -> tuple[Method, ...]:
     """The rows, if they are methods with names of their own, readings that exist, and losses that can be called."""
-    if not isinstance(found, Sequence) or not found or not all(isinstance(one, Method) for one in found):
-        kind = f"a list with {type(found[0]).__name__}" if isinstance(found, Sequence) and found else type(found).__name__
+    if not isinstance(rows, Sequence) or not rows or not all(isinstance(one, Method) for one in rows):
+        kind = f"a list with {type(rows[0]).__name__}" if isinstance(rows, Sequence) and rows else type(rows).__name__
         raise UserError(f"{path}: its rows are a list of Method, and this is {kind}; for example {HOW}.")
-    labels, readings = [one.label for one in found], get_args(Reading)
-    for method in found:
+    labels, readings = [one.label for one in rows], get_args(Reading)
+    for method in rows:
         if method.reading not in readings:
             raise UserError(f"{path}: row {method.name!r} has reading {method.reading!r}{meant(method.reading, readings)}; it is "
                             f"one of {', '.join(readings)}.")
         if labels.count(method.label) > 1:
             raise UserError(f"{path}: two rows are called {method.label}; give one another name, or a variant.")
         _check_loss(path, method)
-    return tuple(found)
+    return tuple(rows)
 
 
 def _check_loss(path: Path, method: Method) -> None:

@@ -20,7 +20,7 @@ from common.methods.one_stage import ce_row, la_row, ldam_drw_row, ldam_row
 from common.paper import Paper
 from common.plan import Run
 from common.report.boards import whole_stage
-from common.spec import Column, Profile, Protocol
+from common.spec import Column, ProfileName, Protocol
 from common.store import load_records, record_files
 
 RUNS = "runs"  # in a guest's folder: what a paper's folder is among the papers'
@@ -52,9 +52,9 @@ class Entry(NamedTuple):
     runs: tuple[Run, ...]
 
 
-def find_column(papers: Sequence[Paper], name: str | None) -> tuple[Profile, Column]:
+def find_column(papers: Sequence[Paper], name: str | None) -> tuple[ProfileName, Column]:
     """The column of that name, of whichever profile has it; without a name that of the quick profile that most papers have."""
-    known: dict[str, tuple[Profile, Column]] = {}
+    known: dict[str, tuple[ProfileName, Column]] = {}
     counted: dict[str, int] = {}
     for profile in ("paper", "quick"):
         for column in (c for paper in papers for c in paper.columns[profile] if c.name not in paper.large):
@@ -69,23 +69,23 @@ def find_column(papers: Sequence[Paper], name: str | None) -> tuple[Profile, Col
     return known[name]
 
 
-def settings(papers: Sequence[Paper], profile: Profile, column: Column, asked: Sequence[str] = ()) -> list[Setting]:
+def settings(papers: Sequence[Paper], profile: ProfileName, column: Column, asked: Sequence[str] = ()) -> list[Setting]:
     """Every protocol under which a paper trains cross-entropy on the column. asked: of these papers alone, "<paper>" or
     "<paper>@<reading>"."""
-    found: dict[Protocol, list[str]] = {}
+    by_protocol: dict[Protocol, list[str]] = {}
     for paper in papers:
         if column not in paper.columns[profile]:
             continue
         for method in paper.rows(profile, column):
             if (method.name, method.variant, method.task) == ("ce", "", "classes"):
                 protocol = method.protocol or paper.settings(profile, column)[method.reading]
-                found.setdefault(protocol, []).append(f"{paper.name}@{method.reading}")
-    known = {name for names in found.values() for full in names for name in (full, full.partition("@")[0])}
+                by_protocol.setdefault(protocol, []).append(f"{paper.name}@{method.reading}")
+    known = {name for names in by_protocol.values() for full in names for name in (full, full.partition("@")[0])}
     for name in asked:
         if name not in known:
             raise UserError(f"No paper trains {column.name} under {name!r}{meant(name, known)}; there are: "
                             f"{', '.join(sorted(known))}.")
-    return [Setting(tuple(names), protocol) for protocol, names in found.items()
+    return [Setting(tuple(names), protocol) for protocol, names in by_protocol.items()
             if not asked or set(asked) & {part for name in names for part in (name, name.partition("@")[0])}]
 
 
@@ -105,9 +105,9 @@ def counts_of(column: Column) -> np.ndarray:
     return class_counts(column.imbalance, column.ratio, facts.train // facts.classes, facts.classes)
 
 
-def entries(guest: Guest, home: Path, profile: Profile, column: Column, protocol: Protocol, seeds: int) -> list[Entry]:
+def entries(guest: Guest, home: Path, profile: ProfileName, column: Column, protocol: Protocol, seeds: int) -> list[Entry]:
     """The guest's rows and the references under one protocol. home: the guest's folder."""
-    folder, found = home / RUNS / "results" / profile / column.name, []
+    folder, rows = home / RUNS / "results" / profile / column.name, []
     own, beside = guest.rows(protocol), references(protocol)
     if taken := {method.name for method in own} & {method.name for method in beside}:
         raise UserError(f"{guest.path}: row {min(taken)!r} is called as the reference beside it; give it another name.")
@@ -118,15 +118,15 @@ def entries(guest: Guest, home: Path, profile: Profile, column: Column, protocol
                             "be set beside it; leave `protocol` out (a second stage may have one, and its first stage then the "
                             "one that methods(protocol) is given).")
         runs = tuple(replace(first, spec=replace(first.spec, seed=seed)) for seed in range(seeds))
-        found.append(Entry(method, any(method is one for one in own), runs))
-    return found
+        rows.append(Entry(method, any(method is one for one in own), runs))
+    return rows
 
 
-def check_apart(guest: Guest, papers: Sequence[Paper], profile: Profile, column: Column, found: Iterable[Entry]) -> None:
+def check_apart(guest: Guest, papers: Sequence[Paper], profile: ProfileName, column: Column, rows: Iterable[Entry]) -> None:
     """Refuse a function of the guest's that has the name of another one: a run is identified by names."""
     theirs = [method for paper in papers if column in paper.columns[profile] for method in paper.rows(profile, column)]
     try:
-        check_names([*theirs, *(entry.method for entry in found)])
+        check_names([*theirs, *(entry.method for entry in rows)])
     except UserError as error:
         raise UserError(f"{guest.path}: {error}") from None
 
@@ -138,10 +138,10 @@ def known_files(ground: Ground, home: Path) -> dict[str, tuple[Path, Path]]:
     return {identity: (root, file) for root in (*others, ground.papers, home) for identity, file in record_files(root).items()}
 
 
-def usable(found: Iterable[Entry], known: Mapping[str, tuple[Path, Path]], home: Path, alone: bool
+def usable(rows: Iterable[Entry], known: Mapping[str, tuple[Path, Path]], home: Path, alone: bool
            ) -> dict[str, tuple[Path, Path]]:
     """The known records of the entries' runs; of the guest's own rows, and if alone of all, only those of this home."""
-    return {item.identity: known[item.identity] for entry in found for item in entry.runs
+    return {item.identity: known[item.identity] for entry in rows for item in entry.runs
             if item.identity in known and (known[item.identity][0] == home or not (alone or entry.is_guest))}
 
 

@@ -79,13 +79,14 @@ def method_digest(method: "Method", column: "Column") -> str:
     In it are too, as values, what no function of the method says: how the dataset is normalised, padded and mirrored, and
     the layers of the backbone.
     """
-    parts = [method.loss, method.weights, method.sampler, *method.extra_samplers, method.combine, method.adjust, method.clusters]
+    parts = [method.loss, method.weights, method.sampler, *method.streams.samplers, method.streams.combine, method.adjust,
+             method.clusters and method.clusters.numbers]
     network, images = (NETWORKS, LARGE) if column.dataset in LARGE else (BACKBONES, SETS)
     return _hash([
         [part and part_tree(part) for part in parts],
         head_digest(method.head),
         _values(network[column.backbone]), _facts(images[column.dataset]),
-        method_digest(method.starts_from, column) if method.starts_from else None,
+        method_digest(method.first_stage, column) if method.first_stage else None,
     ])
 
 
@@ -197,11 +198,11 @@ def read_source(path: Path) -> Source:
 
 def _statements(body: list[ast.stmt]) -> list[ast.stmt]:
     """The statements of a module, those inside a top-level `if` or `try` among them."""
-    found = []
+    statements = []
     for node in body:
         inner = [part for name in ("body", "orelse", "finalbody") for part in getattr(node, name, ())]
-        found += _statements(inner) if isinstance(node, ast.If | ast.Try) else [node]
-    return found
+        statements += _statements(inner) if isinstance(node, ast.If | ast.Try) else [node]
+    return statements
 
 
 def _imports(node: ast.Import | ast.ImportFrom) -> dict[str, tuple[str, str]]:

@@ -105,6 +105,64 @@ LINEAR, COSINE = Head("linear"), Head("cosine")
 
 
 @dataclass(frozen=True)
+class Net:
+    """What stands between the images and the head. kind: "plain", "bilateral" with a last block for each of two streams (BBN),
+    "two-branch" with these two blocks side by side for one stream, or "shifted", whose features are nine means of each channel
+    (`common.models.pooling`). adapter: channels of a 1x1 convolution with batch normalisation and ReLU at the end of the
+    backbone, 0 for none."""
+
+    kind: Literal["plain", "bilateral", "two-branch", "shifted"] = "plain"
+    adapter: int = 0
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What a step sees beside its batch. samplers: of further images, each as many as the batch has (`again`: the same images
+    under another crop; `held_out`: of the held-out images); the loss then gets labels [..., 1 + samplers, batch].
+    combine(features [..., streams, batch, width], context) -> [..., batch, .]: what the head sees of the streams, or None."""
+
+    samplers: tuple[Callable, ...] = ()
+    combine: Callable | None = None
+
+    @property
+    def number(self) -> int:
+        """How many there are, the batch itself among them."""
+        return 1 + len(self.samplers)
+
+
+@dataclass(frozen=True)
+class Meta:
+    """Meta-learning. held_out: images of each class that are taken from the training set first. rate: step size of the sample
+    weights that are learned on them; 0 for none."""
+
+    held_out: int = 0
+    rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Classes that are divided once, before training; the head then has an output for each cluster.
+
+    numbers(counts) -> int [classes]: into how many clusters each class is divided
+    by: "random" with sizes as equal as can be, or "kmeans" or "hierarchical" (Ward) on features of the run it starts from
+    pooling: at test time a class has the "largest" logit of its clusters, or the "sum" of their probabilities
+    """
+
+    numbers: Callable
+    by: Literal["random", "kmeans", "hierarchical"] = "random"
+    pooling: Literal["largest", "sum"] = "largest"
+
+
+@dataclass(frozen=True)
+class Start:
+    """The method whose trained run a run starts with (same column and seed; its own protocol if it names one). takes: that run's
+    "backbone" (and what `head.keep` says), or features for "clusters"."""
+
+    method: "Method"
+    takes: Literal["backbone", "clusters"] = "backbone"
+
+
+@dataclass(frozen=True)
 class Method:
     """A row of a table in one reading.
 
@@ -113,25 +171,13 @@ class Method:
     (of all three, a keyword `start` is an epoch, and one that the run never reaches is refused)
     reduction: "weighted" divides a batch's weighted sum by the sum of its weights (PyTorch's weighted mean), "batch" by its size
     task: "classes", or "rotation" for the self-supervised pretext (four labels, the image turned by 0, 90, 180, 270 degrees)
-    starts_from: the method whose trained backbone this one starts with (same column and seed; its own protocol if it names one)
+    start: the run that this one starts with, or None
     variant: tells rows of one name apart, spelled as in published.csv's notes ("beta=1.4;delta=0.6")
     protocol: the setting, where it is not the paper's for this reading
     mixup: alpha of the Beta(alpha, alpha) with which a batch is mixed with a permutation of itself; 0 for none
     noise: what is drawn per sample and class for the loss: "normal" (standard) or "uniform" (on [0, 1))
-    extra_samplers: samplers of further images that a step sees beside its own (`again`: the same images under another crop;
-    `held_out`: of the held-out images); the loss then gets labels [..., 1 + extra samplers, batch]
-    combine(features [..., streams, batch, width], context) -> [..., batch, .]: what the head sees of the streams, or None
-    network: "plain", "bilateral" with a last block for each of two streams (BBN), "two-branch" with these two blocks side by
-    side for one stream, or "shifted", whose features are nine means of each channel (`common.models.pooling`); adapter: channels
-    of a 1x1 convolution with batch normalisation and ReLU at the end of the backbone, 0 for none
-    held_out: images of each class that are taken from the training set first, for meta-learning
-    meta_rate: step size of the sample weights that are learned on held-out images; 0 for none
     adjust(counts) -> [classes], added to the logits at test time
-    clusters(counts) -> int [classes]: into how many clusters each class is divided once, before training; the head then has
-    an output for each cluster. clustering: "random" with sizes as equal as can be, or "kmeans" or "hierarchical" (Ward) on
-    the features of the run that it starts from. decide: at test time a class has the "largest" logit of its clusters, or
-    the "sum" of their probabilities
-    takes: what of the run in `starts_from` it starts with: its backbone (and what `head.keep` says), or features for "clusters"
+    clusters: how classes are divided, or None
     keep_features: whether the record of seed 0 holds features for a figure; no part of the identity
     last: whether a campaign takes it after everything else, as it costs more than it tells; no part of the identity
     """
@@ -144,22 +190,16 @@ class Method:
     sampler: Callable = shuffled
     reduction: Literal["weighted", "batch"] = "weighted"
     task: Literal["classes", "rotation"] = "classes"
-    starts_from: "Method | None" = None
+    start: Start | None = None
     variant: str = ""
     protocol: Protocol | None = None
     mixup: float = 0.0
     noise: Literal["", "normal", "uniform"] = ""
-    extra_samplers: tuple[Callable, ...] = ()
-    combine: Callable | None = None
-    network: Literal["plain", "bilateral", "two-branch", "shifted"] = "plain"
-    held_out: int = 0
-    meta_rate: float = 0.0
+    net: Net = Net()
+    streams: Streams = Streams()
+    meta: Meta = Meta()
+    clusters: Clusters | None = None
     adjust: Callable | None = None
-    adapter: int = 0
-    clusters: Callable | None = None
-    clustering: Literal["random", "kmeans", "hierarchical"] = "random"
-    decide: Literal["largest", "sum"] = "largest"
-    takes: Literal["backbone", "clusters"] = "backbone"
     keep_features: bool = False
     last: bool = False
 
@@ -176,7 +216,21 @@ class Method:
     @property
     def shape(self) -> tuple:
         """What the runs of a pack have in common, beside column and protocol."""
-        return self.network, self.adapter, len(self.extra_samplers), self.held_out, self.meta_rate > 0
+        return self.net, self.streams.number, self.meta.held_out, self.meta.rate > 0
+
+    @property
+    def first_stage(self) -> "Method | None":
+        """The method of the run that this one starts with."""
+        return self.start and self.start.method
+
+    @property
+    def functions(self) -> dict[str, Callable]:
+        """The functions that it is made of, by what they are for."""
+        extra = {f"stream {k}": sampler for k, sampler in enumerate(self.streams.samplers, 2)}
+        parts = {"loss": self.loss, "class weights": self.weights, "sampler": self.sampler, **extra,
+                 "streams combined by": self.streams.combine, "logits adjusted by": self.adjust,
+                 "clusters": self.clusters and self.clusters.numbers}
+        return {use: part for use, part in parts.items() if part}
 
     def describe(self) -> dict[str, Any]:
         """All of a method that decides the numbers, as JSON; name, reading and variant do not.
@@ -188,7 +242,7 @@ class Method:
             head = {name: value for name, value in head.items() if name not in ("bias", "decay_bias")}
         if self.head.kind not in ("gaussian", "centres", "quadratic"):
             head.pop("means")
-        first = self.starts_from
+        start, first, clusters = self.start, self.first_stage, self.clusters
         return {
             "loss": describe_function(self.loss),
             "head": head,
@@ -199,16 +253,16 @@ class Method:
             "starts_from": first.describe() | {"protocol": vars(first.protocol) if first.protocol else None} if first else None,
             "mixup": self.mixup,
             "noise": self.noise,
-            "companions": [describe_function(f) for f in self.extra_samplers],
-            "combine": describe_function(self.combine) if self.combine else None,
-            "network": self.network,
-            "held_out": self.held_out,
-            "meta_rate": self.meta_rate,
+            "companions": [describe_function(f) for f in self.streams.samplers],
+            "combine": describe_function(self.streams.combine) if self.streams.combine else None,
+            "network": self.net.kind,
+            "held_out": self.meta.held_out,
+            "meta_rate": self.meta.rate,
             "adjust": describe_function(self.adjust) if self.adjust else None,
-            **({"adapter": self.adapter} if self.adapter else {}),
-            **({"takes": self.takes} if self.takes != "backbone" else {}),
-            **({"clusters": describe_function(self.clusters), "clustering": self.clustering, "decide": self.decide}
-               if self.clusters else {}),
+            **({"adapter": self.net.adapter} if self.net.adapter else {}),
+            **({"takes": start.takes} if start and start.takes != "backbone" else {}),
+            **({"clusters": describe_function(clusters.numbers), "clustering": clusters.by, "decide": clusters.pooling}
+               if clusters else {}),
         }
 
 
@@ -241,12 +295,9 @@ def digest_of(method: Method, column: Column) -> str:
 
 def named_parts(method: Method) -> Iterator[tuple[str, Path, str]]:
     """Name, file and digest of every function that a method is made of, and of those that are bound to them."""
-    waiting = [method.loss, method.weights, method.sampler, *method.extra_samplers, method.combine, method.adjust,
-               method.clusters]
+    waiting = list(method.functions.values())
     while waiting:
-        if (part := waiting.pop()) is None:
-            continue
-        function, values = unwrap(part)
+        function, values = unwrap(waiting.pop())
         waiting += [value for value in values.values() if callable(value)]
         path = file_of(function)
         yield function.__name__, path, definition_digest(path, function.__name__)

@@ -28,7 +28,7 @@ from common.methods.losses import (
     softmax_cross_entropy,
     uniform_margin,
 )
-from common.methods.method import COSINE, Head, Method
+from common.methods.method import COSINE, Head, Meta, Method, Net, Start, Streams
 from common.methods.sampling import (
     again,
     class_balanced,
@@ -133,7 +133,7 @@ def la_row(reading: Reading, tau: float = 1.0) -> Method:
 def la_post_hoc_row(reading: Reading, protocol: Protocol, tau: float = 1.0) -> Method:
     """Logit adjustment post hoc: the network of the row `ce` in `protocol`, tested once more with adjusted logits."""
     return Method("la", reading, softmax_cross_entropy, Head("linear", keep=True), adjust=partial(prior_adjustment, tau=tau),
-                  starts_from=replace(ce_row(reading), protocol=protocol), variant="mode=posthoc",
+                  start=Start(replace(ce_row(reading), protocol=protocol)), variant="mode=posthoc",
                   protocol=protocol.only_tested())
 
 
@@ -144,7 +144,7 @@ def deconfound_tde_row(reading: Reading, alpha: float, protocol: Protocol) -> Me
     Its network has two last blocks, which see the same image and whose features stand side by side. protocol: the setting
     of its code, whatever that of the reading is.
     """
-    return Method("deconfound-tde", reading, softmax_cross_entropy, Head("causal", alpha=alpha), network="two-branch",
+    return Method("deconfound-tde", reading, softmax_cross_entropy, Head("causal", alpha=alpha), net=Net("two-branch"),
                   protocol=protocol)
 
 
@@ -162,8 +162,8 @@ def bbn_row(reading: Reading, protocol: Protocol) -> Method:
     Its code divides the epoch by the number of epochs, but by 100 where that is 90 and by 200 where it is 180.
     """
     parts = {"epochs": {90: 100, 180: 200}.get(protocol.epochs, protocol.epochs)}
-    return Method("bbn", reading, partial(bilateral, **parts), network="bilateral", extra_samplers=(reversed_frequency,),
-                  combine=partial(cumulative, **parts))
+    return Method("bbn", reading, partial(bilateral, **parts), net=Net("bilateral"),
+                  streams=Streams((reversed_frequency,), partial(cumulative, **parts)))
 
 
 def meta_rows(reading: Reading, protocol: Protocol, s: float = 30.0, largest: float = 0.5, gamma: float = 1.0,
@@ -171,8 +171,8 @@ def meta_rows(reading: Reading, protocol: Protocol, s: float = 30.0, largest: fl
     """Meta-learning of sample weights as domain adaptation (Jamal et al., 2020), from the first decay on: ten held-out images a
     class, steps of 0.01 from the effective-number weights. Its released script has cross-entropy only; LDAM and focal
     loss are put in its place."""
-    meta = {"weights": _deferred_weights(protocol, beta), "reduction": "batch", "extra_samplers": (held_out,), "held_out": 10,
-            "meta_rate": 0.01}
+    meta = {"weights": _deferred_weights(protocol, beta), "reduction": "batch", "streams": Streams((held_out,)),
+            "meta": Meta(held_out=10, rate=0.01)}
     return [
         Method("meta-ldam", reading, partial(ldam, s=s, largest=largest), COSINE, **meta),
         Method("meta-focal", reading, partial(focal, gamma=gamma), **meta),
@@ -183,7 +183,7 @@ def hybrid_sc_row(reading: Reading, protocol: Protocol, temperature: float = 0.1
     """Hybrid-SC (Wang et al., 2021): contrast of two views of the shuffled images, cross-entropy on class-balanced ones.
     Settings from memory of the literature; see `hybrid_contrastive`."""
     loss = partial(hybrid_contrastive, temperature=temperature, epochs=protocol.epochs)
-    return Method("hybrid-sc", reading, loss, Head("linear", project=128), extra_samplers=(again, class_balanced),
+    return Method("hybrid-sc", reading, loss, Head("linear", project=128), streams=Streams((again, class_balanced)),
                   last=True)
 
 
@@ -193,7 +193,7 @@ def hybrid_sc_row(reading: Reading, protocol: Protocol, temperature: float = 0.1
 def mixup_crt_row(reading: Reading, protocols: Mapping[str, Protocol], alpha: float = 1.0) -> Method:
     """mixup, then a classifier drawn anew on class-balanced batches without mixup (Kang et al., 2020)."""
     return Method("mixup-crt", reading, softmax_cross_entropy, sampler=class_balanced,
-                  starts_from=_mixup_stage(reading, protocols, alpha), protocol=protocols[f"{reading}-crt"])
+                  start=Start(_mixup_stage(reading, protocols, alpha)), protocol=protocols[f"{reading}-crt"])
 
 
 def mislas_row(reading: Reading, column: Column, protocols: Mapping[str, Protocol], alpha: float = 1.0) -> Method:
@@ -202,7 +202,7 @@ def mislas_row(reading: Reading, column: Column, protocols: Mapping[str, Protoco
     head, tail, rate = smoothing(column)
     return Method("mislas", reading, partial(label_aware_smoothing, head=head, tail=tail),
                   Head("linear", keep=True, rate=rate, rescale="class"), sampler=class_balanced,
-                  starts_from=_mixup_stage(reading, protocols, alpha), protocol=protocols[f"{reading}-mislas"])
+                  start=Start(_mixup_stage(reading, protocols, alpha)), protocol=protocols[f"{reading}-mislas"])
 
 
 def smoothing(column: Column) -> tuple[float, float, float]:

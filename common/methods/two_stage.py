@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from common.methods.losses import lade, meta_embedding, softmax_cross_entropy
-from common.methods.method import Head, Method
+from common.methods.method import Head, Method, Start
 from common.methods.one_stage import ce_row
 from common.methods.sampling import class_balanced
 from common.spec import Column, LargeColumns, LargeProtocol, Protocol, Reading
@@ -41,19 +41,19 @@ def second_settings(dataset: str, reading: Reading) -> dict[str, LargeProtocol]:
         oltr = replace(SECOND, epochs=30, batch_size=128, decay_epochs=(10, 20), **steps)
     else:
         oltr = replace(SECOND, epochs=60, batch_size=256, decay_epochs=(20, 40), trains="all", moving_statistics=False, **steps)
-    found = {"crt": kang, "lws": replace(kang, epochs=5), "tau": replace(kang, epochs=5),
-             "disalign": replace(zhong, moving_statistics=False, weight_decay=0.0005), "mislas": zhong, "oltr": oltr}
-    return {f"{reading}-{name}": setting for name, setting in found.items()}
+    settings = {"crt": kang, "lws": replace(kang, epochs=5), "tau": replace(kang, epochs=5),
+                "disalign": replace(zhong, moving_statistics=False, weight_decay=0.0005), "mislas": zhong, "oltr": oltr}
+    return {f"{reading}-{name}": setting for name, setting in settings.items()}
 
 
 def with_second_settings(large: LargeColumns) -> dict[str, dict[str, LargeProtocol]]:
     """The settings of each large column, with those of other people's second stages beside its own."""
-    found = {}
+    protocols = {}
     for name, own in large.protocols.items():
         dataset = large.columns[name].dataset
         others = [second_settings(dataset, reading) for reading in ("written", "released") if reading in own]
-        found[name] = {key: value for settings in (*others, own) for key, value in settings.items()}
-    return found
+        protocols[name] = {key: value for settings in (*others, own) for key, value in settings.items()}
+    return protocols
 
 
 # ---------------------------------------------------------------- one stage
@@ -125,5 +125,5 @@ def _kept(rescale: str) -> Head:
 def _after_ce(name: str, reading: Reading, protocols: Mapping[str, Protocol], setting: str, head: Head,
               loss=softmax_cross_entropy, **more) -> Method:
     """A second stage in "<reading>-<setting>" after the row `ce`."""
-    return Method(name, reading, loss, head, starts_from=replace(ce_row(reading), protocol=protocols[reading]),
+    return Method(name, reading, loss, head, start=Start(replace(ce_row(reading), protocol=protocols[reading])),
                   protocol=protocols[f"{reading}-{setting}"], **more)

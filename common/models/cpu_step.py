@@ -37,8 +37,8 @@ def processor() -> str:
     """What code of -march=native depends on: the processor's model and its instructions; "" where it is not known."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    found = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return f"{found.get('model name', '')} {found.get('flags', '')}".strip()
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return f"{fields.get('model name', '')} {fields.get('flags', '')}".strip()
 
 
 def library_file() -> Path:
@@ -75,15 +75,15 @@ def library() -> ctypes.CDLL | None:
             build(file)
             print(f"Built {file.relative_to(FOLDER.parents[1])}: residual networks train faster on this processor with it.",
                   file=sys.stderr)
-        found = ctypes.CDLL(str(file))
+        lib = ctypes.CDLL(str(file))
     except Exception as error:  # no compiler, no ninja, no place: whatever the build raises
         return _none(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
-    found.create.restype, found.create.argtypes = ctypes.c_void_p, [ctypes.c_int] * 7
-    found.destroy.restype, found.destroy.argtypes = None, [ctypes.c_void_p]
+    lib.create.restype, lib.create.argtypes = ctypes.c_void_p, [ctypes.c_int] * 7
+    lib.destroy.restype, lib.destroy.argtypes = None, [ctypes.c_void_p]
     pointer, number = ctypes.c_void_p, ctypes.c_int
-    found.forward.restype, found.forward.argtypes = None, [pointer, number, number, pointer, pointer, number, pointer]
-    found.backward.restype, found.backward.argtypes = None, [pointer, pointer, pointer]
-    return found
+    lib.forward.restype, lib.forward.argtypes = None, [pointer, number, number, pointer, pointer, number, pointer]
+    lib.backward.restype, lib.backward.argtypes = None, [pointer, pointer, pointer]
+    return lib
 
 
 def _none(why: str) -> None:
@@ -142,10 +142,10 @@ class CpuStep:
 
     def backward(self, gradient: Tensor) -> list[Tensor]:
         """Gradients of the weights, scales and shifts of every layer, from that of the features."""
-        found = [torch.empty_like(t, memory_format=torch.contiguous_format) for conv, norm in self.layers for t in (
+        gradients = [torch.empty_like(t, memory_format=torch.contiguous_format) for conv, norm in self.layers for t in (
             _by_output(conv.weight), norm.weight, norm.bias)]
-        self.library.backward(self.handle, gradient.contiguous().data_ptr(), _pointers(found))
-        return [g.permute(0, 3, 1, 2) if g.dim() == 4 else g for g in found]
+        self.library.backward(self.handle, gradient.contiguous().data_ptr(), _pointers(gradients))
+        return [g.permute(0, 3, 1, 2) if g.dim() == 4 else g for g in gradients]
 
 
 class _Step(torch.autograd.Function):

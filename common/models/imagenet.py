@@ -93,8 +93,8 @@ def load_imagenet(net: LargeNetwork, name: str, folder: Path) -> str:
         else:
             named[f"trunk.{key}"] = tensor
     wanted = {k: v.shape for k, v in net.state_dict().items() if not k.startswith("tail.")}
-    found = {key: tensor.shape for key, tensor in named.items()}
-    if odd := sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)):
+    given = {key: tensor.shape for key, tensor in named.items()}
+    if odd := sorted(key for key in wanted.keys() | given.keys() if wanted.get(key) != given.get(key)):
         raise UserError(f"{origin} does not hold the weights of a {name} ({odd[0]} is missing, unknown or of another shape).")
     net.load_state_dict(named, strict=False)
     return origin

@@ -50,12 +50,12 @@ class Mobile:
     @property
     def blocks(self) -> list[tuple[int, int, int, int]]:
         """Channels in, channels between, channels out and stride of each block."""
-        found, c_in = [], self.stem
+        shapes, c_in = [], self.stem
         for expansion, c_out, blocks, stride in self.groups:
             for i in range(blocks):
-                found.append((c_in, expansion * c_in, c_out, stride if i == 0 else 1))
+                shapes.append((c_in, expansion * c_in, c_out, stride if i == 0 else 1))
                 c_in = c_out
-        return found
+        return shapes
 
 
 def _small_cnn(widths: tuple[int, ...], full: tuple[tuple, ...], activation: str) -> Plain:

@@ -16,14 +16,14 @@ import yaml
 from common.methods.digest import ENGINE
 from common.paper import Paper
 from common.plan import Run, plan
-from common.spec import Column, Profile
+from common.spec import Column, ProfileName
 from common.store import load_records, record_files, rows_as_csv, write_atomically
 
 LOCK = "dvc.lock"
 TRAIN = "train"  # the stages of a paper's own dvc.yaml that this writes into its lock
 
 
-def place(paper: Paper, kind: str, profile: Profile, column: str) -> Path:
+def place(paper: Paper, kind: str, profile: ProfileName, column: str) -> Path:
     """<paper>/<kind>/<profile>/<column>.csv: kind is "plans" or "summaries"."""
     return paper.folder / kind / profile / f"{column}.csv"
 
@@ -32,19 +32,19 @@ def path_in_repository(path: Path, paper: Paper) -> str:
     return path.relative_to(paper.folder.parents[1]).as_posix()
 
 
-def train_command(paper: Paper, profile: Profile, column: str) -> str:
+def train_command(paper: Paper, profile: ProfileName, column: str) -> str:
     """What a stage of DVC runs. column: its name, or how DVC spells it in a loop."""
     summary = path_in_repository(place(paper, "summaries", profile, column), paper)
     return (f"python -m papers.{paper.name}.replicate train --profile {profile} --column {column} --prepare "
             f"--summary {summary}")
 
 
-def followed(paper: Paper, profile: Profile) -> list[Column]:
+def followed(paper: Paper, profile: ProfileName) -> list[Column]:
     """The columns that are the paper's: further draws of their images are a campaign's."""
     return [column for column in paper.columns[profile] if not column.is_drawn]
 
 
-def write_plans(paper: Paper, profile: Profile) -> None:
+def write_plans(paper: Paper, profile: ProfileName) -> None:
     """Write the plan of every column, and remove those of columns that are no more."""
     names = [column.name for column in followed(paper, profile)]
     for name in names:

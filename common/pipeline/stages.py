@@ -14,7 +14,7 @@ import yaml
 from common.data.large_sets import LARGE
 from common.paper import Paper
 from common.pipeline.plans import TRAIN, follow, followed, path_in_repository, place, train_command, write_plans
-from common.spec import Profile
+from common.spec import ProfileName
 from common.store import write_atomically
 
 Stage = dict[str, Any]
@@ -90,7 +90,7 @@ def published_text(paper: Paper) -> str:
                         "plots": plots(paper.name, "scores/paper")})
 
 
-def prepare_stage(papers: Sequence[Paper], profile: Profile) -> Stage:
+def prepare_stage(papers: Sequence[Paper], profile: ProfileName) -> Stage:
     """The small datasets of a profile. They depend on no code: `prepare` checks the images against known digests, which are part
     of every run's key, so that a training follows them by its plan."""
     of = {name: {c.dataset for paper in papers for c in paper.columns[name]} - set(LARGE) for name in ("quick", "paper")}
@@ -99,7 +99,7 @@ def prepare_stage(papers: Sequence[Paper], profile: Profile) -> Stage:
     return {"foreach": names, "do": {**wdir, "cmd": "python -m papers prepare ${item}", "outs": [{"data/${item}.npz": KEPT}]}}
 
 
-def small_columns(paper: Paper, profile: Profile) -> list[str]:
+def small_columns(paper: Paper, profile: ProfileName) -> list[str]:
     return [column.name for column in followed(paper, profile) if column.name not in paper.large]
 
 
@@ -125,7 +125,7 @@ def quick_training(paper: Paper, columns: Sequence[str]) -> Stage:
     }
 
 
-def report_stages(paper: Paper, profile: Profile) -> dict[str, Stage]:
+def report_stages(paper: Paper, profile: ProfileName) -> dict[str, Stage]:
     """Tables and figures, after the trainings of all columns, whose summaries they depend on as a folder."""
     home = f"papers/{paper.name}"
     printed = [f"{home}/published.csv", *([f"{home}/claims.yaml"] if (paper.folder / "claims.yaml").exists() else [])]

@@ -25,8 +25,8 @@ def citation(root: Path = ROOT) -> dict[str, Any]:
     path = root / "CITATION.cff"
     if not path.is_file():
         raise UserError(f"{path} is not here; run this in a checkout of the repository.")
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return found | {"date-released": str(found["date-released"])}
+    fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return fields | {"date-released": str(fields["date-released"])}
 
 
 def author() -> str:

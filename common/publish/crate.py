@@ -42,7 +42,7 @@ def write_crate(planned: Sequence[Run], commands: Mapping[str, str], target: Pat
     lists = {path.stem: path for path in sorted((target / "croissant").glob("*.json"))}
     shared: dict[str, Entity] = {}
     actions = [_action(links[key], record, commands[key], files, lists, target, shared) for key, record in records.items()]
-    parts = [path for found in files.values() for path in found]
+    parts = [path for paths in files.values() for path in paths]
     parts += [path for one in lists.values() for path in (one, one.with_suffix(".csv"))]
     entities = [*_heads(records, actions, parts, target), *(_file(path, target) for path in parts), *shared.values(), *actions]
     path = target / METADATA
@@ -127,9 +127,9 @@ def _inputs(item: Run, record: Record) -> Iterator[Entity]:
     facts = SETS.get(column.dataset) or LARGE[column.dataset]
     yield {"@id": f"#data-{column.dataset}", "@type": "CreativeWork", "name": f"The images of {column.dataset}",
            "identifier": facts.digest}
-    said = {"column": column.name, "method": item.method.label, "protocol": protocol_words(item.spec.protocol),
-            "seed": item.spec.seed, **{name: record["made"][name] for name in SAID if name in record["made"]}}
-    for name, value in said.items():
+    properties = {"column": column.name, "method": item.method.label, "protocol": protocol_words(item.spec.protocol),
+                  "seed": item.spec.seed, **{name: record["made"][name] for name in SAID if name in record["made"]}}
+    for name, value in properties.items():
         yield {"@id": f"#{name}-{hashlib.sha256(str(value).encode()).hexdigest()[:8]}", "@type": "PropertyValue", "name": name,
                "value": value}
 

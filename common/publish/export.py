@@ -200,10 +200,10 @@ def _front_matter(item: Run, record: Record) -> Mapping[str, Any]:
 
 def _metrics(record: Record) -> list[dict[str, Any]]:
     """The record's last-epoch numbers in percent; groups of classes that the column lacks are left out."""
-    found = [{"type": "accuracy", "name": "Top-1 accuracy, last epoch, percent", "value": record["accuracy"]["last"]}]
-    found += [{"type": "accuracy", "name": f"Top-1 accuracy, {name} ({what}), percent", "value": record["groups"][name]}
-              for name, what in GROUPS.items() if record["groups"][name] is not None]
-    return [*found, {"type": "ece", "name": "Expected calibration error, percent", "value": record["calibration"]["ece"]}]
+    metrics = [{"type": "accuracy", "name": "Top-1 accuracy, last epoch, percent", "value": record["accuracy"]["last"]}]
+    metrics += [{"type": "accuracy", "name": f"Top-1 accuracy, {name} ({what}), percent", "value": record["groups"][name]}
+                for name, what in GROUPS.items() if record["groups"][name] is not None]
+    return [*metrics, {"type": "ece", "name": "Expected calibration error, percent", "value": record["calibration"]["ece"]}]
 
 
 def _name(item: Run) -> str:

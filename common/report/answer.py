@@ -39,19 +39,19 @@ class Answer:
     claims: tuple[str, ...]
 
 
-def answer_of(paper: Paper, found: Sequence[Cell], tested: Iterable[Order], outcomes: Iterable[Outcome]) -> Answer:
-    """found: all cells of the published protocol; tested: `orders`, of this paper or of more; outcomes: of its claims."""
-    numbers = numbers_once(found)
-    own = headline(paper, found)
-    heads = tuple(cell for cell in found if own and _number(cell) == _number(own))
+def answer_of(paper: Paper, cells: Sequence[Cell], tested: Iterable[Order], outcomes: Iterable[Outcome]) -> Answer:
+    """cells: all cells of the published protocol; tested: `orders`, of this paper or of more; outcomes: of its claims."""
+    numbers = numbers_once(cells)
+    own = headline(paper, cells)
+    heads = tuple(cell for cell in cells if own and _number(cell) == _number(own))
     claims = tuple(CLAIM_WORDS[claim_word(outcome)] for outcome in claims_once(outcomes) if not outcome.claim.ours)
     return Answer(paper.name, paper.title, numbers_once(heads)[0] if heads else None, heads, numbers,
                   column_taus(one for one in tested if one.paper == paper.name), claims)
 
 
-def headline(paper: Paper, found: Sequence[Cell]) -> Cell | None:
+def headline(paper: Paper, cells: Sequence[Cell]) -> Cell | None:
     """The paper's own last row in its first table, in that table's first column: what it would be quoted for."""
-    first = [cell for cell in found if not paper.tables or cell.table == paper.tables[0].number]
+    first = [cell for cell in cells if not paper.tables or cell.table == paper.tables[0].number]
     own = [cell for cell in first if cell.ours] or first
     return next((cell for cell in own if (cell.method, cell.variant) == (own[-1].method, own[-1].variant)), None)
 
@@ -66,9 +66,9 @@ def claim_word(outcome: Outcome) -> str:
     return re.split(r" \(|:", outcome.verdict)[0]
 
 
-def numbers_once(found: Iterable[Cell]) -> tuple[Cell, ...]:
+def numbers_once(cells: Iterable[Cell]) -> tuple[Cell, ...]:
     """One cell for each printed number, in the order of the table: the written one where it has runs, else the other."""
-    return _first_of_each(found, _number, lambda cell: (_waits(cell_word(cell)), cell.reading != "written"))
+    return _first_of_each(cells, _number, lambda cell: (_waits(cell_word(cell)), cell.reading != "written"))
 
 
 def claims_once(outcomes: Iterable[Outcome]) -> tuple[Outcome, ...]:
@@ -87,9 +87,9 @@ def _waits(word: str) -> int:
     return 2 if word in ("no run yet", "not run", "not decidable") else int(word in ("stale", "diverged"))
 
 
-def _first_of_each(found: Iterable[Any], name: Callable[[Any], object], order: Callable[[Any], tuple]) -> tuple[Any, ...]:
+def _first_of_each(items: Iterable[Any], name: Callable[[Any], object], order: Callable[[Any], tuple]) -> tuple[Any, ...]:
     grouped: dict[object, list[Any]] = {}
-    for one in found:
+    for one in items:
         grouped.setdefault(name(one), []).append(one)
     return tuple(min(same, key=order) for same in grouped.values())
 

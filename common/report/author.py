@@ -1,7 +1,7 @@
 """What the author of a paper's folder has probably misspelt: a sentence each, with file, line and what was meant.
 
 Much that a folder names may rightly be unknown here (a row that nobody trains, a metric that no record holds), so only what
-looks like something known is called a mistake. What nothing could be made of is refused where it is read.
+looks like something known is called a mistake. What makes no sense at all is refused where it is read.
 """
 
 from collections.abc import Iterable
@@ -27,19 +27,19 @@ def mistakes(paper: Paper) -> list[str]:
 
 def _of_published(paper: Paper) -> list[str]:
     """Names and numbers of published.csv."""
-    path, frame, found = paper.folder / "published.csv", published(paper), []
+    path, frame, sentences = paper.folder / "published.csv", published(paper), []
     columns = {column.name for several in paper.columns.values() for column in several}
     rows = _rows(paper)
     for line, row in enumerate(frame.itertuples(), 2):
-        found += _unlike(path, line, "imbalance_type", row.imbalance_type, get_args(Imbalance))
-        found += _unlike(path, line, "method", row.method, rows)
-        found += _unlike(path, line, "column", row.column, columns)
-        found += _unlike(path, line, "metric", row.metric, MEASURED)
-        found += [] if is_group(row.group) else _unlike(path, line, "group", row.group, (*SHOTS, *TENTHS, *SPANS))
-        found += _unlike(path, line, "table", row.table, (table.number for table in paper.tables))
+        sentences += _unlike(path, line, "imbalance_type", row.imbalance_type, get_args(Imbalance))
+        sentences += _unlike(path, line, "method", row.method, rows)
+        sentences += _unlike(path, line, "column", row.column, columns)
+        sentences += _unlike(path, line, "metric", row.metric, MEASURED)
+        sentences += [] if is_group(row.group) else _unlike(path, line, "group", row.group, (*SHOTS, *TENTHS, *SPANS))
+        sentences += _unlike(path, line, "table", row.table, (table.number for table in paper.tables))
         if row.unit == "percent" and not 0 <= row.number <= 100:
-            found.append(f"{path}, line {line}: value {row.value} is not a percentage, which is 0 to 100.")
-    return found
+            sentences.append(f"{path}, line {line}: value {row.value} is not a percentage, which is 0 to 100.")
+    return sentences
 
 
 def _rows(paper: Paper) -> set[str]:
@@ -66,11 +66,12 @@ def _unlike(path: Path, line: int, what: str, word: str, known: Iterable[str]) -
 
 def _of_the_paper(paper: Paper) -> list[str]:
     """What replicate.py says of itself: its own rows, its main tables, the stand-ins of its quick columns."""
-    path, found, rows = paper.folder / "replicate.py", [], _rows(paper)
+    path, sentences, rows = paper.folder / "replicate.py", [], _rows(paper)
     published_columns = {column.name for column in paper.columns["paper"]}
     for what, words, known in (("own", paper.own, rows), ("main", paper.main, {table.number for table in paper.tables})):
-        found += [f"{line_of(path, word)}: {what} {word!r} is not known{meant(word, known)}."
-                  for word in words if word not in known]
-    found += [f"{line_of(paper.folder / 'params.yaml', quick)}: stand_ins {name!r} is no column{meant(name, published_columns)}."
-              for quick, name in paper.stand_ins.items() if name not in published_columns]
-    return found
+        sentences += [f"{line_of(path, word)}: {what} {word!r} is not known{meant(word, known)}."
+                      for word in words if word not in known]
+    sentences += [f"{line_of(paper.folder / 'params.yaml', quick)}: stand_ins {name!r} is no column"
+                  f"{meant(name, published_columns)}."
+                  for quick, name in paper.stand_ins.items() if name not in published_columns]
+    return sentences

@@ -119,10 +119,10 @@ def boards(results: Sequence[Results]) -> tuple[Board, ...]:
     return boards_of(entrants(results), results[0].hits)
 
 
-def boards_of(found: Iterable[Entrant], hits: Mapping[str, Hits] = NO_HITS) -> tuple[Board, ...]:
+def boards_of(methods: Iterable[Entrant], hits: Mapping[str, Hits] = NO_HITS) -> tuple[Board, ...]:
     """The boards of what the papers plan."""
     grouped: dict[Column, dict[Protocol, list[Entrant]]] = {}
-    for entrant in found:
+    for entrant in methods:
         grouped.setdefault(entrant.column, {}).setdefault(entrant.protocol, []).append(entrant)
     several = []
     for settings in grouped.values():
@@ -131,17 +131,17 @@ def boards_of(found: Iterable[Entrant], hits: Mapping[str, Hits] = NO_HITS) -> t
     return tuple(several)
 
 
-def _plain_rows(found: Iterable[Entrant]) -> int:
-    return sum(not entrant.runs.method.variant for entrant in found)
+def _plain_rows(methods: Iterable[Entrant]) -> int:
+    return sum(not entrant.runs.method.variant for entrant in methods)
 
 
 def entrants(results: Iterable[Results]) -> list[Entrant]:
     """Everything that the papers plan in a profile and that classifies, each key once."""
-    found: dict[str, Entrant] = {}
+    by_key: dict[str, Entrant] = {}
     for one in results:
         for key, entrant in own_entrants(one):
-            found[key] = _joined(found[key], entrant) if key in found else entrant
-    return list(found.values())
+            by_key[key] = _joined(by_key[key], entrant) if key in by_key else entrant
+    return list(by_key.values())
 
 
 @once
@@ -195,14 +195,14 @@ def _cost(item: Run, records: Records) -> float | None:
     return sum(float(records[stage.spec.key]["made"].get("seconds") or 0.0) for stage in item.chain)
 
 
-def _board(found: Sequence[Entrant], hits: Mapping[str, Hits]) -> Board:
-    rows = [leaderboard_row(entrant) for entrant in found]
-    main = [(row, entrant) for row, entrant in zip(rows, found, strict=True) if row.n and row.is_main]
+def _board(methods: Sequence[Entrant], hits: Mapping[str, Hits]) -> Board:
+    rows = [leaderboard_row(entrant) for entrant in methods]
+    main = [(row, entrant) for row, entrant in zip(rows, methods, strict=True) if row.n and row.is_main]
     ranked = _with_ranks([row for row, _ in main], [_last(entrant.runs) for _, entrant in main])
     ranked = _behind_the_first(ranked, {row.keys: entrant.runs.done for row, entrant in main}, hits)
     others = sorted((row for row in rows if row.n and not row.is_main), key=lambda row: -row.mean)
-    used = [record for entrant in found for record in (*entrant.runs.done, *entrant.runs.starts)]
-    return Board(found[0].column, found[0].protocol, (*ranked, *others, *(row for row in rows if not row.n)),
+    used = [record for entrant in methods for record in (*entrant.runs.done, *entrant.runs.starts)]
+    return Board(methods[0].column, methods[0].protocol, (*ranked, *others, *(row for row in rows if not row.n)),
                  (*flags(used), *drawn_lists(used)))
 
 
@@ -235,11 +235,11 @@ def _with_ranks(rows: Sequence[LeaderboardRow], runs: Sequence[tuple[float, ...]
         return []
     drawn = resampled_means(runs)
     ranks = ranks_of(drawn)
-    found = []
+    ranked = []
     for i, (row, rank) in enumerate(zip(rows, ranks_of(np.array([[row.mean for row in rows]]))[0], strict=True)):
         low, high = central(ranks[:, i])
-        found.append(replace(row, rank=int(rank), ranks=(int(low), int(high)) if row.n > 1 else None))
-    return sorted(found, key=lambda row: row.rank)
+        ranked.append(replace(row, rank=int(rank), ranks=(int(low), int(high)) if row.n > 1 else None))
+    return sorted(ranked, key=lambda row: row.rank)
 
 
 def _behind_the_first(ranked: Sequence[LeaderboardRow], runs: Mapping[tuple[str, ...], Sequence[Record]], hits: Mapping[str, Hits]

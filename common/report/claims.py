@@ -181,17 +181,17 @@ def load_claims(paper: Paper, lines: Lines | None = None) -> tuple[Claim, ...]:
 
 def printed_lines(printed: Iterable[Any]) -> Lines:
     """The rows of published.csv beside which records can be set, by column."""
-    found: dict[str, list[Any]] = {}
+    by_column: dict[str, list[Any]] = {}
     for line in printed:
         if line.metric != "top5_accuracy" and not why_not_measured(line.metric, line.group):  # claims are about top-1
-            found.setdefault(line.column, []).append(line)
-    return found
+            by_column.setdefault(line.column, []).append(line)
+    return by_column
 
 
 def rows(claim: Claim, lines: Lines, column: str) -> list[Row]:
     """The rows of the claim's tables in a column, as errors in percent: of its group where that is printed, else of all."""
-    chosen = _of_group(claim, lines, column, claim.group) or _of_group(claim, lines, column, "")
-    printed = [Row(r.method, r.variant, r.number if r.metric == "top1_error" else 100 - r.number) for r in chosen]
+    of_group = _of_group(claim, lines, column, claim.group) or _of_group(claim, lines, column, "")
+    printed = [Row(r.method, r.variant, r.number if r.metric == "top1_error" else 100 - r.number) for r in of_group]
     there = {row.label for row in printed}
     others = [name for name in (claim.method, *claim.than) if "[" in name and name not in there]
     return printed + [Row(*name.removesuffix("]").split("[", 1), math.nan) for name in others]
@@ -203,21 +203,21 @@ def _of_group(claim: Claim, lines: Lines, column: str, group: str) -> list[Any]:
     return [line for line in lines.get(column, ()) if line.table in claim.tables and line.group in names]
 
 
-def contenders(claim: Claim, found: list[Row]) -> tuple[list[Row], list[Row]]:
+def contenders(claim: Claim, column_rows: list[Row]) -> tuple[list[Row], list[Row]]:
     """Champions and rivals among the rows of a column; either may be empty for kind "setting"."""
-    own = _named(claim.method, found)
+    own = _named(claim.method, column_rows)
     if claim.kind == "setting":
         high = [row for row in own if _parameter(row, claim) > claim.above]
         return high, [row for row in own if row not in high]
     champion = min(own, key=lambda row: row.error)
     if claim.kind == "best":
-        return [champion], [row for row in found if row != champion]
-    return [champion], [min(_named(name, found), key=lambda row: row.error) for name in claim.than]
+        return [champion], [row for row in column_rows if row != champion]
+    return [champion], [min(_named(name, column_rows), key=lambda row: row.error) for name in claim.than]
 
 
-def _named(name: str, found: list[Row]) -> list[Row]:
+def _named(name: str, column_rows: list[Row]) -> list[Row]:
     """The rows of a method, or the one of "name[variant]"; only the latter may be one that is not printed."""
-    return [row for row in found if row.label == name or (row.method == name and not math.isnan(row.error))]
+    return [row for row in column_rows if row.label == name or (row.method == name and not math.isnan(row.error))]
 
 
 def _parameter(row: Row, claim: Claim) -> float:
@@ -258,16 +258,16 @@ def evaluate(results: Results) -> tuple[Outcome, ...]:
     sides = {(claim.id, name): contenders(claim, rows(claim, lines, name)) for claim in claims for name in claim.columns}
     tests = [_test_of(claim, reading, results, sides) for claim in claims for reading in _readings(claim, results, sides)]
     printed = {claim.id: printed_verdict(claim, lines) for claim in claims}
-    found = []
+    outcomes = []
     for reading in dict.fromkeys(test.reading for test in tests):
         of_reading = [test for test in tests if test.reading == reading]
         stronger = follows_from(of_reading)
         for is_ours in (False, True):
             family = [test for test in of_reading if test.claim.ours == is_ours]
-            found += [_outcome(test, stronger.get(test.claim.id, ""), printed[test.claim.id], ps, results)
-                      for test, ps in zip(family, _corrected(family, stronger, results.hits), strict=True)]
+            outcomes += [_outcome(test, stronger.get(test.claim.id, ""), printed[test.claim.id], ps, results)
+                         for test, ps in zip(family, _corrected(family, stronger, results.hits), strict=True)]
     place = {claim.id: i for i, claim in enumerate(claims)}
-    return tuple(sorted(found, key=lambda o: (place[o.follows or o.claim.id], bool(o.follows), place[o.claim.id])))
+    return tuple(sorted(outcomes, key=lambda o: (place[o.follows or o.claim.id], bool(o.follows), place[o.claim.id])))
 
 
 def has_claims(paper: Paper) -> bool:
@@ -309,13 +309,13 @@ def _corrected(family: Sequence[ClaimTest], stronger: Mapping[str, str], hits: M
 
 def _readings(claim: Claim, results: Results, sides: Sides) -> list[str]:
     """The readings of the row that the claim is about, "written" first; "written" where nothing of it is trained."""
-    found = {reading for name in claim.columns for column in results.columns_shown.get(name, ())
-             for reading in _own_readings(claim, results.runs(column), sides[claim.id, name])}
-    return sorted(found, key=lambda reading: reading != "written") or ["written"]
+    readings = {reading for name in claim.columns for column in results.columns_shown.get(name, ())
+                for reading in _own_readings(claim, results.runs(column), sides[claim.id, name])}
+    return sorted(readings, key=lambda reading: reading != "written") or ["written"]
 
 
 def _own_readings(claim: Claim, runs: Sequence[MethodRuns], sides: tuple[list[Row], list[Row]]) -> set[str]:
-    """The readings of the claim's own rows, of those that it compares in a published column, in a column of ours."""
+    """The readings that the claim's own method has in a column of ours. sides: the rows compared in the published column."""
     own = {(row.method, row.variant) for row in chain(*sides) if claim.method in (row.method, row.label)}
     return {one.method.reading for one in runs if (one.method.name, one.method.variant) in own}
 
@@ -335,10 +335,10 @@ def _test_of(claim: Claim, reading: str, results: Results, sides: Sides) -> Clai
                 without.append(name)
                 continue
             for classes in claim.parts:
-                found = [[(row, _side(row, same, results, column, classes)) for row in side] for side in sides[claim.id, name]]
-                for label in (row.label for side in found for row, runs in side if runs is None):
+                both = [[(row, _side(row, same, results, column, classes)) for row in side] for side in sides[claim.id, name]]
+                for label in (row.label for side in both for row, runs in side if runs is None):
                     absent.setdefault(label, {})[column.name] = None
-                made.append(Comparison(column.name, classes, *(tuple(r for _, r in side if r is not None) for side in found)))
+                made.append(Comparison(column.name, classes, *(tuple(r for _, r in side if r is not None) for side in both)))
     has_runs = any(runs.done or runs.diverged for name in claim.columns for column in shown.get(name, ())
                    for runs in results.runs(column))
     return ClaimTest(claim, reading, tuple(made), *(tuple(dict.fromkeys(names)) for names in (one_sided, without)),

@@ -141,7 +141,7 @@ def second_of(root: Path, data: Path) -> Second:
 def clean_boards(boards: Iterable[Board], records: Records, hits: Mapping[str, Hits], second: Second) -> tuple[CleanBoard, ...]:
     """Of every board whose dataset has lists or further test sets, and at least two ranked methods with predictions on the whole
     test set."""
-    found = []
+    clean = []
     for board in boards:
         if board.column.dataset not in ARCHIVE_ORDER_KNOWN:
             continue
@@ -155,42 +155,42 @@ def clean_boards(boards: Iterable[Board], records: Records, hits: Mapping[str, H
         if tests:
             left_out = tuple(row.label for row in ranked if row not in rows)
             shots = group_of(np.array(records[rows[0].keys[0]]["counts"]))
-            found.append(_clean_board(board, [row.label for row in rows], left_out, right, tests, shots))
-    return tuple(found)
+            clean.append(_clean_board(board, [row.label for row in rows], left_out, right, tests, shots))
+    return tuple(clean)
 
 
 def _listed_tests(column: Column, rows: Sequence[LeaderboardRow], right: Values, records: Records, second: Second
                   ) -> list[CleanTest]:
     """The tests that the public lists allow."""
     known, images = second.tests.get(column.dataset, SecondTests()), right.shape[1]
-    found, every = [], tuple(range(len(rows)))
+    tests, every = [], tuple(range(len(rows)))
     if known.duplicates is not None:
         kept = kept_images(column)
         for where, some in (("the subset", kept), ("the full set", np.ones_like(kept))):
             if where != "the subset" or not kept.all():
                 mask = ~has_partner(known, some, images)
-                found.append(CleanTest(f"without near-duplicates in {where}", right, mask, every))
+                tests.append(CleanTest(f"without near-duplicates in {where}", right, mask, every))
     if known.votes is not None:
-        found.append(CleanTest("clear images", right, is_clear(known.votes), every))
+        tests.append(CleanTest("clear images", right, is_clear(known.votes), every))
         answers = [[second.answers(records[key]) for key in row.keys] for row in rows]
         if all(one is not None for several in answers for one in several):
             for name, of, sign, unit in (("votes", vote_share, 1, "%"), ("cross-entropy", vote_cross_entropy, -1, "nats")):
                 values = np.stack([np.mean([of(one.answers, known.votes) for one in several], 0) for several in answers])
-                found.append(CleanTest(name, values.astype(np.float32), np.ones(images, bool), every, sign, unit))
-    return found
+                tests.append(CleanTest(name, values.astype(np.float32), np.ones(images, bool), every, sign, unit))
+    return tests
 
 
 def _further_tests(rows: Sequence[LeaderboardRow], records: Records, second: Second) -> list[CleanTest]:
-    """Of each further test set that two or more of the methods have answered; a method has the runs that have."""
-    found = []
+    """Of each further test set that two or more of the methods have answered; of a method, the runs that have count."""
+    tests = []
     for title, answered in second.further.items():
         runs = [[answered[digest] for key in row.keys if (digest := records[key]["digest"][:16]) in answered] for row in rows]
         places = tuple(place for place, several in enumerate(runs) if several)
         if len(places) > 1:
             values = np.stack([np.mean([one.answers.last == one.labels for one in runs[place]], 0) for place in places])
             mask = np.ones(values.shape[1], bool)
-            found.append(CleanTest(title, values.astype(np.float32), mask, places, same=False))
-    return found
+            tests.append(CleanTest(title, values.astype(np.float32), mask, places, same=False))
+    return tests
 
 
 # ---------------------------------------------------------------- against the votes
@@ -317,9 +317,9 @@ class Count(NamedTuple):
     gone: int
 
 
-def counts_of(found: Sequence[CleanBoard]) -> list[Count]:
+def counts_of(boards: Sequence[CleanBoard]) -> list[Count]:
     """One for each test, in the order in which boards have them."""
-    results = [result for board in found for result in board.results]
+    results = [result for board in boards for result in board.results]
     counted = []
     for name in dict.fromkeys(result.name for result in results):
         mine = [result for result in results if result.name == name]

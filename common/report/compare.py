@@ -82,25 +82,25 @@ def cells(results: Results) -> tuple[Cell, ...]:
 
     A number that no run of this profile can stand beside still yields its cell in the paper profile, with the reason as state.
     """
-    paper, is_paper, found = results.paper, results.profile == "paper", []
+    paper, is_paper, all_cells = results.paper, results.profile == "paper", []
     large = {c.name: c for c in paper.columns["paper"] if c.name in paper.large}
     for row in results.printed:
         if why := why_not_measured(row.metric, row.group):
-            found += [_cell(row, row.column, None, state=f"not decidable: {why}")] if is_paper else []
+            all_cells += [_cell(row, row.column, None, state=f"not decidable: {why}")] if is_paper else []
             continue
         columns = results.columns_shown.get(row.column, ())
         if not columns and is_paper:
-            found.append(_cell(row, row.column, None, state=_why_not(row, paper)))
+            all_cells.append(_cell(row, row.column, None, state=_why_not(row, paper)))
         for column in columns:
             name = column.name
             own = row.method, row.variant
             matching = [runs for runs in results.runs(column) if (runs.method.name, runs.method.variant) == own]
             if not matching:
-                found.append(_cell(row, name, None, state="not run: no such method here"))
+                all_cells.append(_cell(row, name, None, state="not run: no such method here"))
             for runs in matching:
                 waiting = not_run(paper, large[name], runs.method, results.speeds) if name in large else NO_RUN
-                found.append(_noted(_cell(row, name, runs, waiting), paper.notes.get(name)))
-    return tuple(found)
+                all_cells.append(_noted(_cell(row, name, runs, waiting), paper.notes.get(name)))
+    return tuple(all_cells)
 
 
 def _noted(cell: Cell, note: str | None) -> Cell:
@@ -167,10 +167,10 @@ def measure(record: Record, metric: str, group: str = "", epoch: str = "last") -
 
 def flags(records: Iterable[Record]) -> tuple[str, ...]:
     """What makes some runs unlike each other: numbers from unlike machines are shown, but not silently."""
-    chosen = list(records)
+    listed = list(records)
     kinds = {"precision": "precision", "devices": "device", "torch": "torch", "compilation": "compiled", "lists": "lists",
              "numbers of processes": "processes"}
-    return tuple(f"mixed {name}: {values}" for name, field in kinds.items() if ", " in (values := made(chosen, field)))
+    return tuple(f"mixed {name}: {values}" for name, field in kinds.items() if ", " in (values := made(listed, field)))
 
 
 def drawn_lists(records: Sequence[Record]) -> tuple[str, ...]:

@@ -41,14 +41,14 @@ class Variances(NamedTuple):
 
 class Drawn(NamedTuple):
     """A method under one protocol on the subsets. papers: who has it as which label. by_subset: the accuracies of its runs, in
-    percent; found: None below two subsets or without two runs on one."""
+    percent; variances: None below two subsets or without two runs on one."""
 
     column: Column
     label: str
     protocol: Protocol
     papers: tuple[str, ...]
     by_subset: Mapping[str, tuple[float, ...]]
-    found: Variances | None
+    variances: Variances | None
 
     @property
     def means(self) -> dict[str, float]:
@@ -91,18 +91,18 @@ def draws_of(results: Sequence[Results]) -> tuple[Pooled, ...]:
     """One for every column that has other subsets beside it, each method once, whoever plans it. results: of each paper under
     the published protocol."""
     columns = dict.fromkeys(column for one in results for column in one.paper.columns["paper"] if _beside(one.paper, column))
-    found = []
+    pooled = []
     for column in columns:
         methods = _methods(results, column)
-        with_both = [one.found for one in methods if one.found]
+        with_both = [one.variances for one in methods if one.variances]
         seeds, draws = (math.sqrt(max(0.0, fmean(parts))) if with_both else None
                         for parts in ([v.seeds for v in with_both], [v.draws for v in with_both]))
-        found.append(Pooled(column, methods, seeds, draws, _tables(results, column)))
-    return tuple(found)
+        pooled.append(Pooled(column, methods, seeds, draws, _tables(results, column)))
+    return tuple(pooled)
 
 
 def _methods(results: Iterable[Results], column: Column) -> tuple[Drawn, ...]:
-    found: dict[str, Drawn] = {}
+    by_key: dict[str, Drawn] = {}
     for one in results:
         paper = one.paper
         if not (beside := _beside(paper, column)):
@@ -112,15 +112,15 @@ def _methods(results: Iterable[Results], column: Column) -> tuple[Drawn, ...]:
             if not is_headline(runs.method, paper.own):
                 continue
             run, where = runs.planned[0].spec, f"{paper.name}: {label}"
-            known = found.get(run.key)
+            known = by_key.get(run.key)
             values = {subset: _accuracies(each[label]) for subset, each in per_subset.items()}
-            found[run.key] = known._replace(papers=(*known.papers, where)) if known else Drawn(
+            by_key[run.key] = known._replace(papers=(*known.papers, where)) if known else Drawn(
                 column, label, run.protocol, (where,), values, variances(values.values()))
-    return tuple(found.values())
+    return tuple(by_key.values())
 
 
 def _beside(paper: Paper, column: Column) -> list[Column]:
-    """The paper's columns that differ from this one of the authors' images in the images alone."""
+    """The paper's columns that differ from this one, which has the authors' images, in the images alone."""
     here = column in paper.columns["paper"] and has_draws(column)
     return [c for c in paper.columns["paper"] if c.is_drawn and replace(c, subset="authors") == column] if here else []
 
@@ -147,12 +147,12 @@ def variances(groups: Iterable[Sequence[float]]) -> Variances | None:
 
 def _tables(results: Iterable[Results], column: Column) -> tuple[Gaps, ...]:
     """Of each table: the gaps between its neighbours in the column, over all images of the test set."""
-    found = []
+    gaps = []
     for one in results:
         printed: dict[str, list[float]] = {}
         for row in one.printed:
             if row.column == column.name and row.metric in ACCURACIES and row.group in WHOLE:
                 printed.setdefault(row.table, []).append(row.number)
-        found += [Gaps(one.paper.name, table, tuple(round(high - low, 6) for low, high in pairwise(sorted(numbers))))
-                  for table, numbers in printed.items() if len(numbers) > 1]
-    return tuple(found)
+        gaps += [Gaps(one.paper.name, table, tuple(round(high - low, 6) for low, high in pairwise(sorted(numbers))))
+                 for table, numbers in printed.items() if len(numbers) > 1]
+    return tuple(gaps)

@@ -36,7 +36,7 @@ def embedding(results: Results, panels: Sequence[tuple[str, str, str, Split]], m
 
     The features are those of the first run that kept them (seed 0 of a method with keep_features).
     """
-    found: list[Scatter] = []
+    scatters: list[Scatter] = []
     drawn: list[MethodRuns] = []
     try:
         for title, name, label, split in panels:
@@ -47,12 +47,12 @@ def embedding(results: Results, panels: Sequence[tuple[str, str, str, Split]], m
             if method == "tsne":
                 points, labels = _thin(points, labels)
             mark = f" (quick: {column.name})" if results.profile == "quick" else ""
-            found.append(Scatter(title + mark, project(points, method), labels, record))
+            scatters.append(Scatter(title + mark, project(points, method), labels, record))
             drawn.append(MethodRuns(runs.method, (record,), ()))
     except NotYet as missing:
         return str(missing)
     with style():
-        return Drawing(_draw(found, drawn, method), _frame(found))
+        return Drawing(_draw(scatters, drawn, method), _frame(scatters))
 
 
 def _kept(runs: MethodRuns, column: str) -> Record:
@@ -80,8 +80,8 @@ def _thin(points: "ndarray", labels: "ndarray") -> tuple["ndarray", "ndarray"]:
     """The first images of each class, at most MOST_IMAGES; within a class the order is that of a hash, so it is a fair draw."""
     import numpy as np
 
-    chosen = np.sort(np.concatenate([np.flatnonzero(labels == c)[:MOST_IMAGES] for c in np.unique(labels)]))
-    return points[chosen], labels[chosen]
+    places = np.sort(np.concatenate([np.flatnonzero(labels == c)[:MOST_IMAGES] for c in np.unique(labels)]))
+    return points[places], labels[places]
 
 
 def project(points: "ndarray", method: Literal["tsne", "pca"]) -> "ndarray":
@@ -100,26 +100,26 @@ def project(points: "ndarray", method: Literal["tsne", "pca"]) -> "ndarray":
     return TSNE(n_components=2, perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
 
 
-def _frame(found: Sequence[Scatter]) -> "DataFrame":
+def _frame(scatters: Sequence[Scatter]) -> "DataFrame":
     from pandas import DataFrame, concat
 
     parts = [DataFrame({"panel": s.title, "class": s.labels, "x": s.points[:, 0], "y": s.points[:, 1],
-                        "seed": s.record["spec"]["seed"], "key": s.record["key"]}) for s in found]
+                        "seed": s.record["spec"]["seed"], "key": s.record["key"]}) for s in scatters]
     return concat(parts, ignore_index=True)
 
 
-def _draw(found: Sequence[Scatter], drawn: Sequence[MethodRuns], method: str) -> "Figure":
-    across = min(2, len(found))
-    down = -(-len(found) // across)
+def _draw(scatters: Sequence[Scatter], drawn: Sequence[MethodRuns], method: str) -> "Figure":
+    across = min(2, len(scatters))
+    down = -(-len(scatters) // across)
     how = "two main axes (PCA)" if method == "pca" else f"t-SNE of at most {MOST_IMAGES} images a class"
     words = plain(f"Every panel by its own {how}; in brackets: training images. 1 seed. {source_words(drawn)}")
     figure, upper = canvas(2.8 * down + 0.6, words, WIDTH if across > 1 else 0.7 * WIDTH)
     axes = list(upper.subplots(down, across, squeeze=False).flat)
-    for at, scatter in zip(axes, found, strict=False):
+    for at, scatter in zip(axes, scatters, strict=False):
         _scatter(at, scatter, method)
-    for spare in axes[len(found):]:
+    for spare in axes[len(scatters):]:
         spare.set_axis_off()
-    if len({int(k) for s in found for k in s.labels}) <= MOST_CLASSES:
+    if len({int(k) for s in scatters for k in s.labels}) <= MOST_CLASSES:
         legend_below(upper, 5, markerscale=2.5)
     return figure
 

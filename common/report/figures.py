@@ -46,11 +46,11 @@ def find_methods(results: Results, published_column: str, labels: Sequence[str])
     what is missing; of each label its first reading that has runs."""
     try:
         column = find_column(results, published_column)
-        found = [find_runs(results, column, [label])[0] for label in labels]
+        methods = [find_runs(results, column, [label])[0] for label in labels]
     except NotYet as missing:
         return str(missing)
-    keys = ", ".join(f"{runs.method.label} {' '.join(r['key'] for r in runs.done)}" for runs in found)
-    return found, column_words(results, column), f"Means over seeds. Records: {keys}."
+    keys = ", ".join(f"{runs.method.label} {' '.join(r['key'] for r in runs.done)}" for runs in methods)
+    return methods, column_words(results, column), f"Means over seeds. Records: {keys}."
 
 
 # ---------------------------------------------------------------- error per class
@@ -65,15 +65,15 @@ def per_class_error(results: Results, published_column: str, labels: Sequence[st
     """
     try:
         column = find_column(results, published_column)
-        found = find_runs(results, column, labels)
+        methods = find_runs(results, column, labels)
     except NotYet as missing:
         return str(missing)
-    counts = found[0].done[0]["counts"]
+    counts = methods[0].done[0]["counts"]
     members = class_groups(counts, groups) if groups else [[i] for i in range(len(counts))]
     names = list(class_names or (group_names(len(members)) if groups else (f"C{i}" for i in range(len(counts)))))
-    data = _per_class_frame(found, names, members, counts)
+    data = _per_class_frame(methods, names, members, counts)
     with style():
-        return Drawing(_draw_per_class(data, found, names, column_words(results, column), bool(groups)), data)
+        return Drawing(_draw_per_class(data, methods, names, column_words(results, column), bool(groups)), data)
 
 
 def column_words(results: Results, column: Column) -> str:
@@ -82,14 +82,14 @@ def column_words(results: Results, column: Column) -> str:
     return name if results.profile == "paper" else f"{name} (quick{f', in place of {stands_for}' if stands_for else ''})"
 
 
-def _per_class_frame(found: Sequence[MethodRuns], names: Sequence[str], members: Sequence[Sequence[int]], counts: Sequence[int]
+def _per_class_frame(methods: Sequence[MethodRuns], names: Sequence[str], members: Sequence[Sequence[int]], counts: Sequence[int]
                      ) -> "DataFrame":
     from pandas import DataFrame
 
     images = [sum(counts[i] for i in classes) for classes in members]
     large = majority(n / len(classes) for n, classes in zip(images, members, strict=True))
     rows = []
-    for runs in found:
+    for runs in methods:
         for k, (name, classes) in enumerate(zip(names, members, strict=True)):
             errors = tuple(100 - sum(r["per_class_accuracy"][i] for i in classes) / len(classes) for r in runs.done)
             mean, sd = spread(errors)
@@ -100,12 +100,13 @@ def _per_class_frame(found: Sequence[MethodRuns], names: Sequence[str], members:
     return DataFrame(rows)
 
 
-def _draw_per_class(data: "DataFrame", found: Sequence[MethodRuns], names: Sequence[str], title: str, grouped: bool) -> "Figure":
-    figure, upper = canvas(3.3, source_words(found))
+def _draw_per_class(data: "DataFrame", methods: Sequence[MethodRuns], names: Sequence[str], title: str, grouped: bool
+                    ) -> "Figure":
+    figure, upper = canvas(3.3, source_words(methods))
     axes = upper.subplots()
-    parts = [data[data["label"] == runs.method.label] for runs in found]
-    draw = _bars if len(found) <= MOST_BARS and len(names) <= MOST_NAMES else _points
-    draw(axes, found, parts)
+    parts = [data[data["label"] == runs.method.label] for runs in methods]
+    draw = _bars if len(methods) <= MOST_BARS and len(names) <= MOST_NAMES else _points
+    draw(axes, methods, parts)
     axes.set(xlabel="Group of classes, largest first" if grouped else "Class", ylabel="Top-1 error (%), mean ± sd",
              ylim=(0, 100), xlim=(-0.5, len(names) - 0.5))
     axes.set_title(plain(title), loc="left", pad=16)  # above the names of the groups
@@ -120,21 +121,21 @@ def _method_words(runs: MethodRuns) -> str:
     return plain(f"{runs.method.name}{variant}, {runs.method.reading} ({seed_words(runs)})")
 
 
-def _bars(axes: "Axes", found: Sequence[MethodRuns], parts: Sequence["DataFrame"]) -> None:
-    colour, width = colours(runs.method.name for runs in found), 0.8 / len(found)
-    for i, (runs, part) in enumerate(zip(found, parts, strict=True)):
-        where = [k + (i - (len(found) - 1) / 2) * width for k in range(len(part))]
+def _bars(axes: "Axes", methods: Sequence[MethodRuns], parts: Sequence["DataFrame"]) -> None:
+    colour, width = colours(runs.method.name for runs in methods), 0.8 / len(methods)
+    for i, (runs, part) in enumerate(zip(methods, parts, strict=True)):
+        where = [k + (i - (len(methods) - 1) / 2) * width for k in range(len(part))]
         axes.bar(where, part["error_percent"], width * 0.94, color=colour[runs.method.name], hatch=HATCHES[i], edgecolor="white",
                  linewidth=0.4, label=_method_words(runs), yerr=part["sd"].fillna(0.0) if len(runs.done) > 1 else None,
                  error_kw={"elinewidth": 0.8, "ecolor": "#333333"})
 
 
-def _points(axes: "Axes", found: Sequence[MethodRuns], parts: Sequence["DataFrame"]) -> None:
+def _points(axes: "Axes", methods: Sequence[MethodRuns], parts: Sequence["DataFrame"]) -> None:
     """Lines with markers: one colour and marker a method, one line style a reading."""
-    colour = colours(runs.method.name for runs in found)
-    names = list(dict.fromkeys(runs.method.name for runs in found))
-    for i, (runs, part) in enumerate(zip(found, parts, strict=True)):
-        shift = (i - (len(found) - 1) / 2) * 0.08 if len(part) <= MOST_NAMES else 0.0  # so that whiskers do not cover each other
+    colour = colours(runs.method.name for runs in methods)
+    names = list(dict.fromkeys(runs.method.name for runs in methods))
+    for i, (runs, part) in enumerate(zip(methods, parts, strict=True)):
+        shift = (i - (len(methods) - 1) / 2) * 0.08 if len(part) <= MOST_NAMES else 0.0  # so that no whisker covers another
         axes.errorbar([k + shift for k in range(len(part))], part["error_percent"],
                       yerr=part["sd"].fillna(0.0) if len(runs.done) > 1 else None, label=_method_words(runs),
                       color=colour[runs.method.name], marker=MARKERS[names.index(runs.method.name) % len(MARKERS)],
@@ -164,19 +165,19 @@ def feature_norms(results: Results, published_column: str | Sequence[str], label
     One row of panels for each published column whose runs are there; those that are not are named below. Means over seeds.
     """
     names = [published_column] if isinstance(published_column, str) else list(published_column)
-    found: dict[str, tuple[Column, list[MethodRuns]]] = {}  # by the words above the panels
+    panels: dict[str, tuple[Column, list[MethodRuns]]] = {}  # by the words above the panels
     missing = []
     for name in names:
         try:
             column = find_column(results, name)
-            found[column_words(results, column)] = (column, find_runs(results, column, labels))
+            panels[column_words(results, column)] = (column, find_runs(results, column, labels))
         except NotYet as why:
             missing.append(str(why))
-    if not found:
+    if not panels:
         return "; ".join(missing)
-    data = _norm_frame([(column, runs) for column, here in found.values() for runs in here])
+    data = _norm_frame([(column, runs) for column, here in panels.values() for runs in here])
     with style():
-        return Drawing(_draw_norms(data, found, labels, classes, missing), data)
+        return Drawing(_draw_norms(data, panels, labels, classes, missing), data)
 
 
 def _norm_frame(drawn: Iterable[tuple[Column, MethodRuns]]) -> "DataFrame":
@@ -196,16 +197,16 @@ def _norm_frame(drawn: Iterable[tuple[Column, MethodRuns]]) -> "DataFrame":
     return DataFrame(rows)
 
 
-def _draw_norms(data: "DataFrame", found: Mapping[str, tuple[Column, list[MethodRuns]]], labels: Sequence[str],
+def _draw_norms(data: "DataFrame", panels: Mapping[str, tuple[Column, list[MethodRuns]]], labels: Sequence[str],
                 classes: Sequence[int], missing: Sequence[str]) -> "Figure":
-    every = [runs for _, here in found.values() for runs in here]
+    every = [runs for _, here in panels.values() for runs in here]
     kinds = ("solid", "dashed", "dotted", "dash-dotted")
     styles = ", ".join(f"{kind} {label}" for kind, label in zip(kinds, labels, strict=False))
-    figure, upper = canvas(2.3 * len(found) + 0.7,
+    figure, upper = canvas(2.3 * len(panels) + 0.7,
                            plain(f"Left: {styles}. {source_words(every)}" + "".join(f" Not here: {why}." for why in missing)))
-    grid = upper.subplots(len(found), 2, squeeze=False, width_ratios=(1.25, 1))
+    grid = upper.subplots(len(panels), 2, squeeze=False, width_ratios=(1.25, 1))
     colour = colours(runs.method.name for runs in every)
-    for (left, right), (title, (column, here)) in zip(grid, found.items(), strict=True):
+    for (left, right), (title, (column, here)) in zip(grid, panels.items(), strict=True):
         part = data[data["column"] == column.name]
         for i, runs in enumerate(here):
             _norms_over_epochs(left, part[part["label"] == runs.method.label], classes, LINES[i % len(LINES)])

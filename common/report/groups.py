@@ -31,8 +31,8 @@ def group_accuracy(record: Mapping[str, Any], group: str, epoch: str = "last") -
         return None
     if group in SHOTS:
         return record["groups"][SHOTS[group]]
-    chosen = classes_of(record, group)
-    return statistics.fmean(record["per_class_accuracy"][i] for i in chosen) if chosen else None
+    classes = classes_of(record, group)
+    return statistics.fmean(record["per_class_accuracy"][i] for i in classes) if classes else None
 
 
 def classes_of(record: Mapping[str, Any], group: str) -> list[int]:

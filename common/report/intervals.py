@@ -97,7 +97,7 @@ def resampled_means(runs: Sequence[Sequence[float]], draws: int = DRAWS) -> "np.
 
 
 def central(samples: "np.ndarray", level: float = LEVEL) -> Interval:
-    """The samples [n] without equally many, (1 - level) / 2 of them, on either side: from the smallest left to the largest."""
+    """From the smallest to the largest of the samples [n] that are left with (1 - level) / 2 of them cut off at either end."""
     import numpy as np
 
     ordered = np.sort(samples)

@@ -27,7 +27,7 @@ def large_markdown(results: Results) -> str:
         for method in paper.rows("paper", column):
             protocol = method.protocol or paper.settings("paper", column)[method.reading]
             command = f"{COMMAND.format(paper=paper.name)} --column {column.name} --method '{method.label}'"
-            first = method.starts_from
+            first = method.first_stage
             rows.append([column.name, method.label, protocol_words(protocol) + (f"; after {first.name}" if first else ""),
                          f"{hours(paper, column, method, speeds):,.2g}", command])
     sets = dict.fromkeys(c.dataset for c in columns)

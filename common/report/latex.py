@@ -18,14 +18,14 @@ def tex(text: object) -> str:
     return plain(text).translate(SPECIAL)
 
 
-def table_latex(table: Table, chosen: list[Cell]) -> str:
+def table_latex(table: Table, cells: list[Cell]) -> str:
     """A table environment for each piece of the table; needs the packages booktabs and graphicx."""
-    found = pieces(chosen)
-    metrics = " / ".join(dict.fromkeys(METRICS.get(cell.metric, cell.metric) for cell in chosen))
+    blocks = pieces(cells)
+    metrics = " / ".join(dict.fromkeys(METRICS.get(cell.metric, cell.metric) for cell in cells))
     caption = (f"Table {table.number}. {table.caption}. {metrics} in percent, last epoch: published → mean ± sd (seeds), "
                "delta in points, verdict.")
     parts = [f"% {plain(RULE)}\n% Needs \\usepackage{{booktabs,graphicx}}."]
-    parts += [_environment(piece, caption, column_words(piece[0]) if len(found) > 1 else "") for piece in found]
+    parts += [_environment(piece, caption, column_words(piece[0]) if len(blocks) > 1 else "") for piece in blocks]
     return "\n\n".join(parts) + "\n"
 
 

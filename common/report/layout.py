@@ -46,22 +46,22 @@ class Grid:
         return ", ".join(part for part in parts if part) or "all classes"
 
 
-def pieces(chosen: list[Cell], key: Callable[[Cell], object] = lambda cell: (cell.column, cell.stands_for)) -> list[list[Cell]]:
+def pieces(cells: list[Cell], key: Callable[[Cell], object] = lambda cell: (cell.column, cell.stands_for)) -> list[list[Cell]]:
     """The cells of a table as they are laid out: all in one piece, or, where it prints groups of classes, one piece a column."""
-    if all(cell.group in WHOLE for cell in chosen):
-        return [chosen]
-    found: dict[object, list[Cell]] = {}
-    for cell in sorted(chosen, key=lambda cell: cell.quick):
-        found.setdefault(key(cell), []).append(cell)
-    return list(found.values())
+    if all(cell.group in WHOLE for cell in cells):
+        return [cells]
+    by_key: dict[object, list[Cell]] = {}
+    for cell in sorted(cells, key=lambda cell: cell.quick):
+        by_key.setdefault(key(cell), []).append(cell)
+    return list(by_key.values())
 
 
-def grid(chosen: list[Cell]) -> Grid:
+def grid(cells: list[Cell]) -> Grid:
     """Lay cells out as the paper does. Rows of one name in one place (an ablation's settings) are told apart by their order."""
-    columns = sorted(dict.fromkeys(map(_place, chosen)), key=lambda place: place.column != place.stands_for)
+    columns = sorted(dict.fromkeys(map(_place, cells)), key=lambda place: place.column != place.stands_for)
     variants: dict[tuple, list[str]] = {}
     places: dict[tuple, dict[tuple[str, Place], Cell]] = {}
-    for cell in chosen:
+    for cell in cells:
         settings = variants.setdefault((cell.row, cell.method, cell.stands_for, cell.group, cell.metric), [])
         if cell.variant not in settings:
             settings.append(cell.variant)
@@ -74,8 +74,8 @@ def grid(chosen: list[Cell]) -> Grid:
         readings = sorted({reading for reading, _ in by_place} - {""}, key=lambda reading: reading != "written") or [""]
         label = row[0] + (f" [{settings.copy().pop()}]" if len(settings) == 1 and "" not in settings else "")
         for reading in readings:
-            found = tuple(by_place.get((reading, place)) or _other_reading(by_place, place) for place in columns)
-            rows.append(GridRow(label, reading, found, len(settings) > 1))
+            row_cells = tuple(by_place.get((reading, place)) or _other_reading(by_place, place) for place in columns)
+            rows.append(GridRow(label, reading, row_cells, len(settings) > 1))
     return Grid(tuple(columns), tuple(rows))
 
 

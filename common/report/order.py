@@ -73,17 +73,17 @@ class Order:
 
 def orders(results: Iterable[Results]) -> tuple[Order, ...]:
     """One for every reading of every printed column of `ENOUGH` methods or more, as the papers and their tables stand."""
-    found = []
+    all_orders = []
     for one in results:
         paper = one.paper
         numbers = [table.number for table in paper.tables]
-        chosen = [cell for cell in cells(one) if cell.table in numbers]
-        places = list(dict.fromkeys(map(_printed_column, chosen)))
-        by_place = {place: [cell for cell in chosen if _printed_column(cell) == place] for place in places}
+        in_tables = [cell for cell in cells(one) if cell.table in numbers]
+        places = list(dict.fromkeys(map(_printed_column, in_tables)))
+        by_place = {place: [cell for cell in in_tables if _printed_column(cell) == place] for place in places}
         for place in sorted(places, key=lambda place: numbers.index(place[0])):
             if len({(cell.row, cell.variant) for cell in by_place[place]}) >= ENOUGH:
-                found += [_order(paper, by_place[place], reading) for reading in _readings(by_place[place])]
-    return tuple(found)
+                all_orders += [_order(paper, by_place[place], reading) for reading in _readings(by_place[place])]
+    return tuple(all_orders)
 
 
 def _printed_column(cell: Cell) -> tuple[str, ...]:
@@ -100,9 +100,9 @@ def _order(paper: Paper, column: Sequence[Cell], reading: str) -> Order:
     rows: dict[tuple[str, ...], list[Cell]] = {}
     for cell in column:
         rows.setdefault((cell.row, cell.method, cell.variant, cell.printed), []).append(cell)
-    chosen = [next((cell for cell in same if cell.reading == reading), same[0]) for same in rows.values()]
-    there = [cell for cell in chosen if cell.n]
-    tau, interval, why = _compare(there, column[0], len(chosen))
+    in_reading = [next((cell for cell in same if cell.reading == reading), same[0]) for same in rows.values()]
+    there = [cell for cell in in_reading if cell.n]
+    tau, interval, why = _compare(there, column[0], len(in_reading))
     ranks = zip(_ranks(there, [cell.published for cell in there]), _ranks(there, [cell.mean for cell in there]), strict=True)
     places = tuple(Place(_label(cell), cell.printed, cell.published, cell.mean, cell.n, theirs, ours, cell.keys)
                    for cell, (theirs, ours) in zip(there, ranks, strict=True))
@@ -112,7 +112,7 @@ def _order(paper: Paper, column: Sequence[Cell], reading: str) -> Order:
     notes = [f"in their only reading, {single[0].reading}: {', '.join(map(_label, single))}"] if single else []
     apart = [_label(cell) for cell in there if cell.verdict == APART]
     notes += [f"{APART} with their source: {', '.join(apart)}"] if apart else []
-    left_out = tuple(f"{_label(cell)}: {cell.state}" for cell in chosen if not cell.n)
+    left_out = tuple(f"{_label(cell)}: {cell.state}" for cell in in_reading if not cell.n)
     return Order(paper.name, *_printed_column(column[0]), reading, tau, interval, why, "; ".join(notes), len(pairs), agree,
                  places, left_out)
 

@@ -54,14 +54,14 @@ class Paired(NamedTuple):
 
 def hits_of(root: Path, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Hits]:
     """Of the records, by key, that have predictions under `root`, the folder of all papers."""
-    library, found = Library(root), {}
+    library, hits = Library(root), {}
     labels: dict[bytes, np.ndarray] = {}
     for key, record in records.items():
         predictions = library.of(record)
         if predictions is not None:
             true = labels.setdefault(predictions.labels.tobytes(), predictions.labels)
-            found[key] = Hits(true, predictions.answers.last == predictions.labels)
-    return found
+            hits[key] = Hits(true, predictions.answers.last == predictions.labels)
+    return hits
 
 
 def compare(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], hits: Mapping[str, Hits],

@@ -65,14 +65,14 @@ def _draw_lines(at: "Axes", panel: Panel, looks: dict[str, dict]) -> None:
 
 def class_counts_figure(columns: Sequence[Column]) -> Drawing:
     """Training images per class, one panel a dataset, on a logarithmic axis: counted by the rule that selects the images."""
-    panels: dict[str, list] = {}
+    by_dataset: dict[str, list] = {}
     for column in columns:
         counts = training_counts(column)
         label = "as listed" if column.counts else "all images" if column.imbalance == "none" else (
             f"{KINDS[column.imbalance]}, ratio {column.ratio}")
-        panels.setdefault(column.dataset, []).append((label, list(range(len(counts))), counts))
-    found = [Panel(dataset, "class", "training images", lines) for dataset, lines in panels.items()]
-    return curves("Training images per class", found, log=True, source="Counted by the sampling rule; no training.")
+        by_dataset.setdefault(column.dataset, []).append((label, list(range(len(counts))), counts))
+    panels = [Panel(dataset, "class", "training images", lines) for dataset, lines in by_dataset.items()]
+    return curves("Training images per class", panels, log=True, source="Counted by the sampling rule; no training.")
 
 
 def training_counts(column: Column) -> list[int]:
@@ -80,11 +80,11 @@ def training_counts(column: Column) -> list[int]:
     from common.data.imbalance import class_counts
     from common.data.sets import find_set
 
-    chosen = find_set(column.dataset)
+    dataset = find_set(column.dataset)
     if column.counts:
         return list(column.counts)
-    largest, rest = divmod(chosen.train, chosen.classes)
+    largest, rest = divmod(dataset.train, dataset.classes)
     if rest:
         raise UserError(f"{column.dataset} has classes of unequal size; their numbers are in the records.")
-    return [largest] * chosen.classes if column.imbalance == "none" else (
-        class_counts(column.imbalance, column.ratio, largest, chosen.classes).tolist())
+    return [largest] * dataset.classes if column.imbalance == "none" else (
+        class_counts(column.imbalance, column.ratio, largest, dataset.classes).tolist())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from common.errors import UserError
 from common.paper import Paper
 from common.report.verdict import bounds
-from common.spec import Column, Profile
+from common.spec import Column, ProfileName
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -69,22 +69,22 @@ def _split_notes(frame: "DataFrame") -> list[tuple[str, str]]:
     column, so that the method's name alone says too little. All else is a remark on the row.
     """
     several = frame.duplicated(["table", "column", "method", "metric", "group"], keep=False)
-    found = []
+    pairs = []
     for text, is_needed in zip(frame["notes"], several, strict=True):
         items = [item for item in map(str.strip, text.split(";")) if item and not item.startswith(("row=", "label="))]
         settings = [item for item in items if is_needed and re.fullmatch(r"[\w.-]+=[^\s=]+", item)]
-        found.append((";".join(settings), "; ".join(item for item in items if item not in settings)))
-    return found
+        pairs.append((";".join(settings), "; ".join(item for item in items if item not in settings)))
+    return pairs
 
 
 def _spell(method: str) -> str:
-    """A label for a row whose own the file does not repeat: short words are acronyms (`LDAM-DRW`), others names (`Focal`)."""
+    """The label of a row for which the file gives none: short words are acronyms (`LDAM-DRW`), others names (`Focal`)."""
     return "-".join(word.upper() if len(word) <= 4 else word.capitalize() for word in method.split("-"))
 
 
-def columns_shown_for(paper: Paper, profile: Profile) -> dict[str, tuple[Column, ...]]:
+def columns_shown_for(paper: Paper, profile: ProfileName) -> dict[str, tuple[Column, ...]]:
     """Published column name -> the columns of this profile whose runs are shown for it."""
-    found: dict[str, tuple[Column, ...]] = {}
+    shown: dict[str, tuple[Column, ...]] = {}
     there = {column.name for column in paper.columns[profile]}
     for column in paper.columns[profile]:
         # The join is on dataset, imbalance and backbone: which images a subset keeps is not printed anywhere. But the authors'
@@ -94,6 +94,6 @@ def columns_shown_for(paper: Paper, profile: Profile) -> dict[str, tuple[Column,
             continue
         plain = replace(column, backbone=column.backbone.replace("-", ""), subset="authors").name
         name = plain if profile == "paper" else paper.stand_ins.get(column.name)
-        if name is not None and (profile == "quick" or name not in found):
-            found[name] = (*found.get(name, ()), column)
-    return found
+        if name is not None and (profile == "quick" or name not in shown):
+            shown[name] = (*shown.get(name, ()), column)
+    return shown

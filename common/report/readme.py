@@ -89,32 +89,32 @@ def claims_tally(outcomes: Sequence[Outcome]) -> str:
 def paper_line(results: Results, figures: Sequence[str] = ()) -> str:
     """One line on a paper under a profile: its cells that have runs with their verdicts, its claims, its figures. figures: what
     `save_figures` says of each."""
-    found, outcomes = cells(results), evaluate(results)
-    done = [cell for cell in found if cell.n]
+    all_cells, outcomes = cells(results), evaluate(results)
+    done = [cell for cell in all_cells if cell.n]
     verdicts = f" ({tally(map(cell_word, done))})" if any(cell.verdict for cell in done) else ""
     claims = f"; claims: {claims_tally(outcomes)}" if outcomes else ""
     drawn = f"; {sum('.svg' in line for line in figures)} of {len(figures)} figures drawn" if figures else ""
-    have = f"{len(done)} of {len(found)} cells have runs"
+    have = f"{len(done)} of {len(all_cells)} cells have runs"
     return f"{results.paper.name}, profile {results.profile}: {have}{verdicts}{claims}{drawn}"
 
 
 def results_block(results: Results) -> str:
     """The paper-profile tables in short for the paper's README: every cell, then the verdicts of cells and claims."""
-    found, outcomes = cells(results), evaluate(results)
+    all_cells, outcomes = cells(results), evaluate(results)
     more = sum(bool(outcome.follows) for outcome in outcomes)
-    parts = [_short_table(table, [cell for cell in found if cell.table == table.number]) for table in results.paper.tables]
+    parts = [_short_table(table, [cell for cell in all_cells if cell.table == table.number]) for table in results.paper.tables]
     parts += [
-        f"Cells by verdict (each reading counted): {tally(cell_word(cell) for cell in found)}.",
+        f"Cells by verdict (each reading counted): {tally(cell_word(cell) for cell in all_cells)}.",
         f"Claims by verdict (each reading counted): {claims_tally(outcomes)}."
         + (f" Follow from these and are not counted: {more}." if more else ""),
-        behind(found, results.records),
+        behind(all_cells, results.records),
         "Verdict rules, best-epoch numbers and p values stand in the tables that `make tables` writes.",
     ]
     return "\n\n".join(parts)
 
 
-def _short_table(table: Table, chosen: Sequence[Cell]) -> str:
-    if not chosen:
+def _short_table(table: Table, own_cells: Sequence[Cell]) -> str:
+    if not own_cells:
         raise UserError(f"published.csv prints no number of table {table.number}.")
     return (f"**Table {escape(table.number)}.** {escape(table.caption)} (percent, last epoch; published → mean ± sd (seeds), "
-            f"delta, verdict)\n\n{table_body(list(chosen), cell_text)}")
+            f"delta, verdict)\n\n{table_body(list(own_cells), cell_text)}")

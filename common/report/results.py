@@ -13,7 +13,7 @@ from common.plan import Run
 from common.report.paired import NO_HITS, Hits, hits_of
 from common.report.published import columns_shown_for, published
 from common.report.verdict import APART
-from common.spec import Column, Profile
+from common.spec import Column, ProfileName
 from common.store import equivalents, load_records
 
 if TYPE_CHECKING:
@@ -47,20 +47,20 @@ class Results:
 
     paper: Paper
     records: Records
-    profile: Profile
+    profile: ProfileName
     hits: Mapping[str, Hits] = field(default_factory=lambda: NO_HITS)
-    _profiles: dict[Profile, "Results"] = field(default_factory=dict, repr=False)  # of the same records, this one among them
+    _profiles: dict[ProfileName, "Results"] = field(default_factory=dict, repr=False)  # of the same records, this one among them
     _kept: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
         self._profiles[self.profile] = self
 
-    def under(self, profile: Profile) -> "Results":
+    def under(self, profile: ProfileName) -> "Results":
         """The same records under another profile."""
         return self._profiles.get(profile) or replace(self, profile=profile)
 
     def keep(self, name: Hashable, compute: Callable[[], Any]) -> Any:
-        """What `compute` returns when the name is first asked for."""
+        """What `compute` returned when the name was first asked for."""
         if name not in self._kept:
             self._kept[name] = compute()
         return self._kept[name]
@@ -82,12 +82,12 @@ class Results:
 
     @cached_property
     def speeds(self) -> list[Throughput]:
-        """What GPUs have been seen to do, where the paper has large columns."""
+        """The speeds that GPUs have been seen to reach, where the paper has large columns."""
         return known_speeds(self.paper, self.records)
 
     @cached_property
     def seeds(self) -> range:
-        """All seeds that are planned or recorded: more than planned all count."""
+        """Every seed that is planned or recorded; those beyond the plan count too."""
         return range(max([self.paper.seeds[self.profile], *(1 + record["spec"]["seed"] for record in self.records.values())]))
 
     def planned(self, column: Column) -> Sequence[tuple[Run, ...]]:
@@ -116,13 +116,13 @@ class Results:
                           tuple(r for r, _ in there if not is_fresh(r, digest, same)), planned)
 
 
-def results_of(papers: Sequence[Paper], records: Records, profile: Profile, hits: Mapping[str, Hits] = NO_HITS
+def results_of(papers: Sequence[Paper], records: Records, profile: ProfileName, hits: Mapping[str, Hits] = NO_HITS
                ) -> tuple[Results, ...]:
     """The same records for several papers."""
     return tuple(Results(paper, records, profile, hits) for paper in papers)
 
 
-def read_results(papers: Sequence[Paper], profile: Profile) -> tuple[Results, ...]:
+def read_results(papers: Sequence[Paper], profile: ProfileName) -> tuple[Results, ...]:
     """What the records and predictions in the papers' folders say of each paper."""
     root = papers[0].folder.parent
     records = load_records(root)
@@ -130,7 +130,7 @@ def read_results(papers: Sequence[Paper], profile: Profile) -> tuple[Results, ..
 
 
 def once(compute: Callable[[Results], T]) -> Callable[[Results], T]:
-    """Makes a function of results keep in them what it returns: a report asks for the same cells and claims again and again."""
+    """Keep what a function of results returns in the results, as a report asks for the same cells and claims again and again."""
     @wraps(compute)
     def kept(results: Results) -> T:
         return results.keep(compute, lambda: compute(results))

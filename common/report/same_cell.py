@@ -80,15 +80,15 @@ class SameCell:
 
 def same_cells(results: Sequence[Results]) -> tuple[SameCell, ...]:
     """Every cell that two papers or more print: those that differ first, the largest spread before the others."""
-    found: dict[tuple[str, ...], list[Any]] = {}
+    by_place: dict[tuple[str, ...], list[Any]] = {}
     for one in results:
         for row in one.printed:
             if row.metric in METRICS and is_group(row.group):
                 place = (row.dataset, row.imbalance_type, row.imbalance_ratio, row.backbone, row.column, row.method, row.variant,
                          "" if row.group in WHOLE else row.group)
-                found.setdefault(place, []).append(row)
+                by_place.setdefault(place, []).append(row)
     runs = entrants(results)
-    shared = [(place, rows) for place, rows in found.items() if len({row.paper for row in rows}) > 1]
+    shared = [(place, rows) for place, rows in by_place.items() if len({row.paper for row in rows}) > 1]
     cells = [_same_cell(place, rows, results, runs) for place, rows in shared]
     return tuple(sorted(cells, key=lambda cell: (not cell.differ, -cell.spread)))
 

@@ -29,37 +29,37 @@ PLAIN = "ce"  # the method beside which a paper's own are drawn
 
 def write_scores(results: Results) -> Path:
     """Write the three files into <paper>/scores/<profile>, which is returned."""
-    folder, found, outcomes = results.paper.folder / "scores" / results.profile, cells(results), evaluate(results)
+    folder, all_cells, outcomes = results.paper.folder / "scores" / results.profile, cells(results), evaluate(results)
     taus = [order.tau for order in orders([results]) if order.tau is not None] if results.profile == "paper" else []
-    content = json.dumps(metrics(found, outcomes, taus), indent=2, allow_nan=False) + "\n"
+    content = json.dumps(metrics(all_cells, outcomes, taus), indent=2, allow_nan=False) + "\n"
     write_atomically(folder / METRICS, content.encode())
     names = ("table", "row", "reading", "column", "published", "ours", "verdict")
-    write_atomically(folder / AGREEMENT, rows_as_csv(names, agreement(found)))
+    write_atomically(folder / AGREEMENT, rows_as_csv(names, agreement(all_cells)))
     names = ("column", "method", "class", "accuracy")
     write_atomically(folder / CLASSES, rows_as_csv(names, per_class(results)))
     return folder
 
 
-def metrics(found: Sequence[Cell], outcomes: Iterable[Outcome], taus: Sequence[float]) -> dict[str, Any]:
+def metrics(all_cells: Sequence[Cell], outcomes: Iterable[Outcome], taus: Sequence[float]) -> dict[str, Any]:
     """Runs behind the cells; cells by verdict, or by why they have none; mean absolute difference from the printed numbers, in
     points, over all cells that are comparable; mean of Kendall's tau-b over printed columns; claims by verdict; mean accuracy in
     percent over the cells of the paper's own methods and of the others. What cannot be computed is left out, as DVC cannot show
     that it is missing."""
-    apart = [abs(cell.delta) for cell in found if cell.delta is not None and cell.verdict != APART]
+    apart = [abs(cell.delta) for cell in all_cells if cell.delta is not None and cell.verdict != APART]
     claims = [outcome.verdict for outcome in outcomes if not outcome.follows and not outcome.claim.ours]
     numbers = {"mean_absolute_difference": mean_of(apart), "kendall_tau": mean_of(taus),
-               "accuracy_of_own": _accuracy(found, True),
-               "accuracy_of_others": _accuracy(found, False)}
+               "accuracy_of_own": _accuracy(all_cells, True),
+               "accuracy_of_others": _accuracy(all_cells, False)}
     return {
-        "runs": len({key for cell in found for key in cell.keys}),
+        "runs": len({key for cell in all_cells for key in cell.keys}),
         **{name: round(value, 4) for name, value in numbers.items() if value is not None},
-        "cells": _count(cell.verdict or ("run" if cell.n else cell.state) for cell in found), "claims": _count(claims),
+        "cells": _count(cell.verdict or ("run" if cell.n else cell.state) for cell in all_cells), "claims": _count(claims),
     }
 
 
-def _accuracy(found: Iterable[Cell], ours: bool) -> float | None:
+def _accuracy(all_cells: Iterable[Cell], ours: bool) -> float | None:
     """Mean of our means over the top-1 cells of all classes together, errors turned into accuracies."""
-    return mean_of([100 - cell.mean if cell.metric in LESS_IS_BETTER else cell.mean for cell in found
+    return mean_of([100 - cell.mean if cell.metric in LESS_IS_BETTER else cell.mean for cell in all_cells
                   if cell.n and cell.ours == ours and cell.group in WHOLE and cell.metric in TOP_1])
 
 
@@ -69,10 +69,10 @@ def _count(words: Iterable[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def agreement(found: Iterable[Cell]) -> list[tuple[Any, ...]]:
+def agreement(all_cells: Iterable[Cell]) -> list[tuple[Any, ...]]:
     """Every cell with runs: where it stands, the printed number, the mean of ours."""
     return [(cell.table, f"{cell.row} [{cell.variant}]" if cell.variant else cell.row, cell.reading, cell.column,
-             f"{cell.published:g}", f"{cell.mean:.4f}", cell.verdict or "run") for cell in found if cell.n]
+             f"{cell.published:g}", f"{cell.mean:.4f}", cell.verdict or "run") for cell in all_cells if cell.n]
 
 
 def per_class(results: Results) -> list[tuple[Any, ...]]:

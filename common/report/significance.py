@@ -68,8 +68,8 @@ def p_less_paired(low: Side, high: Side, hits: Mapping[str, Hits] = NO_HITS) -> 
     from scipy.special import stdtr
 
     classes = None if low.classes in WHOLE or not low.done else classes_of(low.done[0], low.classes)
-    if found := compare(low.done, high.done, hits, classes):
-        return found.p
+    if test := compare(low.done, high.done, hits, classes):
+        return test.p
     theirs = dict(zip(high.seeds, high.errors, strict=True))
     differences = tuple(error - theirs[seed] for seed, error in zip(low.seeds, low.errors, strict=True) if seed in theirs)
     (mean, sd), n = spread(differences), len(differences)

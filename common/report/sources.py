@@ -31,25 +31,25 @@ def find_runs(results: Results, column: Column, labels: Sequence[str]) -> list[M
 
     A label is `Method.label`, as "own@released"; a name without a reading means the plain row in every reading.
     """
-    found, missing = [], []
+    methods, missing = [], []
     for label in labels:
-        chosen = [one for one in results.runs(column)
-                  if one.method.label == label or (one.method.name == label and not one.method.variant)]
-        done = [one for one in chosen if one.done]
+        labelled = [one for one in results.runs(column)
+                    if one.method.label == label or (one.method.name == label and not one.method.variant)]
+        done = [one for one in labelled if one.done]
         missing += [] if done else [label]
-        found += done
+        methods += done
     if missing:
         raise NotYet(f"no run of {' or '.join(missing)} on {column.name} (profile {results.profile}) yet")
-    return found
+    return methods
 
 
 def seed_words(runs: MethodRuns) -> str:
     return f"{len(runs.done)} seed{'s' if len(runs.done) > 1 else ''}"
 
 
-def source_words(found: Iterable[MethodRuns]) -> str:
+def source_words(methods: Iterable[MethodRuns]) -> str:
     """How many records are behind a figure, on which devices they were made, and where their keys are."""
-    used = {record["key"]: record for runs in found for record in runs.done}
+    used = {record["key"]: record for runs in methods for record in runs.done}
     devices = sorted({str(record["made"].get("device", "an unnamed device")) for record in used.values()})
     first = next(iter(used))
     rest = f" and {len(used) - 1} more" if len(used) > 1 else ""

@@ -79,18 +79,18 @@ def canvas(height: float, footnote: str, width: float = WIDTH) -> tuple["Figure"
 
 def legend_below(figure: "SubFigure", columns: int, **more: object) -> None:
     """One legend for all panels, below them: each label once, as it was first drawn."""
-    found: dict[str, object] = {}
+    handles: dict[str, object] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    figure.legend(found.values(), found, loc="outside lower center", ncols=min(columns, len(found)), **more)
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(columns, len(handles)), **more)
 
 
 def _numbered(svg: bytes) -> bytes:
     """The ids of clip paths, which matplotlib hashes from numbers that differ in their last bits, by the order of their first
     appearance."""
-    found: dict[bytes, bytes] = {}
-    return re.sub(rb"\bp[0-9a-f]{10}\b", lambda m: found.setdefault(m[0], b"clip%d" % len(found)), svg)
+    clips: dict[bytes, bytes] = {}
+    return re.sub(rb"\bp[0-9a-f]{10}\b", lambda m: clips.setdefault(m[0], b"clip%d" % len(clips)), svg)
 
 
 def _drawn(figure: "Figure") -> tuple[bytes, bytes]:

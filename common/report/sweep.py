@@ -36,7 +36,7 @@ def sweep_figure(results: Results, published_column: str, panels: Sequence[Sweep
     below. A sentence where no setting has any. What a stand-in does is not set beside the printed numbers."""
     from pandas import DataFrame
 
-    rows, found, missing = [], [], []
+    rows, methods, missing = [], [], []
     try:
         column = find_column(results, published_column)
     except NotYet as why:
@@ -48,18 +48,18 @@ def sweep_figure(results: Results, published_column: str, panels: Sequence[Sweep
             except NotYet:
                 missing.append(point.label)
                 continue
-            found.append(runs)
+            methods.append(runs)
             mean, sd = spread(tuple(measure(r, "top1_accuracy") for r in runs.done))
             printed = _printed(results, published_column, runs) if column.name == published_column else None
             rows.append({"panel": k, "title": panel.title, "place": i, "setting": point.name, "label": point.label,
                          "accuracy_percent": mean, "sd": sd, "seeds": len(runs.done), "printed": printed,
                          "keys": ";".join(r["key"] for r in runs.done)})
-    if not found:
+    if not methods:
         return f"no run of {' or '.join(missing[:3])} on {column.name} (profile {results.profile}) yet"
     data = DataFrame(rows)
     notes = f" No run yet: {', '.join(missing)}." if missing else ""
     with style():
-        return Drawing(_draw(column_words(results, column), data, panels, plain(source_words(found) + notes)), data)
+        return Drawing(_draw(column_words(results, column), data, panels, plain(source_words(methods) + notes)), data)
 
 
 def _printed(results: Results, column: str, runs: MethodRuns) -> float | None:

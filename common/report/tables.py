@@ -23,7 +23,7 @@ from common.report.results import Records, Results, once
 from common.report.text import escape, markdown_table, mean_text, plain, signed
 from common.report.variants import variants_markdown
 from common.report.verdict import RULE
-from common.spec import Profile
+from common.spec import ProfileName
 from common.store import write_atomically
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ PER_BLOCK = 4  # published columns side by side in a terminal of 100 characters
 @once
 def table_cells(results: Results) -> list[tuple[Table, list[Cell]]]:
     """Every table with its cells; the quick profile adds its stand-ins to the published columns."""
-    paper, found = results.paper, cells(results.under("paper")) + (cells(results) if results.profile == "quick" else ())
-    chosen = [(table, [cell for cell in found if cell.table == table.number]) for table in paper.tables]
-    for table, own in chosen:
+    paper, all_cells = results.paper, cells(results.under("paper")) + (cells(results) if results.profile == "quick" else ())
+    by_table = [(table, [cell for cell in all_cells if cell.table == table.number]) for table in paper.tables]
+    for table, own in by_table:
         if not own:
             raise UserError(f"{paper.folder / 'published.csv'} prints no number of table {table.number}.")
-    return chosen
+    return by_table
 
 
 def grid_markdown(laid: Grid, text: Callable[[Cell | None, GridRow], str], named: bool = True) -> str:
@@ -51,29 +51,29 @@ def grid_markdown(laid: Grid, text: Callable[[Cell | None, GridRow], str], named
     return markdown_table(["method", "reading", *header], rows)
 
 
-def table_body(chosen: list[Cell], text: Callable[[Cell | None, GridRow], str]) -> str:
+def table_body(own_cells: list[Cell], text: Callable[[Cell | None, GridRow], str]) -> str:
     """All cells of a table: one Markdown table, or one below the name of each column, with its groups of classes across."""
-    found = pieces(chosen)
-    if len(found) == 1:
-        return grid_markdown(grid(chosen), text)
-    tables = (f"**{escape(column_words(piece[0]))}**\n\n{grid_markdown(grid(piece), text, named=False)}" for piece in found)
+    parts = pieces(own_cells)
+    if len(parts) == 1:
+        return grid_markdown(grid(own_cells), text)
+    tables = (f"**{escape(column_words(piece[0]))}**\n\n{grid_markdown(grid(piece), text, named=False)}" for piece in parts)
     return "\n".join(tables)
 
 
-def table_markdown(table: Table, chosen: list[Cell], records: Records) -> str:
+def table_markdown(table: Table, own_cells: list[Cell], records: Records) -> str:
     """The whole page of one table: caption, main table, rule, what is behind it, best-epoch table."""
-    metrics = dict.fromkeys(METRICS.get(cell.metric, cell.metric) for cell in chosen)
+    metrics = dict.fromkeys(METRICS.get(cell.metric, cell.metric) for cell in own_cells)
     page = [
         f"# Table {escape(table.number)}. {escape(table.caption)}\n",
         f"{' / '.join(metrics)} on the test set in percent, last epoch. A cell reads: published → mean ± sd (seeds), "
-        f"delta in points, verdict.{_quick_remark(chosen)}\n",
-        table_body(chosen, cell_text),
+        f"delta in points, verdict.{_quick_remark(own_cells)}\n",
+        table_body(own_cells, cell_text),
         f"{RULE}\n",
-        f"{behind(chosen, records)}\n",
+        f"{behind(own_cells, records)}\n",
     ]
-    page += [f"† {escape(f'{c.row} ({c.reading}), {c.column}: ' + '; '.join(c.flags))}\n" for c in chosen if c.flags]
-    page += _remarks(chosen)
-    if whole := [cell for cell in chosen if cell.group in WHOLE]:
+    page += [f"† {escape(f'{c.row} ({c.reading}), {c.column}: ' + '; '.join(c.flags))}\n" for c in own_cells if c.flags]
+    page += _remarks(own_cells)
+    if whole := [cell for cell in own_cells if cell.group in WHOLE]:
         page += ["## Best test epoch\n",
                  "The same runs at their best test epoch, chosen on the test images themselves, as most published long-tailed "
                  "numbers are: for orientation only, so without a verdict.\n",
@@ -81,26 +81,26 @@ def table_markdown(table: Table, chosen: list[Cell], records: Records) -> str:
     return "\n".join(page)
 
 
-def _remarks(chosen: list[Cell]) -> list[str]:
+def _remarks(own_cells: list[Cell]) -> list[str]:
     """What was noted on reading the printed numbers, each remark once with the rows that it is on."""
-    found: dict[str, dict[str, None]] = {}
-    for cell in chosen:
+    by_remark: dict[str, dict[str, None]] = {}
+    for cell in own_cells:
         if cell.remark:
-            found.setdefault(cell.remark, {})[cell.row] = None
-    lines = [f"- {escape(', '.join(rows))}: {escape(remark)}" for remark, rows in found.items()]
+            by_remark.setdefault(cell.remark, {})[cell.row] = None
+    lines = [f"- {escape(', '.join(rows))}: {escape(remark)}" for remark, rows in by_remark.items()]
     return ["Notes on the printed numbers:\n", "\n".join(lines) + "\n"] if lines else []
 
 
-def _quick_remark(chosen: list[Cell]) -> str:
-    if not any(cell.quick for cell in chosen):
+def _quick_remark(own_cells: list[Cell]) -> str:
+    if not any(cell.quick for cell in own_cells):
         return ""
     return (" Columns marked quick are runs on a small stand-in dataset with a short schedule: they show that the code works, "
             "and are not to be compared with the published numbers.")
 
 
-def behind(chosen: Iterable[Cell], records: Records) -> str:
+def behind(some_cells: Iterable[Cell], records: Records) -> str:
     """Runs, device-minutes, devices, precision and torch behind some cells, each run once."""
-    used = [records[key] for key in dict.fromkeys(key for cell in chosen for key in cell.keys)]
+    used = [records[key] for key in dict.fromkeys(key for cell in some_cells for key in cell.keys)]
     if not used:
         return "No runs yet."
     facts = "; ".join(escape(f"{name}: {made(used, field)}") for name, field in
@@ -108,7 +108,7 @@ def behind(chosen: Iterable[Cell], records: Records) -> str:
     return f"Behind it: {len(used)} runs, {minutes(used):.1f} device-minutes; {facts}."
 
 
-def table_frame(chosen: list[Cell], records: Records) -> "DataFrame":
+def table_frame(own_cells: list[Cell], records: Records) -> "DataFrame":
     """All cells in long format, in percent; lists are joined by semicolons."""
     from pandas import DataFrame
 
@@ -127,7 +127,7 @@ def table_frame(chosen: list[Cell], records: Records) -> "DataFrame":
             "commit": made(used, "commit"),
         }
 
-    return DataFrame([row(cell) for cell in chosen])
+    return DataFrame([row(cell) for cell in own_cells])
 
 
 def csv_bytes(frame: "DataFrame") -> bytes:
@@ -139,10 +139,10 @@ def csv_bytes(frame: "DataFrame") -> bytes:
 def write_tables(results: Results, folder: Path) -> list[Path]:
     """table-<n>.md, .csv and .tex for every table of the paper, and claims.md and .csv if it states claims. Returns the files."""
     contents: dict[str, bytes] = {}
-    found, records = table_cells(results), results.records
-    for table, chosen in found:
-        contents[f"table-{table.number}.md"] = table_markdown(table, chosen, records).encode()
-        contents[f"table-{table.number}.csv"] = csv_bytes(table_frame(chosen, records))
+    by_table, records = table_cells(results), results.records
+    for table, own_cells in by_table:
+        contents[f"table-{table.number}.md"] = table_markdown(table, own_cells, records).encode()
+        contents[f"table-{table.number}.csv"] = csv_bytes(table_frame(own_cells, records))
     if has_claims(results.paper):
         outcomes = evaluate(results)
         contents["claims.md"] = claims_markdown(outcomes, results.profile).encode()
@@ -151,7 +151,7 @@ def write_tables(results: Results, folder: Path) -> list[Path]:
         contents["large.md"] = text.encode()
     if text := variants_markdown(results):
         contents["variants.md"] = text.encode()
-    contents |= {f"table-{table.number}.tex": table_latex(table, chosen).encode() for table, chosen in found}
+    contents |= {f"table-{table.number}.tex": table_latex(table, own_cells).encode() for table, own_cells in by_table}
     for name, content in contents.items():
         write_atomically(folder / name, content)
     return [folder / name for name in contents]
@@ -172,7 +172,7 @@ def claim_name(claim: Claim) -> str:
     return f"{claim.id} (ours)" if claim.ours else claim.id
 
 
-def claims_markdown(outcomes: Sequence[Outcome], profile: Profile) -> str:
+def claims_markdown(outcomes: Sequence[Outcome], profile: ProfileName) -> str:
     """The claims with their verdicts, and below them every quote, how it was read and what could not be compared."""
     rows, words = [], {}
     for o in outcomes:
@@ -180,9 +180,9 @@ def claims_markdown(outcomes: Sequence[Outcome], profile: Profile) -> str:
         p = "-" if o.p is None else f"{o.p:.3g} / {o.p_against:.3g} / {o.p_paired:.3g}"
         rows.append([claim_name(o.claim), claim_test(o.claim), o.reading, o.printed, o.verdict, lead, p])
         whose = "; a claim of ours on it" if o.claim.ours else ""
-        said = (f"- **{escape(o.claim.id)}** ({escape(o.claim.section)}{whose}): “{escape(o.claim.quote)}” "
+        line = (f"- **{escape(o.claim.id)}** ({escape(o.claim.section)}{whose}): “{escape(o.claim.quote)}” "
                 f"{escape(o.claim.means or '')}")
-        notes = words.setdefault(said.rstrip(), {})
+        notes = words.setdefault(line.rstrip(), {})
         for note in o.notes:
             notes.setdefault(note, []).append(o.reading)
     title = "# Claims\n" if profile == "paper" else (
@@ -190,8 +190,8 @@ def claims_markdown(outcomes: Sequence[Outcome], profile: Profile) -> str:
     header = ["claim", "test", "reading", "printed numbers", "our runs", "smallest lead in points",
               "p / p of the opposite / p paired"]
     page = [title, markdown_table(header, rows), f"{CLAIMS_RULE}\n", "## What the paper says\n"]
-    for said, notes in words.items():
-        page += [said, *("  - " + escape(f"{', '.join(readings)}: {note}") for note, readings in notes.items())]
+    for line, notes in words.items():
+        page += [line, *("  - " + escape(f"{', '.join(readings)}: {note}") for note, readings in notes.items())]
     return "\n".join(page) + "\n"
 
 
@@ -211,34 +211,34 @@ def print_table(results: Results, console: "Console | None" = None) -> None:
     from rich.console import Console
 
     console = console or Console()
-    for table, chosen in table_cells(results):
-        _print_one(table, chosen, results.records, results.profile, console)
+    for table, own_cells in table_cells(results):
+        _print_one(table, own_cells, results.records, results.profile, console)
     if has_claims(results.paper):
         _print_claims(evaluate(results), results.profile, console)
     for sentence in mistakes(results.paper):
         console.print(f"Probably misspelt: {sentence}", style="yellow", markup=False, highlight=False)
 
 
-def _print_one(table: Table, chosen: list[Cell], records: Records, profile: Profile, console: "Console") -> None:
+def _print_one(table: Table, own_cells: list[Cell], records: Records, profile: ProfileName, console: "Console") -> None:
     if profile == "quick":
-        paired = {cell.stands_for for cell in chosen if cell.quick}
-        chosen = [cell for cell in chosen if cell.stands_for in paired]
+        paired = {cell.stands_for for cell in own_cells if cell.quick}
+        own_cells = [cell for cell in own_cells if cell.stands_for in paired]
     console.print(plain(f"Table {table.number}. {table.caption}"), style="bold", markup=False, highlight=False)
-    if not chosen:
-        said = f"No quick column stands in for its columns; every cell is in table-{table.number}.md.\n"
-        console.print(said, style="dim", markup=False, highlight=False)
+    if not own_cells:
+        sentence = f"No quick column stands in for its columns; every cell is in table-{table.number}.md.\n"
+        console.print(sentence, style="dim", markup=False, highlight=False)
         return
-    for piece in pieces(chosen, key=lambda cell: cell.stands_for):
+    for piece in pieces(own_cells, key=lambda cell: cell.stands_for):
         laid = grid(piece)
         for block in _blocks(laid, profile):
             console.print(_rich_block(laid, block))
-    closing = _quick_remark(chosen).strip() if profile == "quick" else RULE
-    shown = [cell for cell in chosen if cell.quick or profile == "paper"]
+    closing = _quick_remark(own_cells).strip() if profile == "quick" else RULE
+    shown = [cell for cell in own_cells if cell.quick or profile == "paper"]
     for line in (f"Percent, last epoch, mean ± sd (seeds). {closing}", html.unescape(behind(shown, records)), ""):
         console.print(line, style="dim", markup=False, highlight=False)
 
 
-def _blocks(laid: Grid, profile: Profile) -> list[list[int]]:
+def _blocks(laid: Grid, profile: ProfileName) -> list[list[int]]:
     """Indices of the columns to show side by side: one dataset, at most `PER_BLOCK`; quick pairs stay together."""
     if profile == "quick":
         pairs = [[laid.columns.index(place._replace(column=place.stands_for)), i] for i, place in enumerate(laid.columns)
@@ -263,10 +263,10 @@ def _rich_block(laid: Grid, block: list[int]) -> object:
         kind = "" if not quick else "\npublished" if place.column == place.stands_for else "\nquick"
         shown.add_column(Text(plain(laid.header(place, place.column)) + kind))
     for row in laid.rows:
-        chosen = [row.cells[i] for i in block]
-        if any(cell is not None for cell in chosen):
+        in_block = [row.cells[i] for i in block]
+        if any(cell is not None for cell in in_block):
             reading = f"\n@{row.reading}" if row.reading else ""
-            shown.add_row(Text(plain(row.label) + reading), *(Text(_terminal_text(cell, row, quick)) for cell in chosen))
+            shown.add_row(Text(plain(row.label) + reading), *(Text(_terminal_text(cell, row, quick)) for cell in in_block))
     return shown
 
 
@@ -288,7 +288,7 @@ def _ours(cell: Cell) -> str:
     return mean_text(cell.values) if cell.n else plain(cell.state)
 
 
-def _print_claims(outcomes: Sequence[Outcome], profile: Profile, console: "Console") -> None:
+def _print_claims(outcomes: Sequence[Outcome], profile: ProfileName, console: "Console") -> None:
     """Whether the printed numbers bear each claim out, whether ours do, and by how many points in the worst column."""
     from rich import box
     from rich.table import Table as RichTable

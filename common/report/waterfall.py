@@ -92,14 +92,14 @@ def _steps(chain: Sequence[MethodRuns], differences: Sequence[str]) -> tuple[Ste
     """Between neighbours that have runs; what lies between them is one step. differences: of each row but the first."""
     if not (chain[0].done and chain[-1].done):
         return ()
-    found, here, names = [], chain[0], []
+    steps, here, names = [], chain[0], []
     for runs, name in zip(chain[1:], differences, strict=True):
         names.append(name)
         if runs.done:
             before, after = errors(here), errors(runs)
-            found.append(Step(tuple(names), runs, spread(before)[0], spread(after)[0], difference_interval(after, before)))
+            steps.append(Step(tuple(names), runs, spread(before)[0], spread(after)[0], difference_interval(after, before)))
             here, names = runs, []
-    return (*found, _best_epoch(chain[-1]))
+    return (*steps, _best_epoch(chain[-1]))
 
 
 def _best_epoch(runs: MethodRuns) -> Step:
@@ -121,15 +121,15 @@ def _printed(results: Results, column: Column, method: str) -> float | None:
     return None
 
 
-def waiting(results: Results, found: Waterfall) -> str:
+def waiting(results: Results, waterfall: Waterfall) -> str:
     """What the figure waits for, and the command that trains it; empty where all runs are there."""
-    if not found.waits:
+    if not waterfall.waits:
         return ""
-    first = found.waits[0].partition(" ")[0]
-    command = (f"python -m papers.{results.paper.name}.replicate train --profile paper --column {found.column.name} "
+    first = waterfall.waits[0].partition(" ")[0]
+    command = (f"python -m papers.{results.paper.name}.replicate train --profile paper --column {waterfall.column.name} "
                f"--method '{first}'")
-    return (f"waits for runs of {', '.join(found.waits)} on {found.column.name}. A campaign takes steps among the ablations; "
-            f"`{command}` trains one now")
+    return (f"waits for runs of {', '.join(waterfall.waits)} on {waterfall.column.name}. A campaign takes steps among the "
+            f"ablations; `{command}` trains one now")
 
 
 # ---------------------------------------------------------------- as text
@@ -137,19 +137,21 @@ def waiting(results: Results, found: Waterfall) -> str:
 
 def waterfall_markdown(results: Results) -> str:
     """A table of the path, or what it waits for; empty where the paper has none."""
-    if (found := waterfall_of(results)) is None:
+    if (waterfall := waterfall_of(results)) is None:
         return ""
-    missing = waiting(results, found)
-    if not found.steps:
+    missing = waiting(results, waterfall)
+    if not waterfall.steps:
         return f"The path from text to code {missing}.\n"
-    name = found.written.method.name
-    first = ["text (`written`)", mean_text(errors(found.written)), "", ""]
-    rows = [first, *([" + ".join(step.names), _after(step), signed(step.change), _span(step.interval)] for step in found.steps)]
+    name = waterfall.written.method.name
+    first = ["text (`written`)", mean_text(errors(waterfall.written)), "", ""]
+    rows = [first, *([" + ".join(step.names), _after(step), signed(step.change), _span(step.interval)]
+                    for step in waterfall.steps)]
     header = ["taken from the code", "top-1 error after it", "change", "95 % interval of the change"]
-    printed = "" if found.printed is None else f" Printed: {number(found.printed)}."
+    printed = "" if waterfall.printed is None else f" Printed: {number(waterfall.printed)}."
     more = f" Joined steps: the path {missing}." if missing else ""
-    return (f"{name} on {found.column.name}, top-1 error in percent, mean ± sd (seeds). Each row has the differences of the rows "
-            f"above it too; the last but one is `released`, the last the same runs at their best test epoch.{printed}{more}\n\n"
+    return (f"{name} on {waterfall.column.name}, top-1 error in percent, mean ± sd (seeds). Each row has the differences of the "
+            f"rows above it too; the last but one is `released`, the last the same runs at their best test epoch."
+            f"{printed}{more}\n\n"
             + markdown_table(header, rows))
 
 
@@ -163,8 +165,8 @@ def _span(interval: Interval | None) -> str:
 
 def waterfall_block(results: Results) -> str:
     """`waterfall_markdown` for the paper's README, with the figure above the table where there is one."""
-    found = waterfall_of(results)
-    picture = f"![{TITLE}](../../figures/{results.paper.name}/figure-{NUMBER}.svg)\n\n" if found and found.steps else ""
+    waterfall = waterfall_of(results)
+    picture = f"![{TITLE}](../../figures/{results.paper.name}/figure-{NUMBER}.svg)\n\n" if waterfall and waterfall.steps else ""
     return picture + waterfall_markdown(results)
 
 
@@ -175,30 +177,30 @@ def waterfall_figure(results: Results) -> Drawing | str:
     """The path as a waterfall, or what it waits for."""
     if results.profile != "paper":
         return "the steps from text to code are planned in the published profile only"
-    if (found := waterfall_of(results)) is None:
+    if (waterfall := waterfall_of(results)) is None:
         return "text and code are one reading here"
-    missing = waiting(results, found)
-    if not found.steps:
+    missing = waiting(results, waterfall)
+    if not waterfall.steps:
         return missing
-    data = _frame(found)
-    words = "Whiskers: 95 % intervals, of a mean or of a change. " + source_words(a for a in found.rows if a.done)
+    data = _frame(waterfall)
+    words = "Whiskers: 95 % intervals, of a mean or of a change. " + source_words(a for a in waterfall.rows if a.done)
     with style():
-        return Drawing(_draw(data, found, plain(words + (f" The path {missing.replace('`', '')}." if missing else ""))), data)
+        return Drawing(_draw(data, waterfall, plain(words + (f" The path {missing.replace('`', '')}." if missing else ""))), data)
 
 
-def _frame(found: Waterfall) -> "DataFrame":
+def _frame(waterfall: Waterfall) -> "DataFrame":
     """A row for each line of the figure, from top to bottom: totals and the changes between them."""
     from pandas import DataFrame
 
-    rows = [_total("text (written)", found.written, "last")]
-    for step in found.steps:
+    rows = [_total("text (written)", waterfall.written, "last")]
+    for step in waterfall.steps:
         if step.is_best:
-            rows.append(_total("code (released)", found.released, "last"))
+            rows.append(_total("code (released)", waterfall.released, "last"))
         low, high = step.interval or (None, None)
         rows.append({"kind": "best" if step.is_best else "step", "name": " + ".join(step.names), "label": step.runs.method.label,
                      "from_percent": step.before, "to_percent": step.after, "change": step.change, "low": low, "high": high,
                      "seeds": len(step.runs.done), "keys": _keys(step.runs)})
-    return DataFrame([*rows, _total("code (released), best epoch", found.released, "best")])
+    return DataFrame([*rows, _total("code (released), best epoch", waterfall.released, "best")])
 
 
 def _total(name: str, runs: MethodRuns, epoch: str) -> Mapping[str, Any]:
@@ -212,18 +214,19 @@ def _keys(runs: MethodRuns) -> str:
     return ";".join(record["key"] for record in runs.done)
 
 
-def _draw(data: "DataFrame", found: Waterfall, footnote: str):
+def _draw(data: "DataFrame", waterfall: Waterfall, footnote: str):
     figure, upper = canvas(0.9 + 0.26 * len(data), footnote)
     axes = upper.subplots()
     for place, row in enumerate(data.astype(object).where(data.notna(), None).itertuples()):
         (_draw_total if row.kind == "total" else _draw_change)(axes, place, row)
-    if found.printed is not None:
-        axes.axvline(found.printed, color=PALETTE[3], linestyle=(0, (5, 1.5)), linewidth=1.0, label="as printed")
+    if waterfall.printed is not None:
+        axes.axvline(waterfall.printed, color=PALETTE[3], linestyle=(0, (5, 1.5)), linewidth=1.0, label="as printed")
     axes.set_yticks(range(len(data)), [plain(name) for name in data["name"]])
     axes.set(xlabel="Top-1 error (%)", ylim=(len(data) - 0.4, -0.6))
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
-    axes.set_title(plain(f"{found.written.method.name} on {found.column.name} ({seed_words(found.written)})"), loc="left")
+    written = waterfall.written
+    axes.set_title(plain(f"{written.method.name} on {waterfall.column.name} ({seed_words(written)})"), loc="left")
     legend_below(upper, 4)
     return figure
 

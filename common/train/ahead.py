@@ -29,9 +29,9 @@ class Ahead:
     def take(self, epoch: int) -> EpochDraws:
         """The epoch's draws. They hold until the second next `begin` or `take`, by when the device must have copied them."""
         begun, self._begun = self._begun, {}
-        found = {number: future.result() for number, future in begun.items()}
-        if epoch in found:
-            return found[epoch]
+        draws = {number: future.result() for number, future in begun.items()}
+        if epoch in draws:
+            return draws[epoch]
         drawn = self._draw(epoch)
         self._buffers = self._buffers or [drawn.map(self._page_locked) for _ in range(2)]
         return self._fill(drawn)

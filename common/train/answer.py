@@ -22,8 +22,8 @@ def answer(members: Sequence[Run], tests: FurtherImages, images: Images, device:
         tallies = steps.evaluate()
     finally:
         steps.close()
-    labels, found = tallies[0].labels.cpu().numpy(), []
+    labels, predictions = tallies[0].labels.cpu().numpy(), []
     for tally in tallies:
         for last, confidence, *plain in zip(*(part.numpy() for part in tally.answered()), strict=True):
-            found.append(Predictions(labels, Answers(last, last, confidence), Answers(plain[0], *plain) if plain else None))
-    return found
+            predictions.append(Predictions(labels, Answers(last, last, confidence), Answers(plain[0], *plain) if plain else None))
+    return predictions

@@ -25,7 +25,7 @@ def check_parts(method: Method, counts: np.ndarray, protocol: Protocol) -> None:
     for epoch in sorted({0, *protocol.decay_epochs, max(protocol.epochs - 1, 0)}):
         if method.task == "classes":
             _check_vector(method, "weights", method.weights(counts, epoch), classes, epoch)
-        for sampler in (method.sampler, *method.extra_samplers):
+        for sampler in (method.sampler, *method.streams.samplers):
             order = sampler(counts, epoch)
             if isinstance(order, str) and order not in ("again", "held out"):
                 raise UserError(f"{method.label}: its sampler says {order!r}; it returns None for every image once, or a "
@@ -40,18 +40,18 @@ def check_parts(method: Method, counts: np.ndarray, protocol: Protocol) -> None:
 
 
 def _check_vector(method: Method, part: str, values: object, classes: int, epoch: int, least: float = 0.0) -> None:
-    found = np.asarray(values)
-    if found.shape != (classes,) or found.dtype.kind not in "iuf":
-        raise UserError(f"{method.label}: {part} gives {_words(found)} in epoch {epoch}; {classes} numbers are needed, one for "
+    array = np.asarray(values)
+    if array.shape != (classes,) or array.dtype.kind not in "iuf":
+        raise UserError(f"{method.label}: {part} gives {_words(array)} in epoch {epoch}; {classes} numbers are needed, one for "
                         "each class.")
-    if not np.isfinite(found).all() or (found < least).any() or (least == 0 and found.sum() == 0):
+    if not np.isfinite(array).all() or (array < least).any() or (least == 0 and array.sum() == 0):
         raise UserError(f"{method.label}: {part} gives numbers that are not finite, below 0 or all 0 in epoch {epoch}.")
 
 
-def _words(found: np.ndarray) -> str:
-    if found.dtype.kind not in "iuf":
-        return f"something of type {found.dtype}"
-    return f"{found.size} numbers" if found.ndim == 1 else f"an array of shape {found.shape}"
+def _words(array: np.ndarray) -> str:
+    if array.dtype.kind not in "iuf":
+        return f"something of type {array.dtype}"
+    return f"{array.size} numbers" if array.ndim == 1 else f"an array of shape {array.shape}"
 
 
 def per_sample(losses: Tensor, labels: Tensor, method: Method) -> Tensor:

@@ -6,6 +6,7 @@ is lost goes on elsewhere from its last saved epoch.
 """
 
 import os
+import pickle
 import shutil
 import socket
 import tempfile
@@ -118,6 +119,7 @@ class Cluster:
         observers = {place: (work, observe) for place, work, observe in self._tasks.values()}
         while not self.inbox.empty():
             place, message = self.inbox.get()
+            message = pickle.loads(message)
             if place in observers:
                 work, observe = observers[place]
                 if isinstance(message, Progress):
@@ -152,8 +154,8 @@ def asks_for_token(error: BaseException | None) -> bool:
 
 def _knock(address: str) -> None:
     """Ray itself waits for minutes where nobody answers."""
-    host, found, port = address.rpartition(":")
-    if found and port.isdecimal():
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=5).close()
 
 
@@ -183,8 +185,9 @@ def _train_elsewhere(images: Images, pack: list[Run], root: Path, sent: dict[str
 
 
 def _send(inbox: Any, place: int, name: str, content: bytes) -> None:
-    inbox.put((place, (name, content)))
+    """Messages are bytes to the process of the inbox, which would import torch for what it only passes on, and may die of it."""
+    inbox.put((place, pickle.dumps((name, content))))
 
 
 def _tell(inbox: Any, place: int, progress: Progress) -> None:
-    inbox.put((place, progress))
+    inbox.put((place, pickle.dumps(progress)))

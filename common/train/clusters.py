@@ -1,6 +1,6 @@
 """The division of classes into clusters: at random, or by the features of a trained network.
 
-The clusters are numbered through, those of class 0 first; each class has as many as `Method.clusters` says.
+The clusters are numbered through, those of class 0 first; each class has as many as `Clusters.numbers` says.
 """
 
 import numpy as np
@@ -13,11 +13,12 @@ from common.methods.method import Method
 
 def cluster_counts(method: Method, counts: np.ndarray) -> np.ndarray:
     """Clusters of each class, int64 [classes]; more clusters than images of a class is a UserError."""
-    found = np.asarray(method.clusters(counts), dtype=np.int64)
-    if (found < 1).any() or (found > counts).any():
-        c = int(np.argmax((found < 1) | (found > counts)))
-        raise UserError(f"{method.label} divides class {c}, which has {counts[c]} images, into {found[c]} clusters; take fewer.")
-    return found
+    clusters = np.asarray(method.clusters.numbers(counts), dtype=np.int64)
+    if (clusters < 1).any() or (clusters > counts).any():
+        c = int(np.argmax((clusters < 1) | (clusters > counts)))
+        raise UserError(f"{method.label} divides class {c}, which has {counts[c]} images, into {clusters[c]} clusters; take "
+                        "fewer.")
+    return clusters
 
 
 def divide_randomly(labels: Tensor, each: np.ndarray, generator: torch.Generator) -> Tensor:
@@ -39,13 +40,13 @@ def divide_by_features(labels: Tensor, each: np.ndarray, features: Tensor, how: 
     for c, number in enumerate(each.tolist()):
         mine = (labels == c).nonzero()[:, 0]
         if number == 1:
-            found = np.zeros(len(mine), dtype=np.int64)
+            assigned = np.zeros(len(mine), dtype=np.int64)
         else:
             values = features[mine].double().numpy()
             model = (KMeans(number, n_init=10, random_state=seed) if how == "kmeans" else
                      AgglomerativeClustering(number, linkage="ward"))
-            found = model.fit_predict(values)
-        _, place, which = np.unique(found, return_index=True, return_inverse=True)
+            assigned = model.fit_predict(values)
+        _, place, which = np.unique(assigned, return_index=True, return_inverse=True)
         clusters[mine] = first + torch.from_numpy(np.argsort(np.argsort(place))[which])
         first += number
     return clusters

@@ -61,8 +61,8 @@ def choose_device(name: str | None, precision: str | None, compiled: bool | None
     except RuntimeError:
         raise UserError(f"{name!r} is not a device; use cpu, cuda or cuda:N.") from None
     if cuda and (not torch.cuda.is_available() or (torch.device(name).index or 0) >= torch.cuda.device_count()):
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        raise UserError(f"{name} was asked for, but {found} CUDA devices are here; use --device cpu, or see `doctor`.")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        raise UserError(f"{name} was asked for, but {count} CUDA devices are here; use --device cpu, or see `doctor`.")
     default = "bfloat16" if cuda else "float32"
     return Device(name, precision or default, cuda if compiled is None else compiled, graph)
 

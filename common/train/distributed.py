@@ -62,14 +62,14 @@ def rendezvous_store() -> dist.Store:
         return own
     while True:
         with suppress(RuntimeError):  # that port was a dead one's
-            found = dist.TCPStore(host, int(store.get(key)), is_master=False, timeout=CONNECT_TIMEOUT)
-            found.set_timeout(COLLECTIVE_TIMEOUT)
-            return found
+            client = dist.TCPStore(host, int(store.get(key)), is_master=False, timeout=CONNECT_TIMEOUT)
+            client.set_timeout(COLLECTIVE_TIMEOUT)
+            return client
         time.sleep(CONNECT_TIMEOUT.total_seconds() / 10)
 
 
 def leave() -> None:
-    """End the group, where all processes come to: one that fails must not, as the end over nccl waits for its peers."""
+    """End the group. All processes must get here, since over nccl this waits for the others; one that fails must not call it."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -81,11 +81,11 @@ def on_all_ranks(processes: Processes, work: Callable[[], T]) -> T:
         result = work()
     except UserError as error:
         refusal = error
-    found = [refusal and str(refusal)]
+    refusals = [refusal and str(refusal)]
     if processes.world > 1:
-        found = [None] * processes.world
-        dist.all_gather_object(found, refusal and str(refusal))
-    speaker = next((rank for rank, said in enumerate(found) if said), None)
+        refusals = [None] * processes.world
+        dist.all_gather_object(refusals, refusal and str(refusal))
+    speaker = next((rank for rank, text in enumerate(refusals) if text), None)
     if speaker is None:
         return result
     leave()
@@ -132,10 +132,10 @@ def gather(processes: Processes, mine: Tensor, size: int) -> Tensor:
     each = shares(size, processes.world)
     padded = mine.new_zeros(max(each), *mine.shape[1:])
     padded[:len(mine)] = mine.detach()
-    found = [torch.empty_like(padded) for _ in each]
-    dist.all_gather(found, padded)
-    found[processes.rank] = mine
-    return torch.cat([part[:n] for part, n in zip(found, each, strict=True)])
+    parts = [torch.empty_like(padded) for _ in each]
+    dist.all_gather(parts, padded)
+    parts[processes.rank] = mine
+    return torch.cat([part[:n] for part, n in zip(parts, each, strict=True)])
 
 
 def sum_gradients(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

@@ -76,8 +76,8 @@ def make_head(group: Group, width: int, copies: int, images: int) -> PackedHead:
 
 def make_outputs(method: Method, head: PackedHead, features: Tensor, context: Context) -> Outputs:
     """What the loss sees. features: [runs, batch, width] or [runs, streams, batch, width], which `combine` may reduce."""
-    if method.combine:
-        features = method.combine(features, context)
+    if method.streams.combine:
+        features = method.streams.combine(features, context)
     if features.dim() == 3:
         projected = head.projection(features) if head.projection else None
         balanced = head.balanced(features) if method.head.groups else None
@@ -97,4 +97,4 @@ def own_labels(group: Group, head: PackedHead, labels: Tensor, images: Tensor) -
 def class_scores(group: Group, head: PackedHead, features: Tensor) -> Tensor:
     """Logits of the classes at test time, scaled as the loss scales them. [runs, batch, .] -> [runs, batch, classes]."""
     z = group.method.scale * head(features)
-    return head.class_logits(z, group.classes, group.method.decide) if group.parent else z
+    return head.class_logits(z, group.classes, group.method.clusters.pooling) if group.parent else z

@@ -36,7 +36,7 @@ class Pack:
                  cpu_labels: Tensor):
         self.members, self.device = list(members), device
         self.column, self.protocol, self.shape = members[0].spec.column, members[0].spec.protocol, members[0].method
-        self.runs, self.streams = len(members), 1 + len(self.shape.extra_samplers)
+        self.runs, self.streams = len(members), self.shape.streams.number
         self.counts, self.labels, self.cpu_labels, self.size = counts, labels, cpu_labels, len(cpu_labels)
         self.groups = group_runs(members, counts)
         self.heads = nn.ModuleList(make_head(g, net.width, net.copies, self.size) for g in self.groups)
@@ -51,7 +51,7 @@ class Pack:
         seeds = [m.spec.seed for m in self.members]
         for group, head in zip(self.groups, self.heads, strict=True):
             head.initialise([generator_for(s, "head") for s in seeds[group.first:group.stop]])
-            if group.parent and group.method.clustering == "random":
+            if group.parent and group.method.clusters.by == "random":
                 each, labels = cluster_counts(group.method, self.counts), self.cpu_labels
                 for clusters, seed in zip(head.clusters, seeds[group.first:group.stop], strict=True):
                     clusters.copy_(divide_randomly(labels, each, generator_for(seed, "clusters")))
@@ -87,8 +87,8 @@ class Pack:
                 decay = 0.0 if name == "bias" and not head.decay_bias else self.protocol.weight_decay
                 parameter.requires_grad_(factor > 0)
                 decays.setdefault((factor, decay), []).append(parameter)
-        groups = [{"params": kept, "weight_decay": decay, "lr": self.rates[factor]} for (factor, decay), found in decays.items()
-                  if (kept := [p for p in found if p.requires_grad])]
+        groups = [{"params": kept, "weight_decay": decay, "lr": self.rates[factor]}
+                  for (factor, decay), parameters in decays.items() if (kept := [p for p in parameters if p.requires_grad])]
         how = {"lr": self.rate, "fused": self.device.cuda or None}
         kind, momentum = self.protocol.optimiser, self.protocol.momentum
         if kind in ("sgd", "nesterov"):
@@ -196,7 +196,7 @@ class Pack:
 
     def _seen(self, labels: Tensor, drawn: EpochDraws, part: slice) -> Tensor:
         """The labels as the loss wants them: [runs, batch], or [runs, streams, batch] where it sees several streams."""
-        if self.streams == 1 or self.shape.meta_rate:
+        if self.streams == 1 or self.shape.meta.rate:
             return labels
         others = self.labels[drawn.others[:, INDEX, part]].transpose(0, 1)
         return torch.cat([labels.unsqueeze(1), others], 1)
@@ -251,12 +251,12 @@ class Pack:
     def state(self) -> dict[str, Tensor]:
         """All weights, statistics and moments, packed: views, named `backbone.*`, `heads.<group>.*`, `momentum.*`, `square.*`."""
         parts = {"backbone": self.net, "heads": self.heads}
-        found = {f"{part}.{n}": t.detach() for part, module in parts.items() for n, t in module.state_dict().items()}
+        tensors = {f"{part}.{n}": t.detach() for part, module in parts.items() for n, t in module.state_dict().items()}
         for part, module in parts.items():
             for name, p in module.named_parameters():
                 for kind, entry in MOMENTS[self.protocol.optimiser].items() if p.requires_grad else ():
-                    found[f"{kind}.{part}.{name}"] = self.optimiser.state[p][entry]
-        return found
+                    tensors[f"{kind}.{part}.{name}"] = self.optimiser.state[p][entry]
+        return tensors
 
     def run_state(self, run: int) -> dict[str, Tensor]:
         """Views of one run's share, under the names that a pack of one has (`backbone.*`, `head.*`, `momentum.*`)."""
@@ -274,8 +274,8 @@ def take_run(state: Mapping[str, Tensor], run: int, bounds: Sequence[tuple[int, 
     """One run's share of a packed state. Backbone tensors have a first axis of runs * channels, heads of a group's runs."""
     share, runs = {}, bounds[-1][1]
     for name, tensor in state.items():
-        before, found, after = name.partition("heads.")
-        if not found:
+        before, marker, after = name.partition("heads.")
+        if not marker:
             each = len(tensor) // runs
             share[name] = tensor[run * each:(run + 1) * each]
             continue

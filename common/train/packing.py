@@ -39,9 +39,9 @@ def network_of(item: Run) -> tuple[Any, ...]:
 def run_bytes(item: Run, precision: str) -> int:
     """Bytes that one run takes on a device, nearly: for each output of a layer what the backward pass needs (the output, its
     normalised and rectified image, and a third for what is alive at once), eight numbers in float32 for each weight."""
-    column, streams = item.spec.column, 1 + len(item.method.extra_samplers)
+    column, streams = item.spec.column, item.method.streams.number
     facts = SETS[column.dataset]
-    images = item.spec.protocol.batch_size * streams * (2 if item.method.meta_rate else 1)
+    images = item.spec.protocol.batch_size * streams * (2 if item.method.meta.rate else 1)
     activations = outputs(column.backbone, facts.side, facts.channels) * images * ITEM[precision] * 8 // 3
     return activations + 32 * weights(column.backbone, facts.channels)
 

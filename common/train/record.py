@@ -37,8 +37,8 @@ class Curves:
         self.norm_epochs: list[int] = []
 
     def add(self, epoch: int, epochs: int, losses: Sequence[float], tallies: Sequence[Tally]) -> None:
-        """The epoch of so many in all. losses [runs]; tallies in the order of the runs, one a group. Feature norms of a large set
-        are thousands, and kept of the last epoch only."""
+        """Add epoch number `epoch` (from 0) of `epochs`. losses [runs]; tallies in the order of the runs, one a group.
+        Feature norms of a large set are thousands, and kept of the last epoch only."""
         accuracies = torch.cat([t.accuracy() for t in tallies]).tolist()
         self.tested.append(int(tallies[0].tested[0].sum()))
         every = epochs if tallies[0].large else max(1, epochs // FEATURE_NORMS)
@@ -160,7 +160,7 @@ def finish(steps: Steps, curves: Curves, best: BestAnswers, tallies: Sequence[Ta
 def keep_predictions(pack: Pack, best: BestAnswers, tallies: Sequence[Tally], have: Container[str]) -> dict[str, dict[str, str]]:
     """Write a file of predictions into every folder that gets records, of the runs that get one. Returns by identity what the
     records hold of it."""
-    answered, found = [tally.answered() for tally in tallies], {}
+    answered, by_identity = [tally.answered() for tally in tallies], {}
     by_folder: dict[Path, list[int]] = {}
     for run, member in enumerate(pack.members):
         if pack.alive[run] and member.identity not in have:
@@ -172,8 +172,8 @@ def keep_predictions(pack: Pack, best: BestAnswers, tallies: Sequence[Tally], ha
             labels, row = tallies[group].labels.cpu().numpy(), run - pack.groups[group].first
             kept[pack.members[run].spec.key] = predictions_of(labels, run, best, answered[group], row)
         fields = write_predictions(folder, kept)
-        found |= {pack.members[run].identity: fields[pack.members[run].spec.key] for run in runs}
-    return found
+        by_identity |= {pack.members[run].identity: fields[pack.members[run].spec.key] for run in runs}
+    return by_identity
 
 
 def predictions_of(labels: np.ndarray, run: int, best: BestAnswers, answered: Sequence[Tensor], row: int) -> Predictions:

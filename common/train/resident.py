@@ -50,7 +50,7 @@ class ResidentSteps:
         at, self.column, method = use_device(device), members[0].spec.column, members[0].method
         self.turns = [m.method.task == "rotation" for m in members]
         self.feed = Feed(images, self.column, turns=any(self.turns), device=at, dtype=getattr(torch, device.precision),
-                         held_out=method.held_out)
+                         held_out=method.meta.held_out)
         check_members(members, self.feed.counts)
         net = self.make_network(method, len(members))
         initialise(net, [generator_for(m.spec.seed, "backbone") for m in members])
@@ -76,12 +76,12 @@ class ResidentSteps:
     def make_network(self, method: Method, runs: int) -> nn.Module:
         """The backbone of so many runs of a method, as PyTorch leaves it."""
         facts = self.feed.facts
-        return backbone(self.column.backbone, runs, facts.channels, method.network, facts.side, method.adapter)
+        return backbone(self.column.backbone, runs, facts.channels, method.net.kind, facts.side, method.net.adapter)
 
     def _make_native(self) -> CpuStep | None:
         """The network's passes in C++, where they know it: of a single run that trains all of it, in float32 on the CPU."""
         pack, facts = self.pack, self.feed.facts
-        known = (pack.device == Device("cpu", "float32", False) and pack.runs == pack.streams == 1 and not pack.shape.meta_rate
+        known = (pack.device == Device("cpu", "float32", False) and pack.runs == pack.streams == 1 and not pack.shape.meta.rate
                  and pack.protocol.trains == "all")
         return cpu_step(pack.net, BACKBONES[self.column.backbone], facts.channels, facts.side,
                         min(pack.protocol.batch_size, pack.size)) if known else None
@@ -120,14 +120,14 @@ class ResidentSteps:
         """Set the epoch's rate and class weights, and draw its batches."""
         self.pack.begin_epoch(epoch, self.ahead.take(epoch) if self.ahead else self.draw(epoch), first)
         method, protocol = self.pack.shape, self.pack.protocol
-        self.learns_weights = method.meta_rate > 0 and epoch >= min(protocol.decay_epochs, default=0)
+        self.learns_weights = method.meta.rate > 0 and epoch >= min(protocol.decay_epochs, default=0)
 
     def draw(self, epoch: int) -> EpochDraws:
         """What every run draws in an epoch, on the CPU: a function of the epoch alone."""
         counts, draws, pack = self.feed.counts, [], self.pack
         for member, turns in zip(pack.members, self.turns, strict=True):
             method = member.method
-            others = tuple(sampler(counts, epoch) for sampler in method.extra_samplers)
+            others = tuple(sampler(counts, epoch) for sampler in method.streams.samplers)
             draws.append(DrawSpec(member.spec.seed, method.sampler(counts, epoch), turns, others, method.mixup))
         drawn = self.feed.draw(draws, epoch, pack.protocol.batch_size)
         return drawn._replace(noise=tuple(self._draw_noise(g, epoch) for g in pack.groups if g.method.noise))
@@ -194,7 +194,7 @@ class ResidentSteps:
         labels, held_out = (pack.labels[rows[INDEX]] for rows in (drawn.images, drawn.others[0]))
         weights = torch.cat([w[labels[g.first:g.stop]] for g, w in zip(pack.groups, pack.weights, strict=True)])
         return learn_weights(self.whole(), weights, (self.feed.batch(drawn.images), labels),
-                             (self.feed.batch(drawn.others[0]), held_out), pack.rate, pack.shape.meta_rate)
+                             (self.feed.batch(drawn.others[0]), held_out), pack.rate, pack.shape.meta.rate)
 
     def whole(self) -> Whole:
         """Backbone and heads as one module."""
@@ -207,10 +207,10 @@ class ResidentSteps:
         batch, forward, criterion = (self._batch, self._forward, self._criterion) if compiled else (
             self.feed.batch, pack.net, pack.losses)
         images = [batch(drawn.images, drawn.blend if drawn.blend.numel() else None), *(batch(other) for other in drawn.others)]
-        if pack.shape.meta_rate:
+        if pack.shape.meta.rate:
             images = images[:1]  # the held-out images teach the weights only
         with pack.autocast(), nullcontext() if pack.protocol.trains == "all" else torch.no_grad():
-            features = [forward(x, k if pack.shape.network == "bilateral" else None) for k, x in enumerate(images)]
+            features = [forward(x, k if pack.shape.net.kind == "bilateral" else None) for k, x in enumerate(images)]
         features = (features[0] if len(features) == 1 else torch.stack(features, 1)).to(pack.device.dtype)
         return features, criterion(features, drawn, learned)
 
@@ -241,17 +241,17 @@ class ResidentSteps:
         images, labels = self.feed.first_of_each(split, most, pack.runs)
         head = pack.heads[pack.group_of(run)]
         with pack.autocast():
-            found = torch.cat([head.seen(pack.net(part)[run].float()) for part in images.split(TEST_BATCH)])
-        return found, labels
+            features = torch.cat([head.seen(pack.net(part)[run].float()) for part in images.split(TEST_BATCH)])
+        return features, labels
 
     def stored_features(self, run: int) -> dict[str, Any]:
         """For a figure: split -> labels, and features as base64 of little-endian float16 [images, width]."""
-        found = {}
+        by_split = {}
         for split in ("train", "test"):
             values, labels = self.features(run, split, max(1, FEATURES // self.feed.classes))
             content = values.cpu().numpy().astype("<f2").tobytes()
-            found[split] = {"labels": labels.tolist(), "values": base64.b64encode(content).decode()}
-        return found
+            by_split[split] = {"labels": labels.tolist(), "values": base64.b64encode(content).decode()}
+        return by_split
 
     def plain_features(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Features [runs, batch, width] and labels [batch] of all training images as they are, batch by batch."""

@@ -151,14 +151,14 @@ class ShardedSteps:
         blank = span.share == 0 and self.protocol.batch_norm == "device"
         with self._kept_statistics(blank):  # blank images leave none
             with nullcontext() if once else torch.no_grad(), self._kept_statistics(trains and not once):
-                found = [forward(a, b) for a, b in bounds]
-            features = torch.cat(found, -2).detach().requires_grad_(trains)
+                parts = [forward(a, b) for a, b in bounds]
+            features = torch.cat(parts, -2).detach().requires_grad_(trains)
             everyone = gather(self.processes, features.movedim(-2, 0), span.size).movedim(0, -2)
             losses = self.pack.losses(everyone, drawn)
             losses.sum().backward()
             for number, (a, b) in enumerate(bounds if trains else (), 1):
                 with self.no_sync_before_last_pass(number < passes):
-                    (found[0] if once else forward(a, b)).backward(features.grad[..., a:b, :])
+                    (parts[0] if once else forward(a, b)).backward(features.grad[..., a:b, :])
         self.pack.loss_sum += losses.detach() * span.size
         broadcast_tensors(self.processes, [p.grad for p in self.pack.heads.parameters() if p.grad is not None])
         self.pack.optimiser.step()
@@ -272,7 +272,7 @@ def begin_network(member: Run, folder: Path) -> tuple[LargeNetwork, str]:
     """The backbone with all weights drawn from the run's own generator, then those that were trained elsewhere; and where these
     are from."""
     protocol, method, name = member.spec.protocol, member.method, member.spec.column.backbone
-    net, generator = LargeNetwork(name, method.network, method.adapter), generator_for(member.spec.seed, "backbone")
+    net, generator = LargeNetwork(name, method.net.kind, method.net.adapter), generator_for(member.spec.seed, "backbone")
     draw_weights([net], generator)
     if not protocol.pretrained:
         return net, ""
@@ -285,9 +285,9 @@ def begin_network(member: Run, folder: Path) -> tuple[LargeNetwork, str]:
 def check_method(member: Run) -> None:
     """A method that only the small sets have is a UserError."""
     method = member.method
-    for found, what in ((method.task != "classes", "a task other than the classes"),
-                        (method.meta_rate or method.held_out, "held-out images"),
-                        (method.clusters and method.clustering != "random", "clusters of features")):
-        if found:
+    for present, what in ((method.task != "classes", "a task other than the classes"),
+                          (method.meta.rate or method.meta.held_out, "held-out images"),
+                          (method.clusters and method.clusters.by != "random", "clusters of features")):
+        if present:
             raise UserError(f"{method.label} has {what}, which is built for the small sets only; leave it out on "
                             f"{member.spec.column.name}.")

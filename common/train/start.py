@@ -28,7 +28,7 @@ def load_start(steps: Steps) -> None:
                     continue
                 raise UserError(f"{path} is missing: {member.label} starts from {start.label}, so train that first.")
             state = load_file(path, device=str(pack.rate.device))
-            if member.method.takes == "clusters":
+            if member.method.start.takes == "clusters":
                 give_clusters(steps, run, state)
                 continue
             parts = ("backbone.", "head.") if member.method.head.keep else ("backbone.",)
@@ -54,11 +54,11 @@ def give_centroids(steps: Steps) -> None:
 def give_clusters(steps: ResidentSteps, run: int, state: Mapping[str, Tensor]) -> None:
     """Divide the training images of a run by the features that the weights `state` of its start give them."""
     pack, member = steps.pack, steps.pack.members[run]
-    net = steps.make_network(member.method.starts_from, 1)
+    net = steps.make_network(member.method.first_stage, 1)
     net = net.to(pack.rate.device, pack.device.dtype).to(memory_format=torch.channels_last)
     for name, tensor in net.state_dict().items():
         tensor.copy_(state[f"backbone.{name}"])
     features = torch.cat([part[0].float().cpu() for part, _ in steps.plain_features_of(net, 1)])
     each = cluster_counts(member.method, pack.counts)
-    found = divide_by_features(pack.cpu_labels, each, features, member.method.clustering, member.spec.seed)
-    pack.load_run_state(run, {"head.clusters": found[None]})
+    clusters = divide_by_features(pack.cpu_labels, each, features, member.method.clusters.by, member.spec.seed)
+    pack.load_run_state(run, {"head.clusters": clusters[None]})

@@ -55,11 +55,11 @@ class Workspace:
 
     def states(self) -> dict[Path, dict]:
         """Every resume state that is here, also where an older version left it; tensors are read when they are used."""
-        found = {}
+        states = {}
         for file in sorted((self.folder / "resume").rglob("*.pt")):
             with suppress(FileNotFoundError):  # another worker has just finished that pack
-                found[file] = read_state(file)
-        return found
+                states[file] = read_state(file)
+        return states
 
     def log(self, **event) -> None:
         try:
@@ -176,9 +176,9 @@ def read_state(file: Path) -> dict[str, Any]:
 
 def find_state(work: Workspace, identities: Sequence[str]) -> Path | None:
     """The resume state that holds all of these runs and got furthest: their own, or that of a pack which they were part of."""
-    found = [(state["epoch"], state["batch"], file) for file, state in work.states().items()
-             if set(identities) <= set(state["identities"])]
-    return max(found)[2] if found else None
+    candidates = [(state["epoch"], state["batch"], file) for file, state in work.states().items()
+                  if set(identities) <= set(state["identities"])]
+    return max(candidates)[2] if candidates else None
 
 
 def restore(steps: Steps, work: Workspace) -> Course:
@@ -223,7 +223,7 @@ def load_state(steps: Steps, file: Path) -> Course:
 
 
 def follow_path(steps: Steps, state: Mapping[str, Any], file: Path) -> None:
-    """Go on with what the state was begun with: its bits depend on that. Where it cannot be had, a UserError."""
+    """Go on with the kind of passes and the threads that the state was begun with: its bits depend on them. Else a UserError."""
     if state["path"] == "eager":
         steps.go_eager()
     elif steps.path == "eager":

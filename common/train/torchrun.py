@@ -58,11 +58,11 @@ def train_missing(processes: Processes, planned: Sequence[Run], data: Path, work
     """The runs of all processes, one after another. Returns False if the deadline came first."""
     device = on_all_ranks(processes, lambda: local_device(options, processes))
     missing = broadcast_from_rank0(processes, lambda: [m.identity for m in missing_runs(planned, record_files(planned[0].root))])
-    found = {m.identity: m for item in planned for m in item.chain}
+    runs = {m.identity: m for item in planned for m in item.chain}
     if processes.first:
-        drop_twins(planned[0].root, found)
-        drop_states(work, record_files(planned[0].root), [found[name] for name in missing])  # which a kill after a record left
-    for member in map(found.__getitem__, missing):
+        drop_twins(planned[0].root, runs)
+        drop_states(work, record_files(planned[0].root), [runs[name] for name in missing])  # which a kill after a record left
+    for member in map(runs.__getitem__, missing):
         steps = on_all_ranks(processes, partial(begin, member, data, device, processes, options))
         with observer([member]) if processes.first else nullcontext(lambda progress: None) as observe:
             if not train_on(steps, work, observe):

@@ -28,12 +28,12 @@ from common.methods.losses import cross_entropy
 from common.methods.method import Context, Method, Outputs
 from common.methods.one_stage import bbn_row, ce_row, hybrid_sc_row, la_post_hoc_row, la_row, ldam_drw_row
 from common.methods.path import path
-from common.methods.two_stage import decoupling_row, disalign_row, with_second_settings
-from common.paper import Figure, Paper, Table
+from common.methods.two_stage import decoupling_row, disalign_row
+from common.paper import Figure, Profile, Table, load_paper, published_column
 from common.report.figures import feature_norms
 from common.report.results import Results
 from common.report.waterfall import TEXT_TO_CODE
-from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
+from common.spec import Column, Protocol, Reading, load_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,16 +108,6 @@ def fbl_as_released(outputs: Outputs, labels: "Tensor", context: Context, *, str
 
 
 @dataclass(frozen=True)
-class Profile:
-    """early: by how many epochs the released parabola reaches its full strength before the end."""
-
-    seeds: int
-    protocols: dict[str, Protocol]
-    columns: dict[str, Column]
-    early: int
-
-
-@dataclass(frozen=True)
 class Baselines:
     scale: float
     largest_margin: float
@@ -133,15 +123,15 @@ class Params:
     paper: Profile
     quick: Profile
     stand_ins: dict[str, str]
+    early: dict[str, int]
     strength: float
     large_strength: float
     constant_from: int
     baselines: Baselines
-    large: LargeColumns
 
 
 PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
-LARGE = with_second_settings(PARAMS.large)
+LARGE = PARAMS.paper.large.columns
 
 
 # ---------------------------------------------------------------- section 4.4: the rows of Tables 4.2 and 4.4 to 4.7
@@ -158,7 +148,8 @@ NOT_PRINTED = {"cifar10-lt-50": ("la",), "cifar100-lt-50": ("la", "hybrid-sc")} 
 
 
 def early_epochs(column: Column) -> int:
-    return (PARAMS.quick if column.name in PARAMS.quick.columns else PARAMS.paper).early
+    """By how many epochs the released parabola reaches its full strength before the end."""
+    return PARAMS.early["quick" if column.name in PARAMS.quick.columns else "paper"]
 
 
 def strength(column: Column, reading: Reading) -> float:
@@ -184,10 +175,10 @@ def own_rows(column: Column, reading: Reading, protocol: Protocol) -> list[Metho
     50 the text's loss with one alpha for all ratios."""
     row = fbl_row(column, reading, protocol)
     rows, loss = [row], partial(LOSSES[reading], strength=strength(column, reading))
-    if published_name(column) == "cifar10-lt-50" and reading == "written":
+    if published_column(PARAMS.stand_ins, column) == "cifar10-lt-50" and reading == "written":
         constant = PARAMS.strength / math.log(PARAMS.constant_from)
         rows.append(replace(row, loss=partial(row.loss, strength=constant), variant="strength=constant"))
-    if published_name(column) == "cifar10-lt-100":
+    if published_column(PARAMS.stand_ins, column) == "cifar10-lt-100":
         rows += [Method(name, reading, partial(loss, curriculum=partial(curriculum, T=float(protocol.epochs))))
                  for name, curriculum in ABLATION.items()]
     return rows
@@ -217,12 +208,7 @@ def baselines(column: Column, reading: Reading, protocol: Protocol) -> list[Meth
         la_post_hoc_row(reading, protocol, p.tau),
         hybrid_sc_row(reading, protocol),
     ]
-    return [row for row in rows if row.name not in NOT_PRINTED.get(published_name(column), ())]
-
-
-def published_name(column: Column) -> str:
-    """The column of the paper whose rows this one has."""
-    return PARAMS.stand_ins.get(column.name, column.name)
+    return [row for row in rows if row.name not in NOT_PRINTED.get(published_column(PARAMS.stand_ins, column), ())]
 
 
 def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
@@ -262,14 +248,9 @@ def norm_figure(number: str, dataset: str, classes: tuple[int, ...], reading: Re
     return Figure(name, caption, partial(figure_norms, dataset=dataset, classes=classes, reading=reading))
 
 
-PAPER = with_draws(Paper(
-    name="fbl",
+PAPER = with_draws(load_paper(
+    HERE, PARAMS,
     title="Feature-Balanced Loss for Long-Tailed Visual Recognition",
-    folder=HERE,
-    columns={"paper": (*PARAMS.paper.columns.values(), *PARAMS.large.columns.values()),
-             "quick": tuple(PARAMS.quick.columns.values())},
-    protocols={"paper": PARAMS.paper.protocols, "quick": PARAMS.quick.protocols},
-    seeds={"paper": PARAMS.paper.seeds, "quick": PARAMS.quick.seeds},
     methods=methods,
     own=("fbl",),
     main=("4.2",),
@@ -285,8 +266,6 @@ PAPER = with_draws(Paper(
     figures=(*(norm_figure(number, dataset, classes, reading) for reading in reversed(READINGS)
                for number, dataset, classes in (("4.2", "cifar10", (0, 1, 8, 9)), ("4.3", "cifar100", (9, 19, 79, 89)))),
              TEXT_TO_CODE),
-    stand_ins=PARAMS.stand_ins,
-    large=LARGE,
 ))
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import numpy as np
 from common.cli.main import main
 from common.draws import with_draws
 from common.methods.losses import cross_entropy, shift_target
-from common.methods.method import COSINE, Context, Head, Method, Outputs
+from common.methods.method import COSINE, Context, Head, Method, Outputs, Start
 from common.methods.one_stage import (
     arcface_row,
     bbn_row,
@@ -41,12 +41,12 @@ from common.methods.one_stage import (
     mixup_row,
 )
 from common.methods.sampling import class_balanced, effective_number_sampler, shuffled
-from common.methods.two_stage import decoupling_row, disalign_row, lade_row, oltr_row, with_second_settings
-from common.paper import Figure, Paper, Table
+from common.methods.two_stage import decoupling_row, disalign_row, lade_row, oltr_row
+from common.paper import Figure, Profile, Table, load_paper, published_column
 from common.report.figures import Panel, curves, embedding
 from common.report.results import Results
 from common.report.waterfall import TEXT_TO_CODE
-from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
+from common.spec import Column, Protocol, Reading, load_yaml
 from papers.gcl.text_to_code import steps
 
 if TYPE_CHECKING:
@@ -155,13 +155,6 @@ def gcl_cben(counts: np.ndarray, epoch: int, *, a: float, b: float, size: Callab
 
 
 @dataclass(frozen=True)
-class Profile:
-    seeds: int
-    protocols: dict[str, Protocol]
-    columns: dict[str, Column]
-
-
-@dataclass(frozen=True)
 class Setting:
     """A reading of the method. second_mixup, keep: of the second stage, whether it mixes, and keeps the classifier."""
 
@@ -222,14 +215,12 @@ class Params:
     released_second: SecondLoss
     switches: Switches
     baselines: Baselines
-    large: LargeColumns
-    large_quick: LargeColumns
     large_mixup: float
     released_places: Places
 
 
 PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
-LARGE = with_second_settings(PARAMS.large) | with_second_settings(PARAMS.large_quick)
+LARGE = PARAMS.paper.large.columns | PARAMS.quick.large.columns
 
 
 def setting(reading: Reading) -> Setting:
@@ -266,17 +257,13 @@ def second_stage(name: str, reading: Reading, protocols: Mapping[str, Protocol],
     method = Method(
         name, reading, second_loss(reading, size, p.cloud if cloud is None else cloud), head,
         sampler=sampler or partial(gcl_cben, a=p.a, b=p.b, size=size),
-        starts_from=replace(first_stage(reading, size, cloud), protocol=protocols[reading]),
+        start=Start(replace(first_stage(reading, size, cloud), protocol=protocols[reading])),
         protocol=protocols[f"{reading}-gcl"], mixup=p.second_mixup, noise="normal",
     )
     return replace(method, **changes)
 
 
 # ---------------------------------------------------------------- section 5.4: the rows of Tables 5.2, 5.4, 5.5 and 5.6
-
-
-def stands_for(column: Column) -> str:
-    return PARAMS.stand_ins.get(column.name, column.name)
 
 
 def with_moving_statistics(protocols: Mapping[str, Protocol], column: Column) -> Mapping[str, Protocol]:
@@ -350,14 +337,14 @@ def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method
         ce_row("written"), mixup_row("written", alpha), ldam_drw_row("written", protocol), la_row("written"),
         oltr_row("written", column, protocols), decoupling_row("written", protocols), disalign_row("written", protocols),
         mixup_crt_row("written", protocols, alpha), mislas_row("written", column, protocols, alpha),
-        replace(own, starts_from=replace(own.starts_from, mixup=alpha)),
+        replace(own, start=Start(replace(own.first_stage, mixup=alpha))),
         cosface_row("written"), arcface_row("written"), lade_row("written", column),
     ]
     printed = {"places-lt": (*LARGE_BOTH, "oltr"), "inaturalist2018": (*LARGE_BOTH, "ldam-drw", "la")}.get(column.dataset)
-    found = [row for row in rows if printed is None or row.name in printed]
+    rows = [row for row in rows if printed is None or row.name in printed]
     if "released" in protocols:
-        found += [ce_row("released"), released_places(protocols)]
-    return [replace(row, keep_features=False) for row in found]
+        rows += [ce_row("released"), released_places(protocols)]
+    return [replace(row, keep_features=False) for row in rows]
 
 
 def released_places(protocols: Mapping[str, Protocol]) -> Method:
@@ -365,16 +352,16 @@ def released_places(protocols: Mapping[str, Protocol]) -> Method:
     p, r = PARAMS.released_places, PARAMS.released_second
     loss = partial(gcl_blended_labels, s=p.s, cloud=p.cloud, sigma=PARAMS.released.sigma, m=r.m, gamma=r.gamma)
     row = second_stage("gcl", "released", protocols, cloud=p.cloud, sampler=class_balanced, loss=loss, mixup=0.0)
-    return replace(row, starts_from=replace(row.starts_from, mixup=p.mixup))
+    return replace(row, start=Start(replace(row.first_stage, mixup=p.mixup)))
 
 
 def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, ...]:
     """Everything that is trained on a column: Table 5.2 on all, Tables 5.4 to 5.6 on one, CE alone on Figure 5.1's."""
     if column.name in LARGE:
         return tuple(large_rows(column, protocols))
-    if stands_for(column) == PARAMS.toy:
+    if published_column(PARAMS.stand_ins, column) == PARAMS.toy:
         return (ce_row("written"),)
-    ablation = stands_for(column) == PARAMS.ablation
+    ablation = published_column(PARAMS.stand_ins, column) == PARAMS.ablation
     rows = []
     for reading in READINGS:
         rows += [*baselines(column, protocols, reading), *own_rows(protocols, reading)]
@@ -410,14 +397,9 @@ def figure_5_4(results: Results, *, reading: Reading):
     return embedding(results, rows)
 
 
-PAPER = with_draws(Paper(
-    name="gcl",
+PAPER = with_draws(load_paper(
+    HERE, PARAMS,
     title="Long-Tailed Visual Recognition via Gaussian Clouded Logit Adjustment",
-    folder=HERE,
-    columns={"paper": (*PARAMS.paper.columns.values(), *PARAMS.large.columns.values()),
-             "quick": (*PARAMS.quick.columns.values(), *PARAMS.large_quick.columns.values())},
-    protocols={name: p.protocols for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
-    seeds={"paper": PARAMS.paper.seeds, "quick": PARAMS.quick.seeds},
     methods=methods,
     own=("gcl", "gcl-no-rt"),
     main=("5.2",),
@@ -436,8 +418,6 @@ PAPER = with_draws(Paper(
         Figure("5.4-released", "t-SNE of the embeddings of CE and GCL, as released", partial(figure_5_4, reading="released")),
         TEXT_TO_CODE,
     ),
-    stand_ins=PARAMS.stand_ins,
-    large=LARGE,
 ))
 
 if __name__ == "__main__":

@@ -26,12 +26,12 @@ def figure_2(results: Results) -> Drawing | str:
     """Panels (a) to (d) and (e) to (h) of the runs that kept their features, which are those of seed 0."""
     try:
         column = find_column(results, COLUMN)
-        found = find_runs(results, column, [f"{name}@written" for _, name in ROWS])
-        kept = [_kept(runs, column.name) for runs in found]
+        methods = find_runs(results, column, [f"{name}@written" for _, name in ROWS])
+        kept = [_kept(runs, column.name) for runs in methods]
         data = _frame(kept)
     except NotYet as missing:
         return str(missing)
-    drawn = [MethodRuns(runs.method, (record,), ()) for runs, record in zip(found, kept, strict=True)]
+    drawn = [MethodRuns(runs.method, (record,), ()) for runs, record in zip(methods, kept, strict=True)]
     with style():
         return Drawing(_draw(data, drawn, column_words(results, column)), data)
 

@@ -23,13 +23,13 @@ from common.cli.main import main
 from common.data.sets import SETS
 from common.draws import with_draws
 from common.methods.losses import softmax_cross_entropy
-from common.methods.method import Head, Method
+from common.methods.method import Head, Method, Net
 from common.methods.one_stage import cb_focal_row, ce_row, focal_row, mixup_row
 from common.methods.path import path
 from common.methods.sampling import effective_number_weights
-from common.paper import Figure, Paper, Table
+from common.paper import Figure, Profile, Table, load_paper, published_column
 from common.report.waterfall import TEXT_TO_CODE
-from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
+from common.spec import Column, Protocol, Reading, load_yaml
 from papers.icu.equations import (
     icu,
     icu_as_first_released,
@@ -50,13 +50,6 @@ GAUSSIAN, CENTRES, QUADRATIC = Head("gaussian"), Head("centres"), Head("quadrati
 
 
 # ---------------------------------------------------------------- params.yaml
-
-
-@dataclass(frozen=True)
-class Profile:
-    seeds: int
-    protocols: dict[str, Protocol]
-    columns: dict[str, Column]
 
 
 @dataclass(frozen=True)
@@ -120,11 +113,11 @@ class Params:
     written: Written
     released: Released
     baselines: Baselines
-    large: LargeColumns
 
 
 PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
-LARGE = PARAMS.large.protocols
+LARGE = PARAMS.paper.large.columns
+printed_as = partial(published_column, PARAMS.stand_ins)  # the published column that a column is, or stands in for
 
 
 # ---------------------------------------------------------------- section 3: ICU in two readings
@@ -143,7 +136,7 @@ def icu_row(reading: Reading, name: str = "icu", *, with_alpha: bool = True, wit
     r = PARAMS.released
     alpha = (r.alpha if with_gamma else r.first_alpha) if with_alpha else 0.0
     loss = partial(icu_as_released, alpha=alpha, beta=r.beta if with_gamma else 0.0, weight=r.weight)
-    return Method(name, reading, loss, QUADRATIC, network="two-branch")
+    return Method(name, reading, loss, QUADRATIC, net=Net("two-branch"))
 
 
 def table_3_rows(reading: Reading) -> list[Method]:
@@ -156,11 +149,6 @@ def table_3_rows(reading: Reading) -> list[Method]:
 
 
 # ---------------------------------------------------------------- section 4.2: the rows of Table 1
-
-
-def printed_as(column: Column) -> str:
-    """The published column that this one is, or stands in for."""
-    return PARAMS.stand_ins.get(column.name, column.name)
 
 
 def setting(column: Column) -> str:
@@ -281,7 +269,7 @@ def text_to_code(column: Column, protocols: Mapping[str, Protocol]) -> list[Meth
     return path(
         icu_row("written"),
         ("decay", {"protocol": protocols["released"]}),
-        ("network", {"network": released.network}),
+        ("network", {"net": released.net}),
         ("margins", {"loss": partial(icu, **margins)}),
         ("gamma", {"loss": partial(icu_multiplied, **margins)}),
         ("regulariser", {"loss": partial(icu_multiplied_per_sample, **margins)}),
@@ -300,15 +288,9 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
     return (*long_tailed_rows(column), *long_tailed_switches(column, protocols), *text_to_code(column, protocols))
 
 
-PROFILES = (("paper", PARAMS.paper), ("quick", PARAMS.quick))
-PAPER = with_draws(Paper(
-    name="icu",
+PAPER = with_draws(load_paper(
+    HERE, PARAMS,
     title="Intra-Class Uncertainty Loss Function for Classification",
-    folder=HERE,
-    columns={"paper": (*PARAMS.paper.columns.values(), *PARAMS.large.columns.values()),
-             "quick": tuple(PARAMS.quick.columns.values())},
-    protocols={name: p.protocols for name, p in PROFILES},
-    seeds={name: p.seeds for name, p in PROFILES},
     methods=methods,
     own=("icu",),
     main=("1", "2"),
@@ -319,9 +301,7 @@ PAPER = with_draws(Paper(
     ),
     figures=(Figure("2", "Two-dimensional features of MNIST under four losses, training and test images", figure_2),
              TEXT_TO_CODE),
-    stand_ins=PARAMS.stand_ins,
     notes=dict.fromkeys(("mnist-6layercnn2d", "mnist-6layercnn100d", "cifar10-resnet18"), "epochs and schedule chosen here"),
-    large=LARGE,
 ))
 
 if __name__ == "__main__":

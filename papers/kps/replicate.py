@@ -45,12 +45,12 @@ from common.methods.one_stage import (
     mislas_row,
 )
 from common.methods.sampling import deferred, effective_number_weights, shuffled, uniform_weights
-from common.methods.two_stage import decoupling_row, tau_norm_row, with_second_settings
-from common.paper import Figure, Paper, Table
+from common.methods.two_stage import decoupling_row, tau_norm_row
+from common.paper import Figure, Profile, Table, load_paper, published_column
 from common.report.figures import Panel, class_counts_figure, curves, embedding, per_class_error
 from common.report.results import Results
 from common.report.waterfall import TEXT_TO_CODE
-from common.spec import Column, LargeColumns, Protocol, Reading, load_yaml
+from common.spec import Column, Protocol, Reading, load_yaml
 from papers.kps.boundaries import AXES, DECISION, ONES, angle_boundary, boundary_lines, cosine_boundary
 from papers.kps.text_to_code import steps
 
@@ -158,13 +158,6 @@ def kps_ga_flipped_margins(outputs: Outputs, labels: "Tensor", context: Context,
 
 
 @dataclass(frozen=True)
-class Profile:
-    seeds: int
-    protocols: dict[str, Protocol]
-    columns: dict[str, Column]
-
-
-@dataclass(frozen=True)
 class Setting:
     """What decides the lists of a reading. s_max: the most that a class's scale may be; the text sets no limit."""
 
@@ -192,13 +185,12 @@ class Params:
     mixup_alpha: float
     toy: Toy
     drawn_counts: tuple[int, ...]
-    large: LargeColumns
     large_m_max: dict[str, float]
     large_rare: float
 
 
 PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
-LARGE = with_second_settings(PARAMS.large)
+LARGE = PARAMS.paper.large.columns
 
 
 # ---------------------------------------------------------------- section 3.5: the rows of Tables 3.2 and 3.4 to 3.6
@@ -247,11 +239,6 @@ def own_rows(column: Column, reading: Reading, protocols: Mapping[str, Protocol]
     ]
 
 
-def printed_as(column: Column) -> str:
-    """The published column that this one is, or stands in for."""
-    return PARAMS.stand_ins.get(column.name, column.name)
-
-
 def baselines(column: Column, reading: Reading, protocol: Protocol) -> list[Method]:
     """The quoted rows of Table 3.2; the equalized and the logit-adjusted loss are printed for ratio 100 only.
 
@@ -268,7 +255,7 @@ def baselines(column: Column, reading: Reading, protocol: Protocol) -> list[Meth
         bbn_row(reading, protocol),
         *meta_rows(reading, protocol),
     ]
-    if printed_as(column).endswith("-100"):
+    if published_column(PARAMS.stand_ins, column).endswith("-100"):
         rows += [equalization_row(reading), la_row(reading)]
     return rows
 
@@ -309,16 +296,16 @@ def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method
 
 def switches(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
     """One difference at a time, on one column; the thesis prints no such rows."""
-    if printed_as(column) != "cifar10-lt-100":
+    if published_column(PARAMS.stand_ins, column) != "cifar10-lt-100":
         return []
-    found = [la_post_hoc_row(reading, protocols[reading]) for reading in READINGS]
+    rows = [la_post_hoc_row(reading, protocols[reading]) for reading in READINGS]
     for reading, other in (READINGS, READINGS[::-1]):
         m_max = getattr(PARAMS, other).m_max
         changed = ga_loss(reading, replace(getattr(PARAMS, reading), m_max=m_max), ga_epoch(protocols[reading]))
-        found.append(Method("kps", reading, changed, COSINE, variant=f"m_max={m_max}"))
+        rows.append(Method("kps", reading, changed, COSINE, variant=f"m_max={m_max}"))
     late = ga_loss("written", PARAMS.written, protocols["written"].first_decay)
     mislas_kps = own_rows(column, "written", protocols)[-1]
-    return [*found, Method("kps", "written", late, COSINE, variant="start=decay"),
+    return [*rows, Method("kps", "written", late, COSINE, variant="start=decay"),
             replace(focal_row("released"), variant="head=linear"),
             replace(mislas_kps, sampler=shuffled, variant="sampler=instance")]
 
@@ -416,15 +403,9 @@ FIGURES = (
            error_figure("cifar100-lt-100", TECHNIQUES, ("written",), 10)),
 )
 
-PROFILES = (("paper", PARAMS.paper), ("quick", PARAMS.quick))
-PAPER = with_draws(Paper(
-    name="kps",
+PAPER = with_draws(load_paper(
+    HERE, PARAMS,
     title="Key Point Sensitive Loss for Long-tailed Visual Recognition",
-    folder=HERE,
-    columns={"paper": (*PARAMS.paper.columns.values(), *PARAMS.large.columns.values()),
-             "quick": tuple(PARAMS.quick.columns.values())},
-    protocols={name: p.protocols for name, p in PROFILES},
-    seeds={name: p.seeds for name, p in PROFILES},
     methods=methods,
     own=("kps", "kps-no-ga", "kps-drw", "kps-mixup", "mislas-kps"),
     main=("3.2",),
@@ -436,8 +417,6 @@ PAPER = with_draws(Paper(
         Table("3.6", "KPS combined with MiSLAS"),
     ),
     figures=(*FIGURES, TEXT_TO_CODE),
-    stand_ins=PARAMS.stand_ins,
-    large=LARGE,
 ))
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from common.methods.losses import (
     target,
     uniform_margin,
 )
-from common.methods.method import COSINE, Context, Head, Method, Outputs
+from common.methods.method import COSINE, Context, Head, Method, Outputs, Start
 from common.methods.one_stage import ce_row
 from common.methods.path import path
 from common.methods.sampling import (
@@ -51,7 +51,7 @@ from common.methods.sampling import (
     shuffled,
     uniform_weights,
 )
-from common.paper import Figure, Paper, Table
+from common.paper import Figure, Profile, Table, load_paper, published_column
 from common.report.figures import per_class_error
 from common.report.results import Results
 from common.report.waterfall import TEXT_TO_CODE
@@ -167,13 +167,6 @@ def mm_between(outputs: Outputs, labels: "Tensor", context: Context, *, s: float
 
 
 @dataclass(frozen=True)
-class Profile:
-    seeds: int
-    protocol: Protocol
-    columns: dict[str, Column]
-
-
-@dataclass(frozen=True)
 class Grid:
     """A column of Table 2 or 3: delta-, the betas tried, the one in bold."""
 
@@ -278,7 +271,7 @@ def baselines(column: Column, protocol: Protocol) -> list[Method]:
         Method("m-drw", "written", partial(uniform_margin, s=p.scale, m=p.uniform_margin), **drw_as_released(protocol)),
         Method("ldam-drw", "written", ldam_30, **drw_as_written(protocol)),
         Method("ldam-drw", "released", **as_released),
-        Method("ldam-drw-ssp", "written", **as_released, starts_from=rotation),
+        Method("ldam-drw-ssp", "written", **as_released, start=Start(rotation)),
     ]
     not_printed = ("hg-drs", "ldam-hg-drs") if column.dataset == "cifar100" else ()
     return [r for r in rows if r.name not in not_printed]
@@ -312,7 +305,7 @@ def own_rows(column: Column, protocol: Protocol) -> list[Method]:
 
 def switches(column: Column, protocol: Protocol) -> list[Method]:
     """One difference between the readings at a time, for MM-DRW on one column; the paper prints no such rows."""
-    if PARAMS.stand_ins.get(column.name, column.name) != "cifar10-lt-100":
+    if published_column(PARAMS.stand_ins, column) != "cifar10-lt-100":
         return []
     w, grid, theirs = PARAMS.written, PARAMS.grids[column.name], vars(PARAMS.released.settings[column.name]["mm-drw"])
     best, drw_written = {"s": w.scale, "delta": grid.delta, "beta": grid.best}, drw_as_written(protocol)
@@ -359,14 +352,9 @@ def figure_3(results: Results):
     return per_class_error(results, column, ("cb-rw", "mm-drw"))
 
 
-PAPER = with_draws(Paper(
-    name="mm",
+PAPER = with_draws(load_paper(
+    HERE, PARAMS,
     title="Learning Imbalanced Datasets with Maximum Margin Loss",
-    folder=HERE,
-    columns={name: tuple(p.columns.values()) for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
-    protocols={name: {"written": p.protocol, "released": p.protocol}
-               for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
-    seeds={"paper": PARAMS.paper.seeds, "quick": PARAMS.quick.seeds},
     methods=methods,
     own=("mm", "mm-drw", "mm-ldam-drw"),
     main=("1",),
@@ -376,7 +364,6 @@ PAPER = with_draws(Paper(
         Table("3", "Hyper-parameters beta / delta- of MM-DRW on CIFAR-100"),
     ),
     figures=(Figure("3", "Per-class top-1 error under step imbalance", figure_3), TEXT_TO_CODE),
-    stand_ins=PARAMS.stand_ins,
 ))
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from common.data.large_sets import LARGE as LARGE_SETS
 from common.data.sets import SETS
 from common.draws import with_draws
 from common.methods.losses import cross_entropy
-from common.methods.method import Context, Head, Method, Outputs
+from common.methods.method import Clusters, Context, Head, Method, Net, Outputs, Start
 from common.methods.one_stage import (
     LARGE_MIXUP,
     bbn_row,
@@ -43,12 +43,12 @@ from common.methods.one_stage import (
     mixup_row,
 )
 from common.methods.sampling import deferred, effective_number_weights, uniform_weights
-from common.methods.two_stage import lws_row, oltr_row, with_second_settings
-from common.paper import Figure, Paper, Table
+from common.methods.two_stage import lws_row, oltr_row
+from common.paper import Figure, Profile, Table, load_paper, published_column
 from common.report.figures import Panel, curves, find_methods
 from common.report.results import Results
 from common.report.sweep import Point, Sweep, sweep_figure
-from common.spec import Column, LargeColumns, Protocol, load_yaml
+from common.spec import Column, Protocol, load_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,13 +121,6 @@ def cluster_weights(counts: np.ndarray, epoch: int, *, beta: float, u: int, roun
 
 
 @dataclass(frozen=True)
-class Profile:
-    seeds: int
-    protocols: dict[str, Protocol]
-    columns: dict[str, Column]
-
-
-@dataclass(frozen=True)
 class Setting:
     u: int
     alpha: float
@@ -170,12 +163,11 @@ class Params:
     sweep: Tried
     switches: Switches
     baselines: Baselines
-    large: LargeColumns
     large_deferred: int
 
 
 PARAMS: Params = load_yaml(HERE / "params.yaml", Params)
-LARGE = with_second_settings(PARAMS.large)
+LARGE = PARAMS.paper.large.columns
 DEFAULT = PARAMS.written
 
 
@@ -195,11 +187,11 @@ def adapter_channels(column: Column) -> int:
 def balancing(column: Column) -> dict[str, Any]:
     """FBH where D / C is no whole number: uneven groups, or with fewer channels than classes a trunk adapter of C channels."""
     fits = PARAMS.channels[column.backbone] >= classes_of(column)
-    return {"head": Head("linear", groups="uneven"), "network": "shifted", "adapter": 0 if fits else adapter_channels(column)}
+    return {"head": Head("linear", groups="uneven"), "net": Net("shifted", 0 if fits else adapter_channels(column))}
 
 
-def division(u: int = DEFAULT.u, rounding: str = DEFAULT.rounding) -> dict[str, Any]:
-    return {"clusters": partial(cluster_numbers, u=u, rounding=rounding)}
+def division(u: int = DEFAULT.u, rounding: str = DEFAULT.rounding) -> Clusters:
+    return Clusters(partial(cluster_numbers, u=u, rounding=rounding))
 
 
 def fbh(column: Column) -> Method:
@@ -207,12 +199,13 @@ def fbh(column: Column) -> Method:
 
 
 def cdh(alpha: float = DEFAULT.alpha, **divided) -> Method:
-    return Method("cdh", READING, partial(class_divided, alpha=alpha), **division(**divided))
+    return Method("cdh", READING, partial(class_divided, alpha=alpha), clusters=division(**divided))
 
 
 def two_head(column: Column, weight: float = DEFAULT.weight) -> Method:
     """Ours: both heads."""
-    return Method("two-head", READING, partial(two_heads, alpha=DEFAULT.alpha, weight=weight), **balancing(column), **division())
+    loss = partial(two_heads, alpha=DEFAULT.alpha, weight=weight)
+    return Method("two-head", READING, loss, clusters=division(), **balancing(column))
 
 
 def two_head_full(column: Column, start: int) -> Method:
@@ -224,8 +217,9 @@ def two_head_full(column: Column, start: int) -> Method:
 
 def summed(method: Method, protocol: Protocol) -> Method:
     """The same trained network with the other way from clusters to classes: probabilities are summed. It is only tested."""
-    return replace(method, variant="mapping=sum", decide="sum", head=replace(method.head, keep=True),
-                   starts_from=replace(method, protocol=protocol), protocol=protocol.only_tested())
+    return replace(method, variant="mapping=sum", clusters=replace(method.clusters, pooling="sum"),
+                   head=replace(method.head, keep=True), start=Start(replace(method, protocol=protocol)),
+                   protocol=protocol.only_tested())
 
 
 # ---------------------------------------------------------------- section 3: which rows a column has
@@ -233,10 +227,6 @@ def summed(method: Method, protocol: Protocol) -> Method:
 
 SINGLE_ROWS = ("ce", "mixup", "drs", "ldam-drw", "mislas", "two-head-full")  # Table 5
 NOT_PRINTED = {"tiny-imagenet": ("cb-rw", "cb-focal", "hybrid-sc")}  # Table 2
-
-
-def stands_for(column: Column) -> str:
-    return PARAMS.stand_ins.get(column.name, column.name)
 
 
 def second_setting(column: Column, protocols: Mapping[str, Protocol]) -> Protocol:
@@ -262,21 +252,23 @@ def baselines(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]
 
 def sweeps(column: Column) -> list[Method]:
     """Figure 4 and section 3.3: u of CDH alone, the clustering of both heads, and what the text leaves out, lambda and alpha."""
-    tried, start = PARAMS.sweep, ce_row(READING)
-    by_features = {"starts_from": start, "takes": "clusters"}
+    tried, features_of = PARAMS.sweep, Start(ce_row(READING), takes="clusters")
     return [
         *(replace(cdh(u=u), variant=f"u={u}") for u in tried.u),
-        *(replace(two_head(column), variant=f"clustering={how}", clustering=how, **by_features)
+        *(replace(two_head(column), variant=f"clustering={how}", clusters=replace(division(), by=how), start=features_of)
           for how in ("kmeans", "hierarchical")),
         *(replace(two_head(column, weight), variant=f"lambda={weight}") for weight in tried.weight),
         *(replace(cdh(alpha), variant=f"alpha={alpha}") for alpha in tried.alpha),
     ]
 
 
+def with_adapter(method: Method, column: Column) -> Method:
+    return replace(method, net=replace(method.net, adapter=adapter_channels(column)), variant="adapter=trunk")
+
+
 def controls(column: Column) -> list[Method]:
     """CE and the class-division head behind the trunk adapter: what rows with FBH must be compared with where they have one."""
-    adapted = {"adapter": adapter_channels(column), "variant": "adapter=trunk"}
-    return [replace(ce_row(READING), keep_features=False, **adapted), replace(cdh(), **adapted)]
+    return [with_adapter(method, column) for method in (replace(ce_row(READING), keep_features=False), cdh())]
 
 
 def switches(column: Column, protocol: Protocol) -> list[Method]:
@@ -286,20 +278,20 @@ def switches(column: Column, protocol: Protocol) -> list[Method]:
     weights = partial(cluster_weights, beta=DEFAULT.beta, u=DEFAULT.u, rounding=DEFAULT.rounding)
     recipes = {"weight-decay": replace(protocol, weight_decay=s.weight_decay),
                "decay-factor": replace(protocol, decay_factor=s.decay_factor)}
-    found = [
+    rows = [
         replace(cdh(rounding="ceiling"), variant="rounding=ceiling"),
-        replace(both, network="plain", variant="kernel=1x1"),
+        replace(both, net=replace(both.net, kind="plain"), variant="kernel=1x1"),
         replace(full, weights=partial(effective_number_weights, beta=DEFAULT.beta), variant="reweight=always"),
         replace(full, weights=partial(deferred, before=uniform_weights, then=weights, start=start), variant="reweight=clusters"),
         *(replace(method, protocol=recipe, variant=f"recipe={name}")
           for name, recipe in recipes.items() for method in (ce_row(READING), both)),
     ]
-    if both.adapter:  # fewer channels than classes: classes may share channels instead
-        shared = {"adapter": 0, "head": Head("linear", groups="cyclic"), "variant": "groups=cyclic"}
-        return [*found, *(replace(method, **shared) for method in (fbh(column), both))]
+    if both.net.adapter:  # fewer channels than classes: classes may share channels instead
+        shared = {"net": Net("shifted"), "head": Head("linear", groups="cyclic"), "variant": "groups=cyclic"}
+        return [*rows, *(replace(method, **shared) for method in (fbh(column), both))]
     dropped = {"head": Head("linear", groups="drop"), "variant": "groups=drop"}
-    adapted = {"adapter": adapter_channels(column), "variant": "adapter=trunk"}
-    return [*found, *(replace(m, **change) for change in (dropped, adapted) for m in (fbh(column), both))]
+    pair = (fbh(column), both)
+    return [*rows, *(replace(m, **dropped) for m in pair), *(with_adapter(m, column) for m in pair)]
 
 
 def large_rows(column: Column, protocols: Mapping[str, Protocol]) -> list[Method]:
@@ -320,7 +312,7 @@ def second_stage(column: Column, protocols: Mapping[str, Protocol]) -> Method:
     and clusters of both heads trained with mixup."""
     first = replace(two_head(column), mixup=DEFAULT.mixup, protocol=protocols[READING], variant=f"mixup={DEFAULT.mixup:g}")
     return replace(first, name="two-head-full", variant="reweight=stage2", mixup=0.0, head=replace(first.head, keep=True),
-                   weights=partial(effective_number_weights, beta=DEFAULT.beta), starts_from=first,
+                   weights=partial(effective_number_weights, beta=DEFAULT.beta), start=Start(first),
                    protocol=second_setting(column, protocols))
 
 
@@ -328,7 +320,7 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
     """Everything that is trained on a column: Tables 1, 2 and 4, or Table 5; on some the sweeps and the switches too."""
     if column.name in LARGE:
         return tuple(large_rows(column, protocols))
-    protocol, name = protocols[READING], stands_for(column)
+    protocol, name = protocols[READING], published_column(PARAMS.stand_ins, column)
     full = two_head_full(column, protocol.first_decay)
     others = baselines(column, protocols)
     if column.backbone not in ("resnet32", "resnet8", "resnet18"):
@@ -336,7 +328,7 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
     left_out = NOT_PRINTED.get(column.dataset, ())
     own = [fbh(column), cdh(), two_head(column), full]
     rows = [m for m in others if m.name not in left_out] + own + [summed(m, protocol) for m in own[1:]]
-    rows += controls(column) if full.adapter or name in PARAMS.switched else []
+    rows += controls(column) if full.net.adapter or name in PARAMS.switched else []
     rows += sweeps(column) if name == PARAMS.sweeps else []
     rows += [*switches(column, protocol), second_stage(column, protocols)] if name in PARAMS.switched else []
     return tuple(rows)
@@ -348,10 +340,10 @@ def methods(column: Column, protocols: Mapping[str, Protocol]) -> tuple[Method, 
 def figure_3(results: Results):
     """Training images, recall and classifier norm of each class: CE and both heads. A class of several clusters has the mean
     of their norms (gap: the figure does not say)."""
-    found = find_methods(results, PARAMS.sweeps, ("ce@written", "two-head@written"))
-    if isinstance(found, str):
-        return found
-    (ce, ours), words, source = found
+    runs = find_methods(results, PARAMS.sweeps, ("ce@written", "two-head@written"))
+    if isinstance(runs, str):
+        return runs
+    (ce, ours), words, source = runs
     counts = ce.done[0]["counts"]
     order = sorted(range(len(counts)), key=lambda c: -counts[c])
 
@@ -379,14 +371,9 @@ def figure_4(results: Results):
     return sweep_figure(results, PARAMS.sweeps, panels)
 
 
-PAPER = with_draws(Paper(
-    name="two_head",
+PAPER = with_draws(load_paper(
+    HERE, PARAMS,
     title="Improving Class Balancing at Both Feature Extractor and Classifier Head",
-    folder=HERE,
-    columns={"paper": (*PARAMS.paper.columns.values(), *PARAMS.large.columns.values()),
-             "quick": tuple(PARAMS.quick.columns.values())},
-    protocols={name: p.protocols for name, p in (("paper", PARAMS.paper), ("quick", PARAMS.quick))},
-    seeds={"paper": PARAMS.paper.seeds, "quick": PARAMS.quick.seeds},
     methods=methods,
     own=("two-head", "two-head-full", "fbh", "cdh"),
     main=("1", "4"),
@@ -401,8 +388,6 @@ PAPER = with_draws(Paper(
         Figure("3", "Training images, recall and classifier norm of each class", figure_3),
         Figure("4", "Accuracy over the number of clusters and over the clustering", figure_4),
     ),
-    stand_ins=PARAMS.stand_ins,
-    large=LARGE,
 ))
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from common.cost import (
     whole_work,
     work,
 )
-from common.methods.method import Method
+from common.methods.method import Method, Streams
 from common.models.sizes import multiplications
 from common.spec import Column, Protocol
 from common.train.packing import memory_limit, run_bytes
@@ -157,7 +157,7 @@ def test_the_memory_of_a_pack():
     assert run_bytes(tiny, "bfloat16") / 2**30 == pytest.approx(1.8, rel=0.1)
     assert [memory_limit(tiny, "bfloat16", gib * 2**30) for gib in (139, 79, 40, 3, 1)] == [32, 32, 16, 1, 1]
     assert memory_limit(tiny, "float32", 79 * 2**30) == 16
-    streams = run_of(tiny.spec.column, extra_samplers=(some_loss,))
+    streams = run_of(tiny.spec.column, streams=Streams((some_loss,)))
     assert memory_limit(streams, "bfloat16", 79 * 2**30) == 16
     assert memory_limit(run_of(), "bfloat16", 79 * 2**30) == 32
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from common.cost import ASSUMED, Throughput, basis, gpu_hours, head_bytes, hours, measured, not_run, training_equivalents
 from common.data.feed import generator_for
-from common.methods.method import Context
+from common.methods.method import Context, Start
 from common.metrics import EARLY_EVAL_STRIDE
 from common.paper import Paper
 from common.spec import Column, LargeProtocol
@@ -60,7 +60,7 @@ def test_a_cell_of_a_large_column_says_what_it_needs_with_all_stages(tmp_path):
     """Worked by hand: the first stage's hours, and a tenth of the classifier's passes on top."""
     first = dataclasses.replace(row("gcl", "ce@written"), protocol=PROTOCOL)
     second = dataclasses.replace(PROTOCOL, epochs=10, trains="head", schedule="cosine", decay_epochs=())
-    retrained = dataclasses.replace(first, name="crt", starts_from=first, protocol=second)
+    retrained = dataclasses.replace(first, name="crt", start=Start(first), protocol=second)
     both = (training_equivalents(COLUMN, PROTOCOL) + training_equivalents(COLUMN, second)) / ASSUMED / 3600
     paper = Paper("toy", "Toy", tmp_path, {"paper": (COLUMN,)}, {"paper": {}}, {"paper": 1}, lambda column, protocols: (),
                   large={COLUMN.name: {"written": PROTOCOL}})
@@ -103,8 +103,8 @@ def test_no_loss_needs_more_than_is_stated(paper, label, batch, width, tmp_path)
     group, = group_runs([member(method, tmp_path, PROTOCOL)], counts)
     head = make_head(group, width, 1, int(counts.sum()))
     head.initialise([generator_for(0, "head")])
-    streams, outputs = 1 + len(method.extra_samplers), group.outputs
-    axes, wide = (1, streams, batch) if streams > 1 else (1, batch), width // 2 if method.network == "bilateral" else width
+    streams, outputs = method.streams.number, group.outputs
+    axes, wide = (1, streams, batch) if streams > 1 else (1, batch), width // 2 if method.net.kind == "bilateral" else width
     features = torch.randn(*axes, wide, requires_grad=True)
     labels = torch.randint(0, outputs, axes)
     noise = torch.randn(1, batch, outputs) if method.noise else None

@@ -38,7 +38,7 @@ def digits(tmp_path_factory):
 
 def states(methods, digits, folder, runs: int, poison: int | None):
     """What every run has after two epochs; `poison`: the run whose weights are not a number from the second on."""
-    methods = [replace(m, protocol=None, starts_from=None) for m in methods]
+    methods = [replace(m, protocol=None, start=None) for m in methods]
     members = [planned(methods[i % len(methods)], folder, i // len(methods), replace(SHORT, optimiser=optimiser_of(methods[0])))
                for i in range(runs)]
     members = sorted(members, key=lambda m: m.method.label)
@@ -67,7 +67,7 @@ def optimiser_of(method: Method) -> str:
 
 @pytest.mark.parametrize("methods", FIRST_STAGES, ids=lambda group: " ".join(m.name for m in group))
 def test_a_run_that_is_not_a_number_changes_no_bit_of_the_others(methods, digits, tmp_path):
-    runs = RUNS if len(methods) > 1 and methods[0].network == "plain" and not methods[0].extra_samplers else 4
+    runs = RUNS if len(methods) > 1 and methods[0].net.kind == "plain" and not methods[0].streams.samplers else 4
     whole, curves = states(methods, digits, tmp_path, runs, None)
     one, other = states(methods, digits, tmp_path, runs, runs // 2)
     for run in range(runs):

@@ -24,7 +24,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from common.cli.main import main
 from common.methods.losses import ldam, softmax_cross_entropy
-from common.methods.method import COSINE, Method
+from common.methods.method import COSINE, Method, Start
 from common.methods.sampling import deferred, effective_number_weights, uniform_weights
 from common.paper import Paper
 from common.report.page.page import build_page
@@ -54,7 +54,7 @@ def rows(column: Column, protocols: Any) -> tuple[Method, ...]:
         return (first,)
     late = partial(deferred, before=uniform_weights, then=effective_number_weights, start=2)
     rival = Method("rival", "written", partial(ldam, s=30.0, largest=0.5), COSINE, weights=late)
-    return first, rival, Method("own", "written", softmax_cross_entropy, starts_from=replace(first, protocol=PROTOCOL),
+    return first, rival, Method("own", "written", softmax_cross_entropy, start=Start(replace(first, protocol=PROTOCOL)),
                                 weights=effective_number_weights, protocol=SECOND)
 
 

@@ -65,7 +65,7 @@ def kinds() -> list[Run]:
         for method, protocol in planned_methods():
             if name == "coloured" and method.name not in COLOURED:
                 continue
-            if name == "plain" and (method.head.kind not in ("gaussian", "centres") or method.network != "plain"):
+            if name == "plain" and (method.head.kind not in ("gaussian", "centres") or method.net.kind != "plain"):
                 continue
             found.setdefault(canonical_json([name, _kind(method.describe()), _kind(vars(protocol))]),
                              _planned(column, method, replace(protocol, rate=protocol.rate / (1000 if name == "plain" else 1))))
@@ -98,9 +98,10 @@ def _small(protocol: Protocol, rate: float) -> Protocol:
 
 def _planned(column: Column, method: Method, protocol: Protocol) -> Run:
     def shrunk(one: Method) -> Method:
-        first = one.starts_from
-        return replace(one, protocol=_small(one.protocol or protocol, protocol.rate), adapter=min(one.adapter, 12),
-                       starts_from=shrunk(first) if first else None)
+        first = one.first_stage
+        return replace(one, protocol=_small(one.protocol or protocol, protocol.rate),
+                       net=replace(one.net, adapter=min(one.net.adapter, 12)),
+                       start=replace(one.start, method=shrunk(first)) if first else None)
 
     method = shrunk(method)
     return Run(run_spec(column, method.protocol, method, 0), method, Path("papers/golden/results/quick") / column.name)

@@ -119,7 +119,7 @@ def test_the_rows_of_table_4_4_are_what_the_readme_says():
                 "curriculum": {"function": curve, "T": end}}, method.label
             assert said["head"] == {**said["head"], "kind": "linear", "bias": None, "project": 0, "rescale": ""}
             assert (said["sampler"], said["weights"]) == ({"function": "shuffled"}, {"function": "uniform_weights"})
-            assert (method.protocol, method.mixup, method.extra_samplers, method.scale) == (None, 0, (), 1)
+            assert (method.protocol, method.mixup, method.streams.samplers, method.scale) == (None, 0, (), 1)
 
 
 def test_the_baselines_are_under_the_setting_of_their_reading():
@@ -136,7 +136,7 @@ def test_the_baselines_are_under_the_setting_of_their_reading():
         (ce,) = plan(PAPER, "paper", columns=("cifar10-lt-100",), methods=(f"ce@{reading}",), seeds=1)
         (tested,) = plan(PAPER, "paper", columns=("cifar10-lt-100",), methods=(post_hoc.label,), seeds=1)
         assert tested.start.spec.key == ce.spec.key
-        assert found[f"bbn@{reading}"].network == "bilateral"
+        assert found[f"bbn@{reading}"].net.kind == "bilateral"
         assert found[f"hybrid-sc@{reading}"].head.project > 0
     batches = {p.spec.method["loss"]["function"]: p.spec.protocol.batch_size
                for p in plan(PAPER, "paper", columns=("cifar10-lt-100",), methods=("fbl@written", "fbl@released"), seeds=1)}

@@ -110,9 +110,9 @@ def test_the_rows_of_tables_5_4_to_5_6(name, reading):
     assert (row.head.keep, row.head.rate) == ((True, 0.0) if rescale else (released, 1.0))
     assert (row.mixup, row.noise, said["weights"]) == (1.0 if released else 0.0, "normal", {"function": "uniform_weights"})
     assert row.protocol == PROTOCOLS[f"{reading}-gcl"]
-    assert row.starts_from.describe()["loss"] == first
-    assert row.starts_from.protocol == PROTOCOLS[reading]
-    assert (row.starts_from.mixup, row.starts_from.sampler(np.ones(3), 0), row.starts_from.head.keep) == (1.0, None, False)
+    assert row.first_stage.describe()["loss"] == first
+    assert row.first_stage.protocol == PROTOCOLS[reading]
+    assert (row.first_stage.mixup, row.first_stage.sampler(np.ones(3), 0), row.first_stage.head.keep) == (1.0, None, False)
 
 
 @pytest.mark.parametrize("reading", READINGS)
@@ -185,7 +185,7 @@ def test_statistics_move_on_cifar100_only_and_where_the_second_stage_is_mislas()
 def test_deconfound_tde_has_its_sources_network_and_setting_and_is_trained_once():
     for column, alpha in ((ABLATION, 1.0), ("cifar100-lt-100", 1.5)):
         written, released = (method("deconfound-tde", reading, column=column) for reading in READINGS)
-        assert (written.head.kind, written.head.alpha, written.network) == ("causal", alpha, "two-branch")
+        assert (written.head.kind, written.head.alpha, written.net.kind) == ("causal", alpha, "two-branch")
         assert written.describe() == released.describe()
         setting = written.protocol
         assert setting == released.protocol
@@ -241,7 +241,7 @@ def test_what_the_printed_numbers_say_of_the_claims():
 def test_gcl_on_large_sets_has_both_stages_of_the_text(column, epochs, batch, rate):
     row, small = method("gcl", "written", column=column), method("gcl", "written")
     assert {key for key, value in row.describe().items() if value != small.describe()[key]} == {"starts_from"}
-    assert {key for key, value in row.starts_from.describe().items() if value != small.starts_from.describe()[key]} == {"mixup"}
+    assert {key for key, value in row.first_stage.describe().items() if value != small.first_stage.describe()[key]} == {"mixup"}
     second = row.protocol
     assert (second.epochs, second.batch_size, second.schedule, second.moving_statistics) == (epochs, batch, "cosine", False)
     assert [second.learning_rate(e) for e in (0, epochs // 2)] == pytest.approx([rate, rate / 2])
@@ -255,9 +255,9 @@ def test_the_released_stages_on_places_lt_are_the_scripts():
     column = "places-lt-resnet152"
     row, text = method("gcl", "released", column=column), method("gcl", "written", column=column)
     form = {"function": "cloud_logarithm"}
-    assert row.starts_from.describe()["loss"] == {"function": "gcl", "s": 30.0, "cloud": 1.0, "sigma": 1 / 3, "size": form}
-    assert row.starts_from.describe() == text.starts_from.describe()  # but for the setting, which trains the last block alone
-    assert (row.starts_from.protocol.trains, text.starts_from.protocol.trains) == ("last", "all")
+    assert row.first_stage.describe()["loss"] == {"function": "gcl", "s": 30.0, "cloud": 1.0, "sigma": 1 / 3, "size": form}
+    assert row.first_stage.describe() == text.first_stage.describe()  # but for the setting, which trains the last block alone
+    assert (row.first_stage.protocol.trains, text.first_stage.protocol.trains) == ("last", "all")
     assert row.describe()["loss"] == {
         "function": "gcl_blended_labels", "s": 15.0, "cloud": 1.0, "sigma": 1 / 3, "m": 0.1, "gamma": 1.0}
     assert (row.sampler, row.head.keep, row.mixup, row.noise) == (class_balanced, True, 0.0, "normal")

@@ -146,8 +146,8 @@ def test_ga_starts_after_three_fifths_of_the_epochs():
 def test_mislas_with_kps_shares_the_first_stage_and_the_second_ones_setting(column):
     for reading in READINGS:
         theirs, ours = (rows(column)[f"{name}@{reading}"] for name in ("mislas", "mislas-kps"))
-        assert ours.starts_from == theirs.starts_from
-        first = ours.starts_from
+        assert ours.first_stage == theirs.first_stage
+        first = ours.first_stage
         assert (first.mixup, first.describe()["loss"]["function"], first.protocol) == (
             1.0, "softmax_cross_entropy", PROTOCOLS[reading])
         assert ours.protocol == theirs.protocol
@@ -270,7 +270,7 @@ def test_rows_of_large_sets_have_section_3_5_2s_margin_and_ga_from_three_fifths_
         mixed, plain = found["kps-mixup@written"], found["kps@written"]
         assert {key for key in mixed if mixed[key] != plain[key]} == {"mixup"}
         theirs, ours = (rows(column)[f"{name}@written"] for name in ("mislas", "mislas-kps"))
-        assert (ours.starts_from, ours.protocol, ours.head.kind) == (theirs.starts_from, theirs.protocol, "cosine")
+        assert (ours.first_stage, ours.protocol, ours.head.kind) == (theirs.first_stage, theirs.protocol, "cosine")
         assert found["mislas-kps@written"]["loss"] == plain["loss"] | {"start": 0}
         assert found["mislas@written"]["loss"] == {"function": "label_aware_smoothing", "head": 0.3, "tail": 0.0}
         assert (ours.protocol.batch_size, ours.protocol.epochs, ours.protocol.learning_rate(0)) == (256, 10, 0.1)

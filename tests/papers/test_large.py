@@ -32,7 +32,7 @@ def rows(name: str, column: str) -> list:
 
 def chain(method) -> list:
     """A row and the stages that it starts from."""
-    return [method, *(chain(method.starts_from) if method.starts_from else [])]
+    return [method, *(chain(method.first_stage) if method.first_stage else [])]
 
 
 def test_every_printed_number_on_a_large_set_has_its_row_and_every_row_a_number():
@@ -75,11 +75,11 @@ def test_stages_have_the_settings_of_their_column(name, column):
     settings = BY_NAME[name].large[column]
     for row in rows(name, column):
         first, own = settings[row.reading], row.protocol or settings[row.reading]
-        assert (own == first) == (row.starts_from is None), row.label
-        if row.starts_from:
+        assert (own == first) == (row.first_stage is None), row.label
+        if row.first_stage:
             assert own in settings.values()
             assert own.trains == ("all" if row.name == "oltr" and column != "places-lt-resnet152" else "head")
-            assert (row.starts_from.protocol, row.starts_from.reading) == (first, row.reading)
+            assert (row.first_stage.protocol, row.first_stage.reading) == (first, row.reading)
             assert not own.pretrained
     for reading in {row.reading for row in rows(name, column)}:
         assert settings[reading].pretrained == (column == "places-lt-resnet152")
@@ -124,7 +124,7 @@ def test_mixup_has_the_alpha_of_large_sets_wherever_it_is(name, column):
     assert {stage.mixup for m in rows(name, column) for stage in chain(m)} <= {0.0, 0.2}
     for m in rows(name, column):
         if m.name in mixing:  # in the first stage, or in the only one
-            assert [stage.mixup for stage in chain(m)] == ([0.0, 0.2] if m.starts_from else [0.2]), m.label
+            assert [stage.mixup for stage in chain(m)] == ([0.0, 0.2] if m.first_stage else [0.2]), m.label
 
 
 def test_large_columns_are_planned_only_where_they_are_named_and_a_set_names_all_of_its():
@@ -132,6 +132,13 @@ def test_large_columns_are_planned_only_where_they_are_named_and_a_set_names_all
         assert not {item.spec.column.name for item in plan(paper, "paper", seeds=1)} & paper.large.keys()
     kps = {item.spec.column.name for item in plan(BY_NAME["kps"], "paper", columns=("imagenet-lt",), seeds=1)}
     assert kps == {"imagenet-lt-resnet50", "imagenet-lt-resnext50"}
+
+
+def test_plan_says_where_the_hours_of_a_large_column_are():
+    done = subprocess.run([sys.executable, "-m", "papers", "plan", "--profile", "paper", "--column", "imagenet-lt-resnet50"],
+                          cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "GPU-hours of large sets into tables/<profile>/large.md" in " ".join(done.stdout.split())
 
 
 # ---------------------------------------------------------------- pipelines

@@ -41,8 +41,8 @@ def losses() -> dict[str, Method]:
 
 def stages(method: Method) -> Iterator[Method]:
     yield method
-    if method.starts_from:
-        yield from stages(method.starts_from)
+    if method.first_stage:
+        yield from stages(method.first_stage)
 
 
 LOSSES = losses()
@@ -52,10 +52,10 @@ def place(method: Method, counts: tuple[int, ...], dtype: torch.dtype) -> tuple[
     """A head for four classes, of a method that divides them for seven clusters, with labels and context."""
     parent = (0, 0, 0, 1, 1, 2, 3) if method.clusters else ()
     group = Group(0, 1, method, 4, parent)
-    head = make_head(group, WIDTH, 9 if method.network == "shifted" else 1, BATCH)
+    head = make_head(group, WIDTH, 9 if method.net.kind == "shifted" else 1, BATCH)
     head.initialise([generator_for(0, "head")])
     head = head.to(dtype)
-    streams = 1 + len(method.extra_samplers)
+    streams = method.streams.number
     labels = torch.arange(BATCH) % group.outputs
     labels = labels.expand(1, streams, BATCH) if streams > 1 else labels.expand(1, BATCH)
     noise = torch.linspace(0, 1, BATCH * 4, dtype=dtype).reshape(1, BATCH, 4) if method.noise else None
@@ -65,8 +65,8 @@ def place(method: Method, counts: tuple[int, ...], dtype: torch.dtype) -> tuple[
 
 def make_features(method: Method, value: float, dtype: torch.dtype) -> torch.Tensor:
     """[1, batch, width], or with streams: one direction a sample, of the length `value`."""
-    streams, copies = 1 + len(method.extra_samplers), 9 if method.network == "shifted" else 1
-    wide = WIDTH // 2 if method.combine else WIDTH
+    streams, copies = method.streams.number, 9 if method.net.kind == "shifted" else 1
+    wide = WIDTH // 2 if method.streams.combine else WIDTH
     drawn = torch.randn(BATCH, wide * copies, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     shape = (1, streams, BATCH, wide * copies) if streams > 1 else (1, BATCH, wide * copies)
     return (value * drawn).to(dtype).expand(shape).clone().requires_grad_()

@@ -67,7 +67,7 @@ def kind_of(item: Run) -> Kind:
     method, column = item.method, item.spec.column
     facts = SETS.get(column.dataset)
     images = (3, LARGE[column.dataset].side) if facts is None else (facts.channels, facts.side)
-    return column.backbone, method.network, method.adapter, *images
+    return column.backbone, method.net.kind, method.net.adapter, *images
 
 
 def is_large(item: Run) -> bool:
@@ -155,7 +155,7 @@ def test_a_whole_pack_starts_as_its_runs_do_alone(tmp_path):
     images, seen = load("digits", tmp_path), set()
     for item in wanted():
         method, column = item.method, item.spec.column
-        said = kind_of(item), method.head, method.clusters and method.clustering, method.task, item.spec.protocol.optimiser
+        said = kind_of(item), method.head, method.clusters and method.clusters.by, method.task, item.spec.protocol.optimiser
         if column.dataset != "digits" or said in seen:
             continue
         seen.add(said)

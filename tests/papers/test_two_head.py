@@ -71,8 +71,8 @@ def test_every_class_gets_channels_of_its_own(column):
     """Uneven groups where there are enough channels, else a trunk adapter with one channel a class."""
     full = method(column, "two-head-full")
     channels, classes = PARAMS.channels[COLUMNS[column].backbone], SETS[COLUMNS[column].dataset].classes
-    assert (full.network, full.head.groups) == ("shifted", "uneven")
-    assert full.adapter == (0 if channels >= classes else classes)
+    assert (full.net.kind, full.head.groups) == ("shifted", "uneven")
+    assert full.net.adapter == (0 if channels >= classes else classes)
 
 
 def test_adapters_have_a_whole_number_of_channels_a_class():
@@ -86,7 +86,7 @@ def test_the_four_rows_of_table_4_differ_by_the_heads_alone():
     ce, fbh, cdh, both = (method("cifar100-lt-50", name) for name in ("ce", "fbh", "cdh", "two-head"))
     assert [bool(m.head.groups) for m in (ce, fbh, cdh, both)] == [False, True, False, True]
     assert [bool(m.clusters) for m in (ce, fbh, cdh, both)] == [False, False, True, True]
-    assert {m.decide for m in (cdh, both)} == {"largest"}
+    assert {m.clusters.pooling for m in (cdh, both)} == {"largest"}
     assert both.describe()["loss"] == {"function": "two_heads", "alpha": 0.5, "weight": 1.5}
     assert both.describe()["clusters"] == {"function": "cluster_numbers", "u": 10, "rounding": "nearest"}
 
@@ -108,7 +108,7 @@ def test_the_sum_of_probabilities_is_read_off_the_same_training(name):
     assert [m.method.variant for m in items] == ["", "mapping=sum"]
     assert items[1].start.spec.key == items[0].spec.key
     assert items[1].spec.protocol.epochs == 0
-    assert items[1].method.decide == "sum"
+    assert items[1].method.clusters.pooling == "sum"
 
 
 def test_clusterings_of_features_start_from_cross_entropy_of_the_same_seed():
@@ -117,7 +117,7 @@ def test_clusterings_of_features_start_from_cross_entropy_of_the_same_seed():
     ce = {m.spec.seed: m.spec.key for m in items if m.method.name == "ce"}
     divided = [m for m in items if m.method.name == "two-head"]
     assert len(divided) == 4
-    assert all(m.start.spec.key == ce[m.spec.seed] and m.method.takes == "clusters" for m in divided)
+    assert all(m.start.spec.key == ce[m.spec.seed] and m.method.start.takes == "clusters" for m in divided)
     assert missing_runs(divided[:1], {})[0].spec.key == ce[0]  # the start first
 
 
@@ -133,20 +133,20 @@ def test_sweeps_and_switches_change_one_thing():
         for name in ("ce", "two-head"):
             assert method(column, name, "recipe=weight-decay").protocol == replace(PROTOCOL, weight_decay=0.0005)
             assert method(column, name, "recipe=decay-factor").protocol == replace(PROTOCOL, decay_factor=0.1)
-        assert method(column, "ce", "adapter=trunk").adapter == adapter_channels(COLUMNS[column])
-    assert method("cifar100-lt-100", "two-head", "groups=cyclic").adapter == 0
+        assert method(column, "ce", "adapter=trunk").net.adapter == adapter_channels(COLUMNS[column])
+    assert method("cifar100-lt-100", "two-head", "groups=cyclic").net.adapter == 0
     assert not [m for m in listed("cifar10-lt-50") if m.variant and m.variant != "mapping=sum"]
 
 
 def test_rows_with_an_adapter_have_controls_with_one_in_every_column_of_table_4():
     """Where FBH has a trunk adapter, and on the columns of the switches, CE and CDH are trained with one as well."""
     for column in {row.column for row in published(PAPER).itertuples() if row.table == "4"} | set(SWITCHED):
-        adapter = method(column, "fbh").adapter
+        adapter = method(column, "fbh").net.adapter
         controls = [m for m in listed(column) if m.name in ("ce", "cdh") and m.variant == "adapter=trunk"]
         assert [m.name for m in controls] == (["ce", "cdh"] if adapter or column in SWITCHED else []), column
-        assert {m.adapter for m in controls} <= {adapter or 60}
+        assert {m.net.adapter for m in controls} <= {adapter or 60}
         for control in controls:
-            assert replace(control, adapter=0).describe() == method(column, control.name).describe()
+            assert replace(control, net=replace(control.net, adapter=0)).describe() == method(column, control.name).describe()
     with_controls = {c for c in COLUMNS if any(m.label == "cdh[adapter=trunk]@written" for m in listed(c))}
     assert with_controls == {"cifar100-lt-100", "cifar100-lt-50", "cifar100-lt-10", "cifar10-lt-100"}
     for column in PARAMS.quick.columns:
@@ -192,7 +192,7 @@ def test_imagenet_lt_has_uneven_groups_and_its_own_deferral():
     assert PARAMS.channels["resnext50"] == NETWORKS["resnext50"].width
     counts = np.array([1280, 5])
     full = method(IMAGENET, "two-head-full")
-    assert (full.network, full.head.groups, full.adapter, full.mixup) == ("shifted", "uneven", 0, 0.2)
+    assert (full.net.kind, full.head.groups, full.net.adapter, full.mixup) == ("shifted", "uneven", 0, 0.2)
     assert full.weights(counts, 71).tolist() == [1, 1]
     assert full.weights(counts, 72)[1] > 1
     drs, drw = method(IMAGENET, "drs"), method(IMAGENET, "ldam-drw")
@@ -211,7 +211,8 @@ def test_claims_load():
 
 def test_rows_behind_an_adapter_are_compared_with_rows_behind_the_same():
     """Wherever a claim sets a row with an adapter against CE or CDH without one, it does so against them with one too."""
-    adapted = {(c.name, m.name) for c in PAPER.columns["paper"] for m in PAPER.rows("paper", c) if m.adapter and not m.variant}
+    adapted = {(c.name, m.name) for c in PAPER.columns["paper"] for m in PAPER.rows("paper", c)
+               if m.net.adapter and not m.variant}
     assert {column.partition("-")[0] for column, _ in adapted} == {"cifar100"}
     checked = 0
     for claim in load_claims(PAPER):

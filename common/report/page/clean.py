@@ -46,33 +46,34 @@ class CleanView(NamedTuple):
 
 def clean_view(boards: Sequence[Board], records: Records, hits: Mapping[str, Hits], second: Second | None) -> dict[str, Any]:
     """For the template. second: None where nobody has looked for lists."""
-    found = clean_boards(boards, records, hits, second) if second else ()
-    return {"clean": [_board_view(board) for board in found], "clean_answer": _answer(found),
-            "clean_waits": waits_for(boards, hits, second, found), "clean_rule": RULE}
+    clean = clean_boards(boards, records, hits, second) if second else ()
+    return {"clean": [_board_view(board) for board in clean], "clean_answer": _answer(clean),
+            "clean_waits": waits_for(boards, hits, second, clean), "clean_rule": RULE}
 
 
-def _answer(found: Sequence[CleanBoard]) -> str:
-    said = [f"{one.name}: {one.gone} of {one.shown} shown leads are gone ({one.boards} leaderboards)" for one in counts_of(found)]
-    return f"{'; '.join(said)}." if said else ""
+def _answer(boards: Sequence[CleanBoard]) -> str:
+    clauses = [f"{one.name}: {one.gone} of {one.shown} shown leads are gone ({one.boards} leaderboards)"
+               for one in counts_of(boards)]
+    return f"{'; '.join(clauses)}." if clauses else ""
 
 
-def waits_for(boards: Sequence[Board], hits: Mapping[str, Hits], second: Second | None, found: Sequence[CleanBoard]) -> list[str]:
+def waits_for(boards: Sequence[Board], hits: Mapping[str, Hits], second: Second | None, clean: Sequence[CleanBoard]) -> list[str]:
     """A sentence on each thing that is not here yet."""
-    said, mine = [], [board for board in boards if board.column.dataset in ARCHIVE_ORDER_KNOWN]
+    sentences, mine = [], [board for board in boards if board.column.dataset in ARCHIVE_ORDER_KNOWN]
     ranked = [row for board in mine for row in board.rows if row.rank is not None]
-    if not found and not any(key in hits for row in ranked for key in row.keys):
+    if not clean and not any(key in hits for row in ranked for key in row.keys):
         planned = sum(row.is_main for board in mine for row in board.rows)
-        said.append(f"This waits for runs with predictions: none of the {planned} main rows of the leaderboards on "
-                    f"{' and '.join(ARCHIVE_ORDER_KNOWN)} has any yet. A campaign trains them first.")
+        sentences.append(f"This waits for runs with predictions: none of the {planned} main rows of the leaderboards on "
+                         f"{' and '.join(ARCHIVE_ORDER_KNOWN)} has any yet. A campaign trains them first.")
     for dataset in ARCHIVE_ORDER_KNOWN:
         if second is None or (missing := [one.file for one in missing_lists(second.tests[dataset], dataset)]):
             which = f" ({', '.join(missing)})" if second else ""
-            said.append(f"Lists about {dataset} are not here{which}: `prepare second-tests --from FOLDER` reads them; "
-                        "data/README.md says where they come from.")
+            sentences.append(f"Lists about {dataset} are not here{which}: `prepare second-tests --from FOLDER` reads them; "
+                             "data/README.md says where they come from.")
     if second is None or not second.further:
-        said.append("No finished run has answered a further test set, such as CIFAR-10.1: `answer NAME` lets those do it whose "
-                    "weights are here.")
-    return said
+        sentences.append("No finished run has answered a further test set, such as CIFAR-10.1: `answer NAME` lets those do it "
+                         "whose weights are here.")
+    return sentences
 
 
 def _board_view(board: CleanBoard) -> CleanView:
@@ -106,8 +107,8 @@ def _test_view(result: Result, board: CleanBoard) -> TestView:
     tau = "fewer than three methods" if result.tau is None else f"{signed(result.tau)} {_within(result.interval)}"
     best, first = _ranks(result), board.methods[0]
     leaders = [name for name, rank in zip(board.methods, best, strict=True) if rank == 1]
-    said = f"{first} stays first" if first in leaders else f"{' and '.join(leaders)} is first in the place of {first}"
-    return TestView(result.name, result.images, tau, said, tuple(_gone(lead, result.unit) for lead in result.gone))
+    words = f"{first} stays first" if first in leaders else f"{' and '.join(leaders)} is first in the place of {first}"
+    return TestView(result.name, result.images, tau, words, tuple(_gone(lead, result.unit) for lead in result.gone))
 
 
 def _gone(lead: Lead, unit: str) -> str:

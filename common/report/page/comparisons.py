@@ -42,10 +42,11 @@ def comparisons(results: Sequence[Results], entrants: Sequence[Entrant], tested:
     """Everything across papers for the templates, under the published protocol. entrants: all methods of it; tested: all
     orders."""
     hits = results[0].hits
-    found = boards_of_columns([one.paper for one in results], entrants, hits)
+    per_column = boards_of_columns([one.paper for one in results], entrants, hits)
     cells = same_cell.same_cells(results)
     return {
-        "boards": by_size([one for one in found if one.trained]), "untrained": [one.board for one in found if not one.trained],
+        "boards": by_size([one for one in per_column if one.trained]),
+        "untrained": [one.board for one in per_column if not one.trained],
         "orders": [one for one in tested if one.tau is not None], "order_answer": order_answer(tested),
         "no_orders": [one for one in tested if one.tau is None],
         "same": [cell for cell in cells if cell.differ], "alike": [cell for cell in cells if not cell.differ],
@@ -85,7 +86,7 @@ def method_of(label: str) -> str:
 
 
 def comparable(protocol: Protocol) -> tuple:
-    """What settings of one board have in common: how long is trained, which layers, and from which weights."""
+    """What the settings of one board have in common: for how long they train, which layers, and from which weights."""
     return protocol.epochs, protocol.trains, getattr(protocol, "pretrained", False)
 
 
@@ -97,15 +98,15 @@ def departs(protocol: Protocol, usual: Protocol) -> str:
         "momentum": f"momentum {protocol.momentum:g}", "weight_decay": f"weight decay {protocol.weight_decay:g}",
         "drop_last": "last batch dropped" if protocol.drop_last else "last batch kept",
     }
-    found = [text for name, text in words.items() if name in names]
+    departures = [text for name, text in words.items() if name in names]
     if names & {"warmup_epochs", "warmup_start"}:
-        found.append(f"warm-up of {protocol.warmup_epochs} epochs from {protocol.warmup_start:.2g}")
+        departures.append(f"warm-up of {protocol.warmup_epochs} epochs from {protocol.warmup_start:.2g}")
     if names & {"schedule", "decay_epochs", "decay_factor"}:
         steps = f"× {protocol.decay_factor:g} at {', '.join(map(str, protocol.decay_epochs))}"
-        found.append("cosine" if protocol.schedule == "cosine" else steps if protocol.decay_epochs else "no decay")
-    said = {*words, "warmup_epochs", "warmup_start", "schedule", "decay_epochs", "decay_factor"}
-    found += [f"{name.replace('_', ' ')} {getattr(protocol, name)}" for name in sorted(names - said)]
-    return "; ".join(found)
+        departures.append("cosine" if protocol.schedule == "cosine" else steps if protocol.decay_epochs else "no decay")
+    covered = {*words, "warmup_epochs", "warmup_start", "schedule", "decay_epochs", "decay_factor"}
+    departures += [f"{name.replace('_', ' ')} {getattr(protocol, name)}" for name in sorted(names - covered)]
+    return "; ".join(departures)
 
 
 def _one(board: Board, settings: tuple[str, ...], absent: tuple[str, ...]) -> OnePerColumn:
@@ -118,7 +119,7 @@ def _one(board: Board, settings: tuple[str, ...], absent: tuple[str, ...]) -> On
 
 def missing(board: Board, papers: Sequence[Paper], trained: Collection[tuple[Column, str, str]]) -> tuple[str, ...]:
     """Each paper's own methods that are not on the board, with why. trained: column, paper and method of all that is planned."""
-    there, found = {(paper, method_of(label)) for row in board.rows for paper, label in row.sources}, []
+    there, lines = {(paper, method_of(label)) for row in board.rows for paper, label in row.sources}, []
     for paper in papers:
         reasons: dict[str, list[str]] = {}
         for name in paper.own:
@@ -127,17 +128,17 @@ def missing(board: Board, papers: Sequence[Paper], trained: Collection[tuple[Col
                        if (board.column, paper.name, name) in trained else "the paper does not train it in this column"
                        if board.column in paper.columns["paper"] else "the paper does not use this column")
                 reasons.setdefault(why, []).append(name)
-        found += [f"{short(paper.name)} {', '.join(names)}: {why}" for why, names in reasons.items()]
-    return tuple(found)
+        lines += [f"{short(paper.name)} {', '.join(names)}: {why}" for why, names in reasons.items()]
+    return tuple(lines)
 
 
-def by_size(found: Sequence[OnePerColumn]) -> list[OnePerColumn]:
+def by_size(per_column: Sequence[OnePerColumn]) -> list[OnePerColumn]:
     """The boards of one column together, the column of the largest board first."""
     largest: dict[str, int] = {}
-    for one in found:
+    for one in per_column:
         name = one.board.column.name
         largest[name] = max(largest.get(name, 0), one.trained)
-    return sorted(found, key=lambda one: (-largest[one.board.column.name], one.board.column.name, -one.trained))
+    return sorted(per_column, key=lambda one: (-largest[one.board.column.name], one.board.column.name, -one.trained))
 
 
 # ---------------------------------------------------------------- order

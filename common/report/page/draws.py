@@ -38,7 +38,7 @@ def draws_view(results: Sequence[Results]) -> dict[str, Any]:
 
 
 def _pooled_view(pooled: Pooled) -> PooledView:
-    rows = tuple(_drawn_view(one) for one in pooled.methods if one.found)
+    rows = tuple(_drawn_view(one) for one in pooled.methods if one.variances)
     tables = () if pooled.draws is None else tuple(
         (f"{table.paper}, Table {table.table}", f"{sum(gap < pooled.draws for gap in table.gaps)} of {len(table.gaps)}")
         for table in pooled.tables)
@@ -52,15 +52,15 @@ def _answer(pooled: Pooled) -> str:
         return (f"{gaps}. How many of them are smaller than the spread over draws is not known: that waits for a method with two "
                 f"runs or more on each of two subsets; {here}. A campaign trains them after the main tables.")
     return (f"sd over draws {number(pooled.draws)}, beside {number(pooled.seeds)} over seeds, in points, pooled over "
-            f"{sum(one.found is not None for one in pooled.methods)} methods. {gaps}: {pooled.smaller(pooled.draws)} of them are "
-            f"smaller than the sd over draws, {pooled.smaller(pooled.seeds)} smaller than that over seeds.")
+            f"{sum(one.variances is not None for one in pooled.methods)} methods. {gaps}: {pooled.smaller(pooled.draws)} of them "
+            f"are smaller than the sd over draws, {pooled.smaller(pooled.seeds)} smaller than that over seeds.")
 
 
 def _drawn_view(one: Drawn) -> DrawnView:
-    means, found = one.means, one.found
+    means, variances = one.means, one.variances
     theirs = one.by_subset["authors"]
     return DrawnView(
         one.label, "; ".join(one.papers), protocol_words(one.protocol), mean_text(theirs) if theirs else "no run yet", len(means),
-        number(min(means.values())), number(max(means.values())), number(found.seeds ** 0.5),
-        number(max(0.0, found.draws) ** 0.5), f"{found.p:.3g}",
+        number(min(means.values())), number(max(means.values())), number(variances.seeds ** 0.5),
+        number(max(0.0, variances.draws) ** 0.5), f"{variances.p:.3g}",
         tuple((subset, mean_text(one.by_subset[subset])) for subset in means))

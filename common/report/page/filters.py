@@ -36,8 +36,8 @@ class Count(NamedTuple):
 
 def counts(words: Iterable[str], order: Sequence[str]) -> tuple[Count, ...]:
     """How often each word occurs, in this order; words that do not occur are left out."""
-    found = Counter(words)
-    return tuple(Count(word, found[word]) for word in order if found[word])
+    occurrences = Counter(words)
+    return tuple(Count(word, occurrences[word]) for word in order if occurrences[word])
 
 
 # ---------------------------------------------------------------- words and numbers
@@ -75,7 +75,7 @@ def span(interval: Interval | None) -> str:
 
 
 def width(interval: Interval | None) -> str:
-    """By which a column of intervals is sorted."""
+    """What a column of intervals is sorted by."""
     return "" if interval is None else f"{interval.high - interval.low:.6g}"
 
 
@@ -88,7 +88,7 @@ def slug(*parts: str) -> str:
     >>> slug("toy", "1", "Own-DRW", "", "written", "cifar10-lt-100")
     'toy-1-own-drw-written-cifar10-lt-100'
     """
-    return "-".join(found for part in parts if (found := re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-")))
+    return "-".join(words for part in parts if (words := re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-")))
 
 
 def address(cell: Cell, paper: str) -> str:
@@ -115,21 +115,21 @@ def about(cell: Cell) -> str:
 def beside(cell: Cell) -> str:
     """The cell in words, with where one further run of ours would lie, and whether the printed number does."""
     ours = mean_text(cell.values) if cell.n else cell.state
-    found = f"Printed {cell.shown}, ours {ours}" + (f": {signed(cell.delta)}, {cell.verdict}." if cell.verdict else ".")
+    sentence = f"Printed {cell.shown}, ours {ours}" + (f": {signed(cell.delta)}, {cell.verdict}." if cell.verdict else ".")
     interval = prediction_interval(cell.values)
     if interval is None or cell.quick:
-        return found
+        return sentence
     inside = "inside" if interval.low <= cell.published <= interval.high else "outside"
     low, high = within_percent(interval)
-    return (f"{found} One further run would lie in {number(low)} to {number(high)} (95 % prediction interval); "
+    return (f"{sentence} One further run would lie in {number(low)} to {number(high)} (95 % prediction interval); "
             f"the printed number is {inside}.")
 
 
 def notes(cell: Cell, reading: str) -> list[str]:
     """What a cell must be read with. reading: of the row, where it may be another than the cell's."""
-    found = [f"{cell.diverged} diverged"] if cell.diverged and cell.n else []
-    found += [f"as {cell.reading}"] if cell.reading and reading and cell.reading != reading else []
-    return [*found, *cell.flags]
+    remarks = [f"{cell.diverged} diverged"] if cell.diverged and cell.n else []
+    remarks += [f"as {cell.reading}"] if cell.reading and reading and cell.reading != reading else []
+    return [*remarks, *cell.flags]
 
 
 def best_text(cell: Cell) -> str:
@@ -149,7 +149,7 @@ def best_tone(cell: Cell) -> str:
 
 
 def rank(cell: Cell) -> str:
-    """By which a column of a table is sorted: the verdict, then how far off the number is."""
+    """What a column of a table is sorted by: the verdict, then how far off the number is."""
     word = cell_word(cell)
     place = CELL_WORDS.index(word) if word in CELL_WORDS else len(CELL_WORDS)
     return f"{1000 * place + min(999.0, abs(cell.delta or 0.0)):.6g}"
@@ -190,12 +190,12 @@ def whose(sources: Iterable[tuple[str, str]]) -> str:
     >>> whose([("one", "ce@written"), ("two_b", "ce@written"), ("three", "own[beta=1]@released")])
     'ONE and TWO-B, written; THREE [beta=1], released'
     """
-    found: dict[str, dict[str, None]] = {}
+    by_reading: dict[str, dict[str, None]] = {}
     for paper, label in sources:
         name, _, reading = label.rpartition("@")
         setting = name.partition("[")[1] + name.partition("[")[2]
-        found.setdefault(reading, {})[short(paper) + (f" {setting}" if setting else "")] = None
-    return "; ".join(f"{' and '.join(names)}, {reading}" for reading, names in found.items())
+        by_reading.setdefault(reading, {})[short(paper) + (f" {setting}" if setting else "")] = None
+    return "; ".join(f"{' and '.join(names)}, {reading}" for reading, names in by_reading.items())
 
 
 def behind_texts(behind: Behind | None) -> dict[str, tuple[str, str]]:

@@ -19,10 +19,10 @@
   let stored = null;
   async function data() {
     if (!stored) {
-      const found = JSON.parse(new TextDecoder().decode(await paired.inflate(document.getElementById("run-data").textContent)));
-      const fields = Object.entries(found.runs);
-      found.runs = Array.from({ length: found.number }, (_, i) => Object.fromEntries(fields.map(([name, values]) => [name, values[i]])));
-      stored = found;
+      const parsed = JSON.parse(new TextDecoder().decode(await paired.inflate(document.getElementById("run-data").textContent)));
+      const fields = Object.entries(parsed.runs);
+      parsed.runs = Array.from({ length: parsed.number }, (_, i) => Object.fromEntries(fields.map(([name, values]) => [name, values[i]])));
+      stored = parsed;
     }
     return stored;
   }
@@ -273,7 +273,7 @@
     pick("result").replaceChildren();
   }
 
-  function chosen(name) {
+  function selection(name) {
     const [method, run] = pick(name).value.split(",").map(Number);
     return { method, run: run ?? null };
   }
@@ -281,7 +281,7 @@
   async function comparePair() {
     const place = pick("column").value, column = pairs.columns[place];
     if (!pick("first").value || !pick("second").value) return;
-    const meeting = paired.meeting(column, chosen("first"), chosen("second"));
+    const meeting = paired.meeting(column, selection("first"), selection("second"));
     if (!meeting.length) { pick("result").replaceChildren(html("p", {}, "These two have no seed in common.")); return; }
     const wanted = [place, pick("first").value, pick("second").value].join();
     if (!inflated.has(place)) inflated.set(place, await paired.inflate(column.bits));
@@ -289,25 +289,25 @@
       pick("result").replaceChildren(...pairParts(column, paired.compare(column, inflated.get(place), meeting)));
   }
 
-  function pairParts(column, found) {
-    const all = found.seeds * found.images, share = (number, of = all) => fixed((100 * number) / of);
-    const words = found.test ? [
-      ["difference, first − second", `${points((100 * (found.first - found.second)) / all)} points`],
-      ["95 % interval", `${points(found.test.low)} to ${points(found.test.high)}`], ["p (two-sided)", p(found.test.either)],
-    ] : [["difference, first − second", `${points((100 * (found.first - found.second)) / all)} points; with one seed there is no interval and no p`]];
-    const facts = [["accuracy, first", `${share(found.both + found.first)} %`], ["accuracy, second", `${share(found.both + found.second)} %`], ...words,
-      ["compared", `${count(found.images)} images, ${found.seeds} ${found.seeds === 1 ? "run" : "seeds"} of each`],
+  function pairParts(column, outcome) {
+    const all = outcome.seeds * outcome.images, share = (number, of = all) => fixed((100 * number) / of);
+    const words = outcome.test ? [
+      ["difference, first − second", `${points((100 * (outcome.first - outcome.second)) / all)} points`],
+      ["95 % interval", `${points(outcome.test.low)} to ${points(outcome.test.high)}`], ["p (two-sided)", p(outcome.test.either)],
+    ] : [["difference, first − second", `${points((100 * (outcome.first - outcome.second)) / all)} points; with one seed there is no interval and no p`]];
+    const facts = [["accuracy, first", `${share(outcome.both + outcome.first)} %`], ["accuracy, second", `${share(outcome.both + outcome.second)} %`], ...words,
+      ["compared", `${count(outcome.images)} images, ${outcome.seeds} ${outcome.seeds === 1 ? "run" : "seeds"} of each`],
       ...[["only the first right", "first"], ["only the second right", "second"], ["both right", "both"], ["neither right", "neither"]]
-        .map(([name, field]) => [name, `${count(found[field])} (${share(found[field])} %)`])];
+        .map(([name, field]) => [name, `${count(outcome[field])} (${share(outcome[field])} %)`])];
     const list = html("dl", { class: "outcome" }, ...facts.flatMap(([name, value]) => [html("dt", {}, name), html("dd", {}, value)]));
-    return [list, html("h4", {}, "By class"), classTable(column, found), html("h4", {}, "Images on which they differ"), imageList(found)];
+    return [list, html("h4", {}, "By class"), classTable(column, outcome), html("h4", {}, "Images on which they differ"), imageList(outcome)];
   }
 
-  function classTable(column, found) {
+  function classTable(column, outcome) {
     const names = ["class", "training images", "first", "second", "difference", "only the first right", "only the second right"];
     const head = html("tr", {}, ...names.map((name) => html("th", { scope: "col", class: "n" }, html("button", { type: "button" }, name))));
-    const rows = found.classes.map((one) => {
-      const all = one.images * found.seeds, percent = (number) => (100 * number) / all, gap = percent(one.first - one.second);
+    const rows = outcome.classes.map((one) => {
+      const all = one.images * outcome.seeds, percent = (number) => (100 * number) / all, gap = percent(one.first - one.second);
       const cells = [column.counts[one.label], fixed(percent(one.both + one.first)), fixed(percent(one.both + one.second)), points(gap), one.first, one.second];
       return html("tr", {}, html("th", { scope: "row", class: "n" }, one.label),
         ...cells.map((text, i) => html("td", i === 3 ? { class: "n", "data-v": gap } : { class: "n" }, text)));
@@ -316,8 +316,8 @@
     return html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Where the two differ, by class" }, table);
   }
 
-  function imageList(found) {
-    const { differing, seeds } = found;
+  function imageList(outcome) {
+    const { differing, seeds } = outcome;
     const which = ({ image, label, ours, theirs }) => `${image} (class ${label}, ${seeds === 1 ? (ours ? "first" : "second") : `${ours} : ${theirs}`})`;
     const words = differing.length > SHOWN ? `${SHOWN} of ${count(differing.length)}` : count(differing.length);
     const means = seeds === 1 ? "which of the two is right" : `how many of ${seeds} runs are right, first : second, the largest differences first`;

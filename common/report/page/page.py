@@ -48,12 +48,12 @@ HABITS = (
 )
 
 
-def build_page(results: Sequence[Results], figures: Path, said: Mapping[str, Sequence[str]], target: Path,
+def build_page(results: Sequence[Results], figures: Path, lines: Mapping[str, Sequence[str]], target: Path,
                second: Second | None = None, guests: Sequence[Mapping[str, Any]] = ()) -> str:
     """Write the page to `target`; returns one line on it: its size, and which figures found no room.
 
     results: of each paper under the published protocol, all of the same records. figures: the folder with
-    <paper>/figure-<n>.svg and .png. said: paper name -> the lines of `save_figures`, which say why a figure is missing. second:
+    <paper>/figure-<n>.svg and .png. lines: paper name -> the lines of `save_figures`, which say why a figure is missing. second:
     what else is known of the test sets. guests: what is shown of losses that are no paper's (`common.guests.view`), in a section
     of their own.
     """
@@ -67,18 +67,18 @@ def build_page(results: Sequence[Results], figures: Path, said: Mapping[str, Seq
         "variants": {one.paper.name: markdown(variants_markdown(one).partition("\n")[2]) for one in results},
         "waterfalls": {one.paper.name: markdown(waterfall_markdown(one)) for one in results},
         "large": {one.paper.name: markdown(large_markdown(one).partition("\n")[2]) for one in results},
-        "quick": [found for one in results if (found := quick_view(one.under("quick")))],
+        "quick": [view for one in results if (view := quick_view(one.under("quick")))],
         "rules": (verdict.RULE, claims.RULE, *HABITS), **draws_view(results), "guests": guests,
         **clean_view(boards_of(methods), records, hits, second),
     }
-    bare = _render(content, sources, pictures(papers, figures, said, 0), "", "{}")  # after it, `sources` knows what is named
+    bare = _render(content, sources, pictures(papers, figures, lines, 0), "", "{}")  # after it, `sources` knows what is named
     planned = plans(results)
     room, (runs, pairs) = fit(cache(lambda points: deflated(run_data(sources, planned, points))),
                               cache(lambda share: _json(pair_data(methods, hits, share))), LIMIT - len(bare))
-    chosen = pictures(papers, figures, said, room)
-    page = _render(content, sources, chosen, runs, pairs)
+    fitted = pictures(papers, figures, lines, room)
+    page = _render(content, sources, fitted, runs, pairs)
     write_atomically(target, page)
-    return _summary(target, page, chosen)
+    return _summary(target, page, fitted)
 
 
 def fit(runs: Callable[[int], str], pairs: Callable[[Share], str], room: int) -> tuple[int, tuple[str, str]]:
@@ -98,7 +98,7 @@ def _json(value: Any) -> str:
     return htmlsafe_json_dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def _render(content: Mapping[str, Any], sources: Sources, chosen: Mapping[str, Any], runs: str, pairs: str) -> bytes:
+def _render(content: Mapping[str, Any], sources: Sources, figures: Mapping[str, Any], runs: str, pairs: str) -> bytes:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -108,13 +108,13 @@ def _render(content: Mapping[str, Any], sources: Sources, chosen: Mapping[str, A
     script = "".join((HERE / name).read_text(encoding="utf-8") for name in ("paired.js", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     own = {"style": Markup((HERE / "style.css").read_text(encoding="utf-8")), "script": Markup(script)}  # files of this package
-    page = environment.get_template("page.html.j2").render(**content, **own, pictures=chosen, run_data=Markup(runs),
+    page = environment.get_template("page.html.j2").render(**content, **own, pictures=figures, run_data=Markup(runs),
                                                            pair_data=Markup(pairs), script_digest=f"sha256-{digest}")
     return page.encode()
 
 
-def _summary(target: Path, page: bytes, chosen: Mapping[str, Sequence[Any]]) -> str:
-    left_out = [f"{name} {p.number}" for name, several in chosen.items() for p in several if p.instead.startswith("too large")]
+def _summary(target: Path, page: bytes, figures: Mapping[str, Sequence[Any]]) -> str:
+    left_out = [f"{name} {p.number}" for name, several in figures.items() for p in several if p.instead.startswith("too large")]
     more = f"; no room for the figures {', '.join(left_out)}" if left_out else ""
     more += f"; above the limit of {LIMIT / 1e6:.0f} MB" if len(page) > LIMIT else ""
     return f"{target}: {len(page) / 1e6:.2f} MB{more}"
@@ -124,8 +124,8 @@ def differences(paper: Paper) -> Any:
     """The section of the paper's README.md on what is written, released and done here, as HTML; or that there is none."""
     path = paper.folder / "README.md"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    found = re.search(rf"^## {DIFFERENCES}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    return markdown(found[1] if found else f"papers/{paper.name}/README.md has no section “{DIFFERENCES}”.")
+    section = re.search(rf"^## {DIFFERENCES}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return markdown(section[1] if section else f"papers/{paper.name}/README.md has no section “{DIFFERENCES}”.")
 
 
 def markdown(text: str) -> Any:
@@ -146,12 +146,12 @@ def quick_view(results: Results) -> tuple[str, list[str], list[tuple[str, list[s
     """Title, quick columns, and a row for each method that has a quick run: mean ± sd (seeds), or why there is none."""
     paper = results.paper
     columns = [column for column in paper.columns["quick"] if column.name not in paper.large]
-    found: dict[str, dict[str, str]] = {}
+    by_method: dict[str, dict[str, str]] = {}
     for column in columns:
         for runs in results.runs(column):
             text = mean_text(tuple(measure(r, "top1_accuracy") for r in runs.done)) if runs.done else (
                 "diverged" if runs.diverged else "no run yet")
-            found.setdefault(runs.method.label, {})[column.name] = text
-    rows = [(label, [texts.get(column.name, "not in this column") for column in columns]) for label, texts in found.items()
+            by_method.setdefault(runs.method.label, {})[column.name] = text
+    rows = [(label, [texts.get(column.name, "not in this column") for column in columns]) for label, texts in by_method.items()
             if set(texts.values()) != {"no run yet"}]
     return (paper.title, [column.name for column in columns], rows) if rows else None

@@ -98,9 +98,9 @@ const paired = (() => {
     }
     const each = [...classes.values()].sort((a, b) => a.label - b.label);
     const all = (name) => each.reduce((sum, one) => sum + one[name], 0);
-    const found = { seeds: pairs.length, images: image, both: all("both"), first: all("first"), second: all("second"), neither: all("neither") };
+    const outcome = { seeds: pairs.length, images: image, both: all("both"), first: all("first"), second: all("second"), neither: all("neither") };
     differing.sort((a, b) => Math.abs(b.ours - b.theirs) - Math.abs(a.ours - a.theirs) || a.image - b.image);
-    return { ...found, classes: each, differing, test: test(bySeed, net, found.first, found.second) };
+    return { ...outcome, classes: each, differing, test: test(bySeed, net, outcome.first, outcome.second) };
   }
 
   async function inflate(text) {

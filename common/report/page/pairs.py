@@ -50,14 +50,14 @@ def pair_data(entrants: Sequence[Entrant], hits: Mapping[str, Hits], share: Shar
 
 def _compared(entrants: Sequence[Entrant], hits: Mapping[str, Hits]) -> list[Compared]:
     """The methods by name, with their runs that have predictions. All runs of a column are tested on the same images."""
-    found = []
+    methods = []
     for entrant in entrants:
         have = [record for record in entrant.runs.done if record["key"] in hits]
         if have:
             name = f"{entrant.runs.method.label} · {planned_by(entrant.sources, entrant.runs.method.label)}"
-            found.append(Compared(name, tuple(record["spec"]["seed"] for record in have),
-                                  tuple(hits[record["key"]] for record in have), have[0]["counts"]))
-    return sorted(found, key=lambda one: one.name)
+            methods.append(Compared(name, tuple(record["spec"]["seed"] for record in have),
+                                    tuple(hits[record["key"]] for record in have), have[0]["counts"]))
+    return sorted(methods, key=lambda one: one.name)
 
 
 def _column(name: str, methods: Sequence[Compared]) -> dict[str, Any]:

@@ -19,27 +19,27 @@ class Picture:
     instead: str = ""
 
 
-def pictures(papers: Sequence[Paper], folder: Path, said: Mapping[str, Sequence[str]], room: int) -> dict[str, list[Picture]]:
+def pictures(papers: Sequence[Paper], folder: Path, lines: Mapping[str, Sequence[str]], room: int) -> dict[str, list[Picture]]:
     """Paper name -> its figures, read from `folder`/<paper>/figure-<n>.svg or .png, whichever takes less room.
 
-    said: paper name -> what `save_figures` says of each, which stands in the place of a figure that is not drawn.
+    lines: paper name -> what `save_figures` says of each, which stands in the place of a figure that is not drawn.
     The smallest go first, until `room` bytes are taken, so that as many as possible are on the page.
     """
-    found = {(paper.name, figure.number): _uri(folder / paper.name, figure) for paper in papers for figure in paper.figures}
+    uris = {(paper.name, figure.number): _uri(folder / paper.name, figure) for paper in papers for figure in paper.figures}
     inlined = set()
-    for place, uri in sorted(found.items(), key=lambda item: len(item[1])):
+    for place, uri in sorted(uris.items(), key=lambda item: len(item[1])):
         if uri and len(uri) <= room:
             inlined.add(place)
             room -= len(uri)
     shown: dict[str, list[Picture]] = {paper.name: [] for paper in papers}
     for paper in papers:
         for figure in paper.figures:
-            uri = found[paper.name, figure.number]
+            uri = uris[paper.name, figure.number]
             if (paper.name, figure.number) in inlined:
                 shown[paper.name].append(Picture(figure.number, figure.caption, uri))
             else:
                 why = f"too large for this page; see figures/{paper.name}/figure-{figure.number}.png" if uri else (
-                    _why(figure, said.get(paper.name, ())))
+                    _why(figure, lines.get(paper.name, ())))
                 shown[paper.name].append(Picture(figure.number, figure.caption, instead=why))
     return shown
 

@@ -23,7 +23,7 @@ from common.plan import Run
 from common.report.compare import Cell
 from common.report.large import COMMAND
 from common.report.results import Record, Results
-from common.spec import Profile, canonical_json, unwrap
+from common.spec import ProfileName, canonical_json, unwrap
 from common.store import files_by_key
 
 PLACE = ("device", "precision", "compiled", "torch", "python")
@@ -73,19 +73,19 @@ def plans(results: Sequence[Results]) -> dict[str, Plan]:
 
     What only other runs start from is trained with the first of them.
     """
-    found: dict[str, Plan] = {}
+    planned: dict[str, Plan] = {}
     starts: dict[str, Plan] = {}
     for profile in ("paper", "quick"):
         for one in (one.under(profile) for one in results):
             for item in (item for column in one.paper.columns[profile] for seeds in one.planned(column) for item in seeds):
                 command = _command(one.paper, profile, item)
-                found.setdefault(item.spec.key, Plan(item.method, command))
+                planned.setdefault(item.spec.key, Plan(item.method, command))
                 for start in item.chain[:-1]:
                     starts.setdefault(start.spec.key, Plan(start.method, command))
-    return starts | found
+    return starts | planned
 
 
-def _command(paper: Paper, profile: Profile, item: Run) -> str:
+def _command(paper: Paper, profile: ProfileName, item: Run) -> str:
     """Up to its number of seeds. A column of a large set is trained under torchrun, and in the paper's profile only."""
     column = item.spec.column.name
     begin = COMMAND.format(paper=paper.name) if column in paper.large else (
@@ -100,13 +100,10 @@ def _command(paper: Paper, profile: Profile, item: Run) -> str:
 def equations(method: Method) -> list[list[Any]]:
     """[what it is for, name, file, line] of the functions that a method is made of, its first stage's behind them. What every
     method has where it says nothing (a shuffle, equal weights) is left out."""
-    parts = [("loss", method.loss), ("class weights", method.weights), ("sampler", method.sampler)]
-    parts += [("second stream", sampler) for sampler in method.extra_samplers]
-    parts += [("streams combined by", method.combine), ("logits adjusted by", method.adjust), ("clusters", method.clusters)]
-    found = [[use, function.__name__, *_place(function)] for use, part in parts if part not in (None, shuffled, uniform_weights)
-             for function in _functions(part) if function is not uniform_weights]
-    first = equations(method.starts_from) if method.starts_from else []
-    return found + [[f"first stage: {use}", *rest] for use, *rest in first]
+    own = [[use, function.__name__, *_place(function)] for use, part in method.functions.items()
+           if part not in (shuffled, uniform_weights) for function in _functions(part) if function is not uniform_weights]
+    first = equations(method.first_stage) if method.first_stage else []
+    return own + [[f"first stage: {use}", *rest] for use, *rest in first]
 
 
 def _functions(part: Any) -> Iterator[Any]:

@@ -82,14 +82,14 @@ class PaperPart(NamedTuple):
 
 def paper_part(results: Results, tested: Sequence[Order]) -> PaperPart:
     """Everything of a paper under the published protocol. tested: its orders."""
-    paper, records, found, outcomes = results.paper, results.records, cells(results), evaluate(results)
-    answer = answer_of(paper, found, tested, outcomes)
-    used = dict.fromkeys(key for cell in found for key in cell.keys)
-    words = [count.word for count in counts(map(cell_word, found), CELL_WORDS)]
+    paper, records, all_cells, outcomes = results.paper, results.records, cells(results), evaluate(results)
+    answer = answer_of(paper, all_cells, tested, outcomes)
+    used = dict.fromkeys(key for cell in all_cells for key in cell.keys)
+    words = [count.word for count in counts(map(cell_word, all_cells), CELL_WORDS)]
     words += [count.word for count in counts(map(claim_word, outcomes), CLAIM_WORDS)]
     return PaperPart(
         paper.name, paper.title, answer, sentence_of(answer),
-        tuple(laid_out(table, [c for c in found if c.table == table.number], records, paper.name)
+        tuple(laid_out(table, [c for c in all_cells if c.table == table.number], records, paper.name)
               for table in (*paper.tables, *loose_numbers(results))),
         tuple(Tested(one.claim, claim_test(one.claim), one) for one in outcomes),
         counts((claim_word(one) for one in outcomes if one.claim.ours and not one.follows), CLAIM_WORDS),
@@ -106,23 +106,23 @@ def loose_numbers(results: Results) -> tuple[Table, ...]:
 
 def squares(results: Results, answer: Answer) -> tuple[Square, ...]:
     """The printed numbers by dataset, as published.csv names them."""
-    datasets, found = {row.column: row.dataset for row in results.printed}, {}
+    datasets, by_dataset = {row.column: row.dataset for row in results.printed}, {}
     for cell in answer.numbers:
-        found.setdefault(datasets[cell.stands_for], []).append((cell_word(cell), address(cell, results.paper.name)))
+        by_dataset.setdefault(datasets[cell.stands_for], []).append((cell_word(cell), address(cell, results.paper.name)))
     return tuple(Square(name, tuple(numbers), counts((word for word, _ in numbers), CELL_WORDS))
-                 for name, numbers in found.items())
+                 for name, numbers in by_dataset.items())
 
 
 # ---------------------------------------------------------------- tables
 
 
-def laid_out(table: Table, chosen: list[Cell], records: Records, paper: str) -> Laid:
+def laid_out(table: Table, own_cells: list[Cell], records: Records, paper: str) -> Laid:
     """A table as the paper lays it out."""
-    parts, seen = pieces(chosen), set()
+    parts, seen = pieces(own_cells), set()
     shown = tuple(_piece(grid(part), "" if len(parts) == 1 else part[0].column, paper, seen) for part in parts)
-    metrics = dict.fromkeys(METRICS.get(cell.metric, cell.metric) for cell in chosen)
-    facts = html.unescape(behind(chosen, records))  # it is made for Markdown
-    return Laid(table.number, table.caption, " / ".join(metrics), shown, _remarks(chosen), facts)
+    metrics = dict.fromkeys(METRICS.get(cell.metric, cell.metric) for cell in own_cells)
+    facts = html.unescape(behind(own_cells, records))  # it is made for Markdown
+    return Laid(table.number, table.caption, " / ".join(metrics), shown, _remarks(own_cells), facts)
 
 
 def _piece(laid: Grid, title: str, paper: str, seen: set[str]) -> Piece:
@@ -141,12 +141,12 @@ def _piece(laid: Grid, title: str, paper: str, seen: set[str]) -> Piece:
     return Piece(title, header, tuple(rows))
 
 
-def _remarks(chosen: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
-    found: dict[str, dict[str, None]] = {}
-    for cell in chosen:
+def _remarks(own_cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
+    by_remark: dict[str, dict[str, None]] = {}
+    for cell in own_cells:
         if cell.remark:
-            found.setdefault(cell.remark, {})[cell.row] = None
-    return tuple((", ".join(rows), remark) for remark, rows in found.items())
+            by_remark.setdefault(cell.remark, {})[cell.row] = None
+    return tuple((", ".join(rows), remark) for remark, rows in by_remark.items())
 
 
 # ---------------------------------------------------------------- all papers

@@ -8,7 +8,7 @@ import pytest
 
 from common.campaign.priority import LAST, begun_after, by_worth, fit, needs, offers, schedule, wanted
 from common.cost import Costs, Speed, whole_work
-from common.methods.method import Method
+from common.methods.method import Method, Start
 from common.plan import plan
 from common.spec import Column
 from common.train.packing import form_packs, together
@@ -70,7 +70,7 @@ def test_a_run_that_two_papers_print_is_there_once_and_worth_its_best_place_and_
 def test_a_start_is_worth_what_needs_it(papers):
     def methods(column, protocols):
         first = Method("pretext", "written", some_loss, task="rotation")
-        return (Method("own", "written", some_loss, starts_from=first), Method("ce", "written", some_loss))
+        return (Method("own", "written", some_loss, start=Start(first)), Method("ce", "written", some_loss))
 
     paper = replace(papers[0], methods=methods)
     runs, worth = wanted([paper], "paper", seeds=1)
@@ -141,8 +141,8 @@ def test_runs_of_no_epochs_are_offered_and_planned_like_others(papers):
     def methods(column, protocols):
         only = replace(protocols["written"], epochs=0, warmup_epochs=0, decay_epochs=(), trains="head")
         first = Method("ce", "written", some_loss)
-        return (first, replace(first, name="own", adjust=some_loss_too, starts_from=replace(first, protocol=protocols["written"]),
-                               protocol=only))
+        start = Start(replace(first, protocol=protocols["written"]))
+        return first, replace(first, name="own", adjust=some_loss_too, start=start, protocol=only)
 
     paper = replace(papers[0], methods=methods)
     runs, worth = wanted([paper], "paper", seeds=1)
@@ -189,7 +189,7 @@ def test_a_second_stage_is_planned_after_its_first():
 
     from tests.common.train.toys import METHODS, ROTATION, planned
 
-    second = planned(Method("second", "written", METHODS[0].loss, starts_from=ROTATION), Path("/nowhere"))
+    second = planned(Method("second", "written", METHODS[0].loss, start=Start(ROTATION)), Path("/nowhere"))
     waiting = {m.spec.key: m for m in (second, second.start)}
     assert begun_after(waiting) == [second.start]
     waiting.pop(second.start.spec.key)

@@ -13,6 +13,7 @@ import pytest
 from common.campaign.merging import Place, merge
 from common.campaign.travel import SUMS, Home, bring_in
 from common.errors import UserError
+from common.methods.method import Method, Start
 from common.plan import missing_runs, plan
 from common.predictions import Answers, Predictions, write_predictions
 from common.store import files_by_key, record_files, save_record, weights_metadata
@@ -20,10 +21,9 @@ from tests.records import make_record, some_loss, toy_paper
 
 
 def two_stages(column, protocols):
-    from common.methods.method import Method
 
     first = Method("ce", "written", some_loss, protocol=protocols["written"])
-    return first, Method("own", "written", some_loss, starts_from=first, protocol=replace(protocols["written"], trains="head"))
+    return first, Method("own", "written", some_loss, start=Start(first), protocol=replace(protocols["written"], trains="head"))
 
 
 SPEEDS = json.dumps({"device": "a card", "precision": "bfloat16", "rows": []}).encode()

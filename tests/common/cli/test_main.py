@@ -275,7 +275,7 @@ def wrong(small, tmp_path_factory) -> Path:
 def said_of(copy: Path) -> str:
     params = copy / "papers" / "mm" / "params.yaml"
     line = 1 + params.read_text().splitlines().index(next(t for t in params.read_text().splitlines() if "'0.0002'" in t))
-    return f"error: {params}, line {line}: paper: protocol: weight_decay: expected float, found str '0.0002'"
+    return f"error: {params}, line {line}: paper: protocols: written: weight_decay: expected float, found str '0.0002'"
 
 
 @pytest.mark.parametrize("command", [("status",), ("doctor",), ("plan", "--profile", "quick"), ("--help",)])

@@ -28,6 +28,7 @@ from common.data.large_sets import LARGE
 from common.data.large_sources import read_source
 from common.data.shares import draw_order, spans
 from common.errors import UserError
+from common.methods.method import Streams
 from common.methods.sampling import again
 from tests.common.data.test_shares import BATCH, make_method
 from tests.large_miniature import facts, written
@@ -59,7 +60,7 @@ def read_epoch(images, how, order, workers=0, world=1, epoch=1, first=0, seed=SE
 
 @pytest.fixture(scope="module")
 def order(images):
-    method = make_method(extra_samplers=(again,))
+    method = make_method(streams=Streams((again,)))
     return draw_order(method, SEED, 1, torch.from_numpy(images.train_labels), images.counts, BATCH)
 
 

@@ -12,7 +12,7 @@ from common.data.feed import INDEX, PARTNER, TURN, DrawSpec, draw_blend, draw_ep
 from common.data.large_sources import read_source
 from common.data.shares import draw_order, draw_share_noise, evaluation_share, spans
 from common.errors import UserError
-from common.methods.method import LINEAR, Method
+from common.methods.method import LINEAR, Meta, Method, Streams
 from common.methods.sampling import again, class_balanced, deferred, effective_number_sampler, reversed_frequency, shuffled
 from tests.large_miniature import facts, written
 
@@ -125,7 +125,7 @@ def test_every_test_image_is_judged_once(world):
 
 
 def test_companions_mixup_and_turns_are_those_of_the_small_path(images, labels):
-    method = make_method(extra_samplers=(again, class_balanced), mixup=0.4, task="rotation")
+    method = make_method(streams=Streams((again, class_balanced)), mixup=0.4, task="rotation")
     order = draw_order(method, 11, 2, labels, images.counts, BATCH)
     own = draw_epoch(DrawSpec(11, None, True, mixup=0.4), 2, labels, pad=0, flip=False, batch=BATCH)
     balanced = draw_stream(11, "-2", 2, class_balanced(images.counts, 2), labels, pad=0, flip=False)
@@ -152,4 +152,4 @@ def test_noise_is_the_same_for_any_number_of_processes():
 
 def test_held_out_images_are_refused(images, labels):
     with pytest.raises(UserError, match="learns from held-out images, which the large sets do not have"):
-        draw_order(make_method(held_out=10), 0, 0, labels, images.counts, BATCH)
+        draw_order(make_method(meta=Meta(held_out=10)), 0, 0, labels, images.counts, BATCH)

@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.methods import digest
 from common.methods.digest import HEADS, head_digest, method_digest, part_tree
 from common.methods.losses import focal, ldam, softmax_cross_entropy
-from common.methods.method import COSINE, Head, Method
+from common.methods.method import COSINE, Head, Method, Start
 from common.methods.sampling import effective_number_weights, progressive, square_root
 from common.models.sizes import BACKBONES, Residual
 from common.spec import Column, describe_function
@@ -32,10 +32,8 @@ def parts() -> dict[str, object]:
         for profile, columns in paper.columns.items():
             for column in columns:
                 for method in paper.rows(profile, column):
-                    for one in (method.loss, method.weights, method.sampler, *method.extra_samplers, method.combine,
-                                method.adjust, method.clusters):
-                        if one is not None:
-                            found.setdefault(str(describe_function(one)), one)
+                    for one in method.functions.values():
+                        found.setdefault(str(describe_function(one)), one)
     return found
 
 
@@ -105,7 +103,7 @@ def test_a_default_and_the_same_value_spelled_out_are_one_thing():
 def test_the_first_stage_counts():
     first = Method("ce", "written", softmax_cross_entropy)
     other = Method("focal", "written", partial(focal, gamma=1.0))
-    second = [Method("crt", "written", softmax_cross_entropy, starts_from=start) for start in (first, other)]
+    second = [Method("crt", "written", softmax_cross_entropy, start=Start(start)) for start in (first, other)]
     assert method_digest(second[0], COLUMN) != method_digest(second[1], COLUMN)
 
 

@@ -96,17 +96,17 @@ def test_deconfound_tde_has_its_sources_setting_in_every_reading():
 def test_post_hoc_adjustment_tests_the_network_of_the_row_ce_and_trains_nothing():
     for reading, first in FIRST.items():
         loss, row = rows.la_row(reading), rows.la_post_hoc_row(reading, first)
-        assert loss.protocol is loss.starts_from is None
+        assert loss.protocol is loss.first_stage is None
         assert (row.protocol.epochs, row.protocol.trains, row.protocol.decay_epochs) == (0, "head", ())
         assert (row.head.kind, row.head.keep) == ("linear", True)
-        start = run_spec(COLUMN, row.starts_from.protocol, row.starts_from, 1)
+        start = run_spec(COLUMN, row.first_stage.protocol, row.first_stage, 1)
         assert start.key == run_spec(COLUMN, first, rows.ce_row(reading), 1).key
 
 
 @pytest.mark.parametrize(("epochs", "divisor"), [(200, 200), (180, 200), (90, 100), (100, 100), (20, 20)])
 def test_bbn_mixes_over_the_epochs_of_its_code(epochs, divisor):
     row = rows.bbn_row("written", replace(FIRST["written"], epochs=epochs, decay_epochs=()))
-    assert row.loss.keywords == row.combine.keywords == {"epochs": divisor}
+    assert row.loss.keywords == row.streams.combine.keywords == {"epochs": divisor}
 
 
 def test_heads():
@@ -158,7 +158,7 @@ def test_post_hoc_adjustment_undoes_what_the_loss_adds():
 
 
 def test_bbns_second_branch_sees_the_reversed_frequencies():
-    sampler = rows.bbn_row("written", FIRST["written"]).extra_samplers[0]
+    sampler = rows.bbn_row("written", FIRST["written"]).streams.samplers[0]
     assert sampler(COUNTS, 0) == pytest.approx(np.array([100, 1, 10]) / 111)
 
 

@@ -66,7 +66,7 @@ def test_second_stages_start_from_the_row_ce_of_their_reading(tmp_path):
     for reading in FIRST:
         ce = run_spec(COLUMN, FIRST[reading], ce_row(reading), 3)
         for row in every_row(reading):
-            if row.starts_from:
+            if row.first_stage:
                 stage = Run(run_spec(COLUMN, row.protocol, row, 3), row, tmp_path / "a" / "b" / "c" / "d")
                 assert stage.start.spec.key == ce.key, row.name
 

@@ -10,6 +10,7 @@ import pytest
 
 import common.publish.crate
 from common.errors import UserError
+from common.methods.method import Start
 from common.paper import Paper
 from common.publish.about import repository
 from common.publish.crate import PROFILE, write_crate
@@ -86,7 +87,7 @@ def test_what_a_killed_write_left_is_no_part_of_the_crate(paper: Paper, tmp_path
 
 def test_a_second_stage_names_the_record_that_it_starts_from(paper: Paper, tmp_path: Path) -> None:
     first, second = (runs(paper, name)[0] for name in ("ce", "own@written"))
-    second = replace(second, method=replace(second.method, starts_from=replace(first.method, protocol=first.spec.protocol)))
+    second = replace(second, method=replace(second.method, start=Start(replace(first.method, protocol=first.spec.protocol))))
     for item in (first, second):
         finish(item)
     write_crate([second], dict.fromkeys((first.spec.key, second.spec.key), "train"), tmp_path / "out")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, t
 
-from common.methods.method import Method
+from common.methods.method import Method, Start
 from common.paper import Paper
 from common.plan import plan
 from common.report.boards import Board, LeaderboardRow, boards, main_rows, ranks_of
@@ -135,10 +135,10 @@ def test_a_large_column_says_what_a_run_needs() -> None:
 def test_two_stages_stand_under_the_stage_that_trains_everything(tmp_path: Path) -> None:
     """A decoupled or only tested head belongs to the first stage, a rotation pretext to the second, and is no row itself."""
     base = Method("base", "written", loss("base"))
-    split = Method("split", "written", loss("split"), starts_from=replace(base, protocol=PROTOCOL), protocol=HEAD)
+    split = Method("split", "written", loss("split"), start=Start(replace(base, protocol=PROTOCOL)), protocol=HEAD)
     tested = replace(split, name="tested", loss=loss("tested"), protocol=PROTOCOL.only_tested())
     pretext = Method("turn", "written", loss("turn"), task="rotation", protocol=replace(PROTOCOL, epochs=9))
-    turned = Method("turned", "written", loss("turned"), starts_from=pretext, protocol=PROTOCOL)
+    turned = Method("turned", "written", loss("turned"), start=Start(pretext), protocol=PROTOCOL)
     paper = paper_of(tmp_path, (base, split, tested, turned, replace(pretext, name="self", protocol=None)))
     [board] = boards(results_of([paper], {}, "paper"))
     assert board.protocol == PROTOCOL
@@ -147,7 +147,7 @@ def test_two_stages_stand_under_the_stage_that_trains_everything(tmp_path: Path)
 
 def test_cost_counts_the_stages_before(tmp_path: Path) -> None:
     base = Method("base", "written", loss("base"))
-    split = Method("split", "written", loss("split"), starts_from=replace(base, protocol=PROTOCOL), protocol=HEAD)
+    split = Method("split", "written", loss("split"), start=Start(replace(base, protocol=PROTOCOL)), protocol=HEAD)
     paper = paper_of(tmp_path, (base, split))
     records = records_of(paper, {"base@written": (70.0, 71.0), "split@written": (75.0, 76.0)}, made={"seconds": 30.0})
     assert row(boards(results_of([paper], records, "paper"))[0], "split@written").seconds == 60.0

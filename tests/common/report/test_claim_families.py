@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.methods.method import Method
+from common.methods.method import Method, Net, Start
 from common.paper import Paper
 from common.plan import plan
 from common.report.answer import claims_once
@@ -201,7 +201,7 @@ def test_first_stages_on_unlike_machines_are_noted(tmp_path: Path) -> None:
 
         first = row("first", protocol=protocols["written"])
         head = replace(protocols["written"], trains="head", epochs=1, decay_epochs=())
-        return row("ce"), row("own", starts_from=first, protocol=head)
+        return row("ce"), row("own", start=Start(first), protocol=head)
 
     paper = replace(toy, methods=methods)
     items = plan(paper, "paper", columns=(LT,), seeds=2)
@@ -225,7 +225,7 @@ def test_a_rival_that_no_table_prints_is_tested_and_passed_over_in_the_printed_n
 
     def methods(column: Column, protocols: dict) -> tuple[Method, ...]:
         rows = paper.methods(column, protocols)
-        return (*rows, replace(rows[0], variant="adapter=trunk", adapter=10)) if column.imbalance == "lt" else rows
+        return (*rows, replace(rows[0], variant="adapter=trunk", net=Net(adapter=10))) if column.imbalance == "lt" else rows
 
     trained = replace(paper, methods=methods)
     errors = {"own": (20.0, 20.1, 20.2), "ce": (30.0, 30.1, 30.2), "ce[adapter=trunk]@written": (15.0, 15.1, 15.2)}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.methods.method import Method
+from common.methods.method import Method, Start
 from common.paper import Paper
 from common.plan import plan
 from common.report.compare import Cell, cells, minutes
@@ -138,7 +138,7 @@ def test_first_stages_on_another_device_are_flagged(paper: Paper) -> None:
         first = paper.methods(column, protocols)[0]
         head = dataclasses.replace(protocols["written"], trains="head", epochs=1, decay_epochs=())
         start = dataclasses.replace(first, protocol=protocols["written"])
-        return first, dataclasses.replace(first, name="rival", starts_from=start, protocol=head)
+        return first, dataclasses.replace(first, name="rival", start=Start(start), protocol=head)
 
     two = dataclasses.replace(paper, methods=methods)
     items = plan(two, "paper", columns=("cifar10-lt-100",), seeds=2)

@@ -60,7 +60,7 @@ def test_a_planted_spread_over_draws_stands_beside_that_over_seeds_and_counts_th
     assert {one.label for one in pooled.methods} == {"ce@written", "own@written", "own@released"}
     assert 1.2 < pooled.draws < 2.9
     assert 0.05 < pooled.seeds < 0.2
-    assert all(len(one.means) == 8 and one.found.p < 1e-6 for one in pooled.methods)
+    assert all(len(one.means) == 8 and one.variances.p < 1e-6 for one in pooled.methods)
     # Printed at ratio 100: 22.00, 22.10, 28.00 and 29.60 in Table 1, 22.00 and 22.30 in Table 2.
     assert [(t.table, t.gaps) for t in pooled.tables] == [("1", (0.1, 5.9, 1.6)), ("2", (0.3,))]
     assert pooled.smaller(pooled.draws) == (3 if pooled.draws > 1.6 else 2)
@@ -74,7 +74,7 @@ def test_a_planted_spread_over_draws_stands_beside_that_over_seeds_and_counts_th
 def test_where_subsets_do_not_differ_nothing_is_found(paper: Paper):
     [pooled] = draws_of(results_of([paper], planted(paper, draws=0.0, seeds=0.3), "paper"))
     assert pooled.draws < 0.2 < pooled.seeds
-    assert all(one.found.p > 0.01 for one in pooled.methods)
+    assert all(one.variances.p > 0.01 for one in pooled.methods)
 
 
 @pytest.mark.parametrize("there", [(), ("authors",)])

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from common.methods.losses import cross_entropy, lade, meta_embedding, softmax_cross_entropy
-from common.methods.method import COSINE, Head, Method
+from common.methods.method import COSINE, Clusters, Head, Meta, Method, Net, Start, Streams
 from common.methods.sampling import again, class_balanced, effective_number_weights, held_out, reversed_frequency
 from tests.common.train.toys import METHODS, PROTOCOL
 
@@ -39,10 +39,11 @@ def attract(outputs, labels, context):
 MIXUP = Method("mixup", "written", softmax_cross_entropy, mixup=1.0)
 NOISY = Method("noisy", "written", partial(clouded, s=10.0), COSINE, noise="normal")
 CLOUDED = Method("clouded", "written", partial(clouded, s=10.0), COSINE, noise="normal", mixup=1.0)
-BILATERAL = Method("bilateral", "written", two_labels, network="bilateral", extra_samplers=(reversed_frequency,), combine=halves)
-CONTRAST = Method("contrast", "written", attract, Head("linear", project=16), extra_samplers=(again, class_balanced))
+BILATERAL = Method("bilateral", "written", two_labels, net=Net("bilateral"),
+                   streams=Streams((reversed_frequency,), halves))
+CONTRAST = Method("contrast", "written", attract, Head("linear", project=16), streams=Streams((again, class_balanced)))
 META = Method("meta", "written", softmax_cross_entropy, weights=effective_number_weights, reduction="batch",
-              extra_samplers=(held_out,), held_out=3, meta_rate=0.5)
+              streams=Streams((held_out,)), meta=Meta(held_out=3, rate=0.5))
 META_LDAM = replace(META, name="meta-ldam", loss=METHODS[1].loss, head=COSINE)
 CAUSAL = Method("causal", "written", softmax_cross_entropy, Head("causal", alpha=1.0))
 LADE = Method("lade", "written", partial(lade, alpha=0.1, strength=0.01))
@@ -65,20 +66,20 @@ NESTEROV = Method("nesterov", "written", softmax_cross_entropy, protocol=replace
 DECOUPLED = Method("decoupled", "written", softmax_cross_entropy, protocol=replace(ADAM, optimiser="adamw"))
 
 FIRST = replace(CLOUDED, protocol=PROTOCOL)
-AGAIN = Method("retrained", "written", softmax_cross_entropy, sampler=class_balanced, starts_from=FIRST,
+AGAIN = Method("retrained", "written", softmax_cross_entropy, sampler=class_balanced, start=Start(FIRST),
                protocol=SECOND_PROTOCOL)
 KEPT = Method("kept", "written", partial(clouded, s=10.0), replace(COSINE, keep=True), noise="normal", sampler=class_balanced,
-              starts_from=FIRST, protocol=SECOND_PROTOCOL)
+              start=Start(FIRST), protocol=SECOND_PROTOCOL)
 SCALED = Method("scaled", "written", softmax_cross_entropy, Head("cosine", keep=True, rate=0.0, rescale="class"),
-                sampler=class_balanced, starts_from=FIRST, protocol=SECOND_PROTOCOL)
+                sampler=class_balanced, start=Start(FIRST), protocol=SECOND_PROTOCOL)
 TAU = Method("tau", "written", softmax_cross_entropy, Head("linear", keep=True, rate=0.0, rescale="tau"),
-             sampler=class_balanced, starts_from=replace(MIXUP, protocol=PROTOCOL), protocol=SECOND_PROTOCOL)
+             sampler=class_balanced, start=Start(replace(MIXUP, protocol=PROTOCOL)), protocol=SECOND_PROTOCOL)
 HALF = Method("half", "written", softmax_cross_entropy, Head("linear", keep=True, rate=0.5, rescale="class"),
-              sampler=class_balanced, starts_from=replace(MIXUP, protocol=PROTOCOL), protocol=MOVING)
+              sampler=class_balanced, start=Start(replace(MIXUP, protocol=PROTOCOL)), protocol=MOVING)
 ALIGNED = Method("aligned", "written", softmax_cross_entropy, Head("linear", keep=True, rate=0.0, rescale="align"),
-                 effective_number_weights, starts_from=replace(MIXUP, protocol=PROTOCOL), protocol=SECOND_PROTOCOL)
+                 effective_number_weights, start=Start(replace(MIXUP, protocol=PROTOCOL)), protocol=SECOND_PROTOCOL)
 MEMORY = Method("memory", "written", partial(meta_embedding, s=16.0), Head("memory", rate=10.0), sampler=class_balanced,
-                starts_from=replace(MIXUP, protocol=PROTOCOL),
+                start=Start(replace(MIXUP, protocol=PROTOCOL)),
                 protocol=replace(PROTOCOL, epochs=2, rate=0.01, warmup_epochs=0, decay_epochs=(1,)))
 
 
@@ -99,15 +100,15 @@ def to_clusters(outputs, labels, context, *, share: float):
 
 
 DIVIDING = partial(to_clusters, share=0.5)
-BALANCED = Method("balanced", "written", auxiliary, Head("linear", groups="uneven"), network="shifted")
-BOTH = Method("both", "written", DIVIDING, Head("linear", groups="drop"), network="shifted", clusters=per_class)
-ADAPTED = replace(BOTH, name="adapted", adapter=20, mixup=1.0)
-DIVIDED = Method("divided", "written", DIVIDING, weights=effective_number_weights, clusters=per_class)
+BALANCED = Method("balanced", "written", auxiliary, Head("linear", groups="uneven"), net=Net("shifted"))
+BOTH = Method("both", "written", DIVIDING, Head("linear", groups="drop"), net=Net("shifted"), clusters=Clusters(per_class))
+ADAPTED = replace(BOTH, name="adapted", net=Net("shifted", adapter=20), mixup=1.0)
+DIVIDED = Method("divided", "written", DIVIDING, weights=effective_number_weights, clusters=Clusters(per_class))
 CYCLIC = Method("cyclic", "written", auxiliary, Head("linear", groups="cyclic"))
-KMEANS = replace(DIVIDED, name="kmeans", clustering="kmeans", starts_from=MIXUP, takes="clusters")
-WARD = replace(BOTH, name="ward", clustering="hierarchical", starts_from=MIXUP, takes="clusters")
-TESTED = replace(DIVIDED, name="tested", decide="sum", head=Head("linear", keep=True), starts_from=DIVIDED,
-                 protocol=PROTOCOL.only_tested())
+KMEANS = replace(DIVIDED, name="kmeans", clusters=Clusters(per_class, by="kmeans"), start=Start(MIXUP, takes="clusters"))
+WARD = replace(BOTH, name="ward", clusters=Clusters(per_class, by="hierarchical"), start=Start(MIXUP, takes="clusters"))
+TESTED = replace(DIVIDED, name="tested", clusters=Clusters(per_class, pooling="sum"), head=Head("linear", keep=True),
+                 start=Start(DIVIDED), protocol=PROTOCOL.only_tested())
 
 FIRST_STAGES = ([MIXUP, CLOUDED], [NOISY, CAUSAL, LADE, METHODS[0]], [METHODS[0], MIXUP, NOISY],
                 [BILATERAL], [CONTRAST], [META, META_LDAM],

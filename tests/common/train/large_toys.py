@@ -73,7 +73,7 @@ def cases() -> dict[str, Case]:
         "deferred weights": Case(row("mm", "ldam-drw@released"), LONG, epoch=180),
         "kps": Case(row("kps", "kps@written"), LONG, epoch=190),
         "fbl": Case(row("fbl", "fbl@released"), epoch=150),
-        "mixup and noise": Case(gcl.starts_from),
+        "mixup and noise": Case(gcl.first_stage),
         "second stage": Case(gcl, SECOND, per_device=(10, None)),
         "second stage, moving": Case(gcl, replace(SECOND, moving_statistics=True)),
         "gaussian": Case(row("icu", "icu@written"), ADAM),

@@ -12,7 +12,7 @@ from common.cli.answers import answer_packs, answered, find_tests, ready_to_answ
 from common.data.second_tests import FurtherImages
 from common.errors import UserError
 from common.methods.losses import softmax_cross_entropy
-from common.methods.method import Head, Method
+from common.methods.method import Head, Method, Start
 from common.methods.one_stage import prior_adjustment
 from common.predictions import Library
 from common.report.clean import second_of
@@ -101,7 +101,7 @@ def test_a_head_of_another_kind_answers_too(digits, digits_folder, tmp_path):
     first = planned(METHODS[0], tmp_path)
     setting = replace(PROTOCOL, trains="head", epochs=1, warmup_epochs=0, decay_epochs=())
     method = Method("second", "written", softmax_cross_entropy, Head("linear", keep=True),
-                    starts_from=replace(METHODS[0], protocol=PROTOCOL), protocol=setting)
+                    start=Start(replace(METHODS[0], protocol=PROTOCOL)), protocol=setting)
     second = planned(method, tmp_path, protocol=setting)
     for item in (first, second):
         assert train_pack([item], digits, SINGLE, Workspace(tmp_path / "work", 30.0))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from common.data.sets import Images, load
 from common.errors import UserError
 from common.methods.losses import softmax_cross_entropy
-from common.methods.method import Method
+from common.methods.method import Meta, Method, Streams
 from common.methods.sampling import class_balanced
 from common.models import cpu_step
 from common.spec import Column, Protocol
@@ -101,8 +101,8 @@ def first_stream(features, context):
 @pytest.mark.parametrize("case", ["two runs", "two streams", "frozen", "learned weights", "float64", "digits"])
 def test_what_it_does_not_know_goes_the_eager_way(case, small, digits, tmp_path):
     sampler = partial(class_balanced)
-    two = Method("two", "written", softmax_cross_entropy, extra_samplers=(sampler,), combine=first_stream)
-    meta = Method("meta", "written", softmax_cross_entropy, meta_rate=0.1, held_out=2, extra_samplers=(sampler,))
+    two = Method("two", "written", softmax_cross_entropy, streams=Streams((sampler,), first_stream))
+    meta = Method("meta", "written", softmax_cross_entropy, meta=Meta(held_out=2, rate=0.1), streams=Streams((sampler,)))
     ways = {
         "two runs": lambda: ResidentSteps([member(tmp_path), member(tmp_path, METHODS[1])], small, CPU),
         "two streams": lambda: ResidentSteps([member(tmp_path, two)], small, CPU),

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from common.errors import UserError
 from common.methods.losses import ldam, softmax_cross_entropy
-from common.methods.method import Method
+from common.methods.method import Method, Net, Start
 from common.plan import missing_runs
 from common.store import load_records, record_files, save_record
 from common.train.device import Device
@@ -31,7 +31,7 @@ from tests.records import make_record
 ROOT = Path(__file__).resolve().parents[3]
 CPU = Device("cpu", "float32", False)
 LONGER = dataclasses.replace(PROTOCOL, epochs=8, decay_epochs=(6,))
-SECOND = Method("second", "written", softmax_cross_entropy, starts_from=ROTATION)
+SECOND = Method("second", "written", softmax_cross_entropy, start=Start(ROTATION))
 
 
 class Watch:
@@ -226,7 +226,7 @@ class Fragile:
         self.seen, self.too_many = [], too_many
 
     def begin(self, place, pack, work, observe, plainer=0):
-        adapter = pack[0].method.adapter
+        adapter = pack[0].method.net.adapter
         self.seen.append((adapter, len(pack), plainer))
         self.outcome = Outcome("done")
         if self.too_many and adapter and len(pack) > self.too_many:
@@ -258,7 +258,7 @@ def test_records_of_other_code_do_not_begin_a_pack_again(tmp_path, monkeypatch):
 
 def test_a_shortage_of_memory_halves_the_packs_of_its_network_only(tmp_path):
     engine = Fragile(too_many=2)
-    wide = [Method(f"wide-{s}", "written", partial(ldam, s=s, largest=0.5), adapter=8) for s in (1.0, 2.0)]
+    wide = [Method(f"wide-{s}", "written", partial(ldam, s=s, largest=0.5), net=Net(adapter=8)) for s in (1.0, 2.0)]
     wanted, _ = go(tmp_path, engine, Watch(), [*wide, *OTHERS], limit=4)
     assert engine.seen == [(8, 4, 0), (8, 2, 0), (8, 2, 0), (0, 4, 0)]
     assert missing_runs(wanted, record_files(tmp_path)) == []

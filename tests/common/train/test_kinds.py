@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from common.data.augment import as_network_input, crop, normalise
 from common.data.feed import INDEX, PARTNER, DrawSpec, Feed, draw_blend, draw_noise
 from common.errors import UserError
-from common.methods.method import Outputs
+from common.methods.method import Clusters, Outputs, Start
 from common.models.heads import CausalHead, CentreHead, CosineHead, GaussianHead, LinearHead, QuadraticHead, channel_groups
 from common.models.pooling import SHIFTS
 from common.models.resnet import PackedBilateral
@@ -77,7 +77,7 @@ def first_stages(digits, tmp_path_factory):
     """A folder with the trained first stages of all second stages."""
     folder = tmp_path_factory.mktemp("first")
     seconds = members_of(itertools.chain(*SECOND_STAGES), folder)
-    firsts = [m for m in missing_runs(seconds, {}) if m.method.starts_from is None]
+    firsts = [m for m in missing_runs(seconds, {}) if m.method.first_stage is None]
     for method in (CLOUDED, MIXUP):
         mine = [m for m in firsts if m.method.name == method.name]
         assert len(mine) == 2
@@ -303,7 +303,7 @@ def test_learned_weights_are_the_slope_of_the_held_out_loss(digits, tmp_path):
     for run, sample in ((0, 0), (1, 7)):
         slope = (held_loss(run, sample, 1e-4) - held_loss(run, sample, -1e-4)) / 2e-4
         weight = steps.pack.weights[0][steps.feed.labels[batch.images[INDEX, run, sample]]]
-        assert float(learned[run, sample]) == pytest.approx(float(weight - META.meta_rate * slope), rel=1e-5)
+        assert float(learned[run, sample]) == pytest.approx(float(weight - META.meta.rate * slope), rel=1e-5)
 
 
 def weights_by_a_double_backward(steps: ResidentSteps, batch) -> torch.Tensor:
@@ -318,7 +318,7 @@ def weights_by_a_double_backward(steps: ResidentSteps, batch) -> torch.Tensor:
     gradients = torch.autograd.grad(((weights + eps) * losses).sum(), list(parameters.values()), create_graph=True)
     virtual = {name: p - steps.pack.rate * g for (name, p), g in zip(parameters.items(), gradients, strict=True)}
     held_losses = functional_call(whole, {**virtual, **buffers}, (steps.feed.batch(batch.others[0]), held))
-    return weights - steps.pack.shape.meta_rate * torch.autograd.grad(held_losses.mean(-1).sum(), eps)[0]
+    return weights - steps.pack.shape.meta.rate * torch.autograd.grad(held_losses.mean(-1).sum(), eps)[0]
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["linear", "dense"])
@@ -544,8 +544,8 @@ def test_a_cosine_schedule_falls_from_its_rate_towards_nothing():
 
 
 def test_the_first_stages_setting_is_part_of_the_second_ones_identity(tmp_path):
-    other = dataclasses.replace(AGAIN, starts_from=dataclasses.replace(AGAIN.starts_from,
-                                                                       protocol=dataclasses.replace(PROTOCOL, epochs=4)))
+    other = dataclasses.replace(AGAIN, start=Start(dataclasses.replace(AGAIN.first_stage,
+                                                                       protocol=dataclasses.replace(PROTOCOL, epochs=4))))
     mine, its = (members_of([m], tmp_path, seeds=(0,))[0] for m in (AGAIN, other))
     assert mine.spec.key != its.spec.key
     assert mine.start.spec.protocol == PROTOCOL
@@ -702,8 +702,9 @@ def test_the_two_ways_from_clusters_to_classes(digits, tmp_path):
 def test_a_run_of_no_epochs_tests_what_it_starts_from(digits, tmp_path):
     first = members_of([DIVIDED], tmp_path, seeds=(0,))
     assert train_pack(first, digits, SINGLE, Workspace(tmp_path / "work", 30.0))
-    tested = [planned(m, tmp_path, 0, m.protocol) for m in (replace(TESTED, starts_from=replace(DIVIDED, protocol=PROTOCOL)),
-              replace(TESTED, starts_from=replace(DIVIDED, protocol=PROTOCOL), decide="largest"))]
+    summed = replace(TESTED, start=Start(replace(DIVIDED, protocol=PROTOCOL)))
+    largest = replace(summed, clusters=replace(summed.clusters, pooling="largest"))
+    tested = [planned(m, tmp_path, 0, m.protocol) for m in (summed, largest)]
     assert train_pack(tested, digits, SINGLE, Workspace(tmp_path / "work", 30.0))
     records = load_records(tmp_path)
     before, summed, largest = (records[m.spec.key] for m in (*first, *tested))
@@ -732,4 +733,4 @@ def one_too_many(counts):
 
 def test_more_clusters_than_images_are_refused(digits, tmp_path):
     with pytest.raises(UserError, match="divides class 9, which has"):
-        ResidentSteps(members_of([replace(DIVIDED, clusters=one_too_many)], tmp_path), digits, DOUBLE)
+        ResidentSteps(members_of([replace(DIVIDED, clusters=Clusters(one_too_many))], tmp_path), digits, DOUBLE)

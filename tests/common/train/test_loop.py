@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from common.errors import UserError
 from common.methods.losses import softmax_cross_entropy
-from common.methods.method import Method
+from common.methods.method import Method, Start
 from common.metrics import summary
 from common.plan import missing_runs
 from common.store import files_by_key, load_records, record_files, save_record
@@ -128,7 +128,7 @@ def test_a_diverged_run_leaves_a_record_that_says_when(digits, tmp_path):
 
 
 def test_the_second_stage_starts_from_the_first_ones_backbone(digits, digits_folder, tmp_path):
-    second = Method("second", "written", softmax_cross_entropy, starts_from=ROTATION)
+    second = Method("second", "written", softmax_cross_entropy, start=Start(ROTATION))
     wanted = [planned(second, tmp_path)]
     missing = missing_runs(wanted, {})
     assert [m.method.name for m in missing] == ["rotation", "second"]
@@ -237,7 +237,7 @@ def test_a_smaller_selection_goes_on_from_the_larger_packs_state_and_leaves_it_t
 
 def test_a_start_that_is_trained_again_for_its_weights_resumes_and_keeps_its_record(digits_folder, tmp_path):
     """After a merge the record of a first stage is here and its weights are not."""
-    second = planned(Method("second", "written", softmax_cross_entropy, starts_from=ROTATION), tmp_path)
+    second = planned(Method("second", "written", softmax_cross_entropy, start=Start(ROTATION)), tmp_path)
     first = second.start
     go_on([second], tmp_path, digits_folder)
     record = files_by_key(tmp_path)[first.spec.key].read_bytes()
@@ -256,8 +256,8 @@ def test_a_start_that_is_trained_again_for_its_weights_resumes_and_keeps_its_rec
 
 def test_a_diverged_start_ends_the_run_that_needs_it_and_nothing_else(digits_folder, tmp_path):
     bad = Method("bad-start", "written", partial(infinite_from, last=1), task="rotation")
-    wanted = [planned(Method("after-bad", "written", softmax_cross_entropy, starts_from=bad), tmp_path),
-              planned(Method("after-good", "written", softmax_cross_entropy, starts_from=ROTATION), tmp_path)]
+    wanted = [planned(Method("after-bad", "written", softmax_cross_entropy, start=Start(bad)), tmp_path),
+              planned(Method("after-good", "written", softmax_cross_entropy, start=Start(ROTATION)), tmp_path)]
     go_on(wanted, tmp_path, digits_folder)
     records = load_records(tmp_path)
     assert [records[m.spec.key]["status"] for m in wanted] == ["diverged", "done"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common.methods.method import Outputs
+from common.methods.method import Outputs, Start
 from common.models.memory import MemoryHead, class_means
 from common.store import save_record
 from common.train.device import Device
@@ -149,7 +149,7 @@ def test_plain_features_leave_the_pack_as_it_is(digits, members):
 
 def test_a_start_that_diverged_ends_the_run_alone(digits, members, tmp_path):
     """Its neighbour begins as it does without it."""
-    broken = replace(MEMORY, starts_from=replace(MEMORY.starts_from, reduction="batch"))
+    broken = replace(MEMORY, start=Start(replace(MEMORY.first_stage, reduction="batch")))
     lost = planned(broken, tmp_path, 0, broken.protocol)
     first = ResidentSteps([lost.start], digits, SINGLE)
     first.pack.stop_run(0, 0)

@@ -13,7 +13,7 @@ from common.data.decoding import as_input
 from common.data.lists import load_large
 from common.errors import UserError
 from common.methods.losses import softmax_cross_entropy
-from common.methods.method import Head, Method
+from common.methods.method import Head, Method, Start
 from common.methods.sampling import class_balanced
 from common.models.imagenet import LargeNetwork
 from common.plan import Run
@@ -42,8 +42,8 @@ def chain(folder) -> list[Run]:
     """A first stage, a second that learns factors on its head's logits, and one of no epochs."""
     first = dataclasses.replace(CE, protocol=SHORT)
     scaled = Method("lws", "written", softmax_cross_entropy, Head("linear", keep=True, rate=0.0, rescale="class"),
-                    sampler=class_balanced, starts_from=first)
-    tested = Method("again", "written", softmax_cross_entropy, Head("linear", keep=True), starts_from=first)
+                    sampler=class_balanced, start=Start(first))
+    tested = Method("again", "written", softmax_cross_entropy, Head("linear", keep=True), start=Start(first))
     return [member(scaled, folder, SECOND), member(tested, folder, TESTED)]
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from common.methods.method import Net
 from common.train.device import Device
 from common.train.resident import ResidentSteps
 from tests.common.train.kinds import CAUSAL, QUADRATIC
@@ -15,7 +16,7 @@ DOUBLE = Device("cpu", "float64", False)
 
 @pytest.mark.parametrize("method", [METHODS[0], CAUSAL, QUADRATIC], ids=lambda m: m.name)
 def test_both_branches_are_trained_and_tested_on_one_stream(method, digits, tmp_path):
-    steps = ResidentSteps([planned(replace(method, network="two-branch"), tmp_path)], digits, DOUBLE)
+    steps = ResidentSteps([planned(replace(method, net=Net("two-branch")), tmp_path)], digits, DOUBLE)
     before = [[p.detach().clone() for p in branch.parameters()] for branch in steps.pack.net.branches]
     assert not torch.equal(before[0][0], before[1][0])
     assert steps.pack.net.width == steps.pack.heads[0].weight.shape[1]
