@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from common.store import files_by_key, save_record, seal
-from tests.faults.trials import TRAIN, trained, unwhole, wait, with_digits
+from tests.faults.trials import CAMPAIGN, TRAIN, trained, unwhole, wait, with_digits
 from tests.faults.world import World, differences, ending, run, start, tree
 
 NO_CAPABILITIES = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # version 3, three empty sets
@@ -193,6 +193,14 @@ def test_two_trainings_in_one_folder_end_with_the_bits_of_one(digits, done, tmp_
     assert [wait(child, 60.0) for child in children] == [0, 0], [(tmp_path / f"said-{i}").read_text()[-800:] for i in range(2)]
     assert run(world, *TRAIN)[0] == 0
     assert [d for d in differences(ending(done), ending(world)) if not d.startswith("out/")] == []
+
+
+def test_two_campaigns_on_one_machine_end_with_the_bits_of_one_alone(digits, done, tmp_path):
+    worlds = [digits.copy(tmp_path / name) for name in ("one", "other")]
+    children = [start(world, CAMPAIGN, said=tmp_path / f"said-{i}") for i, world in enumerate(worlds)]
+    assert [wait(child, 60.0) for child in children] == [0, 0], [(tmp_path / f"said-{i}").read_text()[-800:] for i in range(2)]
+    for world in worlds:
+        assert [d for d in differences(ending(done), ending(world)) if not d.startswith("out/")] == []
 
 
 def test_two_machines_that_differ_about_a_run(done, tmp_path):

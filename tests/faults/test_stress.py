@@ -9,15 +9,17 @@ import torch
 from common.campaign.merging import Place, merge
 from common.methods.losses import softmax_cross_entropy
 from common.methods.method import Method
+from common.plan import missing_runs
 from common.spec import Column
 from common.store import load_records, save_record
 from common.train.device import Device
 from common.train.loop import end_epoch, train_batches, train_pack
 from common.train.record import Curves
 from common.train.resident import ResidentSteps
+from common.train.start import load_start
 from common.train.state import Course, Workspace
 from common.train.tally import BestAnswers
-from tests.common.train.kinds import FIRST_STAGES
+from tests.common.train.kinds import FIRST_STAGES, SECOND_STAGES
 from tests.common.train.toys import METHODS, PROTOCOL, planned
 from tests.records import make_record
 
@@ -36,13 +38,34 @@ def digits(tmp_path_factory):
     return load("digits", folder)
 
 
-def states(methods, digits, folder, runs: int, poison: int | None):
+@pytest.fixture(scope="module")
+def first_stages(digits, tmp_path_factory):
+    """A folder with the trained first stages of all second stages."""
+    folder = tmp_path_factory.mktemp("first")
+    firsts = missing_runs([m for methods in SECOND_STAGES for m in second_members(methods, folder)], {})
+    for name in ("clouded", "mixup"):
+        mine = [m for m in firsts if m.method.name == name]
+        assert train_pack(mine, digits, CPU, Workspace(folder / "work", 1e9))
+    return folder
+
+
+def first_members(methods, folder, runs: int):
+    protocol = replace(SHORT, optimiser=optimiser_of(methods[0]))
+    methods = [replace(m, protocol=None) for m in methods]
+    return [planned(methods[i % len(methods)], folder, i // len(methods), protocol) for i in range(runs)]
+
+
+def second_members(methods, folder):
+    """So many seeds that the usual second stages fill a pack of 64 runs and one more."""
+    seeds = range(1 + RUNS // len(methods) if len(methods) > 1 else 4)
+    return [planned(m, folder, seed, m.protocol or PROTOCOL) for m in methods for seed in seeds]
+
+
+def states(members, digits, poison: int | None):
     """What every run has after two epochs; `poison`: the run whose weights are not a number from the second on."""
-    methods = [replace(m, protocol=None, start=None) for m in methods]
-    members = [planned(methods[i % len(methods)], folder, i // len(methods), replace(SHORT, optimiser=optimiser_of(methods[0])))
-               for i in range(runs)]
     members = sorted(members, key=lambda m: m.method.label)
     steps = ResidentSteps(members, digits, CPU)
+    load_start(steps)
     pack, course = steps.pack, Course(Curves(len(members)), BestAnswers(len(members)))
     run_epoch(steps, course)
     if poison is not None:
@@ -50,9 +73,9 @@ def states(methods, digits, folder, runs: int, poison: int | None):
                                      for name, t in pack.run_state(poison).items()})
     run_epoch(steps, course)
     assert poison is None or not pack.alive[poison]
-    found = [{name: t.clone() for name, t in pack.run_state(run).items()} for run in range(len(members))]
+    tensors = [{name: t.clone() for name, t in pack.run_state(run).items()} for run in range(len(members))]
     steps.close()
-    return found, course.curves
+    return tensors, course.curves
 
 
 def run_epoch(steps: ResidentSteps, course: Course) -> None:
@@ -68,8 +91,18 @@ def optimiser_of(method: Method) -> str:
 @pytest.mark.parametrize("methods", FIRST_STAGES, ids=lambda group: " ".join(m.name for m in group))
 def test_a_run_that_is_not_a_number_changes_no_bit_of_the_others(methods, digits, tmp_path):
     runs = RUNS if len(methods) > 1 and methods[0].net.kind == "plain" and not methods[0].streams.samplers else 4
-    whole, curves = states(methods, digits, tmp_path, runs, None)
-    one, other = states(methods, digits, tmp_path, runs, runs // 2)
+    the_others_are_as_before(first_members(methods, tmp_path, runs), digits)
+
+
+@pytest.mark.parametrize("methods", SECOND_STAGES, ids=lambda group: " ".join(m.name for m in group))
+def test_a_second_stage_that_is_not_a_number_changes_no_bit_of_the_others(methods, digits, first_stages):
+    the_others_are_as_before(second_members(methods, first_stages), digits)
+
+
+def the_others_are_as_before(members, digits) -> None:
+    runs = len(members)
+    whole, curves = states(members, digits, None)
+    one, other = states(members, digits, runs // 2)
     for run in range(runs):
         if run != runs // 2:
             assert all(torch.equal(tensor, one[run][name]) for name, tensor in whole[run].items()), run
