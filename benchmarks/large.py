@@ -54,7 +54,7 @@ from common.report.text import markdown_table
 from common.spec import Column, LargeProtocol
 from common.store import file_stem, write_atomically
 from common.train.device import Device, choose_device
-from common.train.distributed import Processes
+from common.train.distributed import Ranks
 from common.train.record import surroundings
 from common.train.sharded import ShardedSteps
 
@@ -132,7 +132,7 @@ def our_run(folder: Path, effort: Effort, device: Device) -> ShardedSteps:
     column = Column("imagenet", "none", 1, effort.backbone)
     member = Run(run_spec(column, protocol, METHOD, 0), METHOD, RESULTS)
     images = listed(folder, batches_wanted(effort) * effort.batch, LARGE["imagenet"].classes)
-    steps = ShardedSteps(member, images, device, Processes(), folder, workers=effort.workers)
+    steps = ShardedSteps(member, images, device, Ranks(), folder, workers=effort.workers)
     steps.get_ready()
     steps.begin_epoch(0)
     return steps

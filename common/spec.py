@@ -276,7 +276,7 @@ _Reader.add_implicit_resolver(FLOAT, re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*
 
 
 @dataclass(frozen=True)
-class Place:
+class FilePlace:
     """Where a value stands: in which file (or in what else), behind which keys and, where it was read from a file, its line."""
 
     name: str
@@ -287,7 +287,7 @@ class Place:
     def __str__(self) -> str:
         return self.name + (f", line {self.line}" if self.line else "") + self.keys
 
-    def at(self, key: Any, text: str) -> "Place":
+    def at(self, key: Any, text: str) -> "FilePlace":
         """The place of an entry of this mapping or list; text: how a sentence goes on to it."""
         line, node, entries = self.line, None, getattr(self.node, "value", ())
         if isinstance(self.node, yaml.MappingNode):
@@ -296,7 +296,7 @@ class Place:
         elif isinstance(self.node, yaml.SequenceNode):
             node = entries[key]
             line = node.start_mark.line + 1
-        return Place(self.name, self.keys + text, line, node)
+        return FilePlace(self.name, self.keys + text, line, node)
 
 
 class Entries(dict):
@@ -328,18 +328,18 @@ def load_yaml(path: Path, shape: type) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         why = f"{error.context or ''} {error.problem}".strip() if mark else error
-        raise UserError(f"{Place(str(path), line=mark.line + 1 if mark else 0)}: not valid YAML: {' '.join(str(why).split())}."
-                        ) from None
-    return build(value, shape, Place(str(path), node=node))
+        where = FilePlace(str(path), line=mark.line + 1 if mark else 0)
+        raise UserError(f"{where}: not valid YAML: {' '.join(str(why).split())}.") from None
+    return build(value, shape, FilePlace(str(path), node=node))
 
 
-def build(value: Any, shape: Any, where: Place | str) -> Any:
+def build(value: Any, shape: Any, where: FilePlace | str) -> Any:
     """Turn parsed YAML into `shape` (a dataclass, a tuple, a dictionary, a Literal or a scalar), strictly.
 
     An integer is accepted where a float is asked for and nothing else is converted: text in quotes is no number, whatever
     it says. where: for the message of the UserError.
     """
-    where = Place(where) if isinstance(where, str) else where
+    where = FilePlace(where) if isinstance(where, str) else where
     origin, args = typing.get_origin(shape), typing.get_args(shape)
     if dataclasses.is_dataclass(shape):
         return _build_dataclass(value, shape, where)
@@ -368,7 +368,7 @@ def build(value: Any, shape: Any, where: Place | str) -> Any:
     raise UserError(f"{where}: expected {name}, found {type(value).__name__} {value!r}{hint}.")
 
 
-def _build_dataclass(value: Any, shape: type, where: Place) -> Any:
+def _build_dataclass(value: Any, shape: type, where: FilePlace) -> Any:
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected the keys of {shape.__name__}, found {value!r}.")
     hints = typing.get_type_hints(shape)

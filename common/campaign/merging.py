@@ -31,7 +31,7 @@ MOST_TEXT, MOST_OTHER, MOST_TAR = 2**26, 2**31, 2**34  # bytes of a record or pr
 BESIDE = ("sha256.json", "probes/", "resume/")  # what a campaign brings home beside records
 
 
-class Place(NamedTuple):
+class RecordPlace(NamedTuple):
     """Of a run that the papers plan: where its record goes, and the digest of what its method computes today."""
 
     folder: Path
@@ -48,7 +48,7 @@ class Merged:
     refused: list[str] = field(default_factory=list)
 
 
-def merge(sources: Sequence[Path], places: Callable[[int], Mapping[str, Place]], root: Path) -> Merged:
+def merge(sources: Sequence[Path], places: Callable[[int], Mapping[str, RecordPlace]], root: Path) -> Merged:
     """Bring in the records of tars, folders and single files, each with its predictions.
 
     places(seeds): key -> place of every run that the papers know, up to that many seeds. A record is refused that is damaged,
@@ -87,7 +87,7 @@ def merge(sources: Sequence[Path], places: Callable[[int], Mapping[str, Place]],
     return merged
 
 
-def _why_not(record: Mapping[str, Any], place: Place | None, old: Mapping[str, Any] | None, twins: Collection[str],
+def _why_not(record: Mapping[str, Any], place: RecordPlace | None, old: Mapping[str, Any] | None, twins: Collection[str],
              same: Mapping[str, frozenset[str]], answers: Mapping[str, bytes]) -> str:
     """Why a record is refused, with the way out; "" where it is not."""
     def is_fresh(one: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.campaign.campaign import Campaign, CampaignPaths, alone, print_rest, run_campaign, select, show_plan
-from common.campaign.merging import Place, merge, pack_records
+from common.campaign.merging import RecordPlace, merge, pack_records
 from common.campaign.priority import needs
 from common.campaign.travel import Home, begin_home, bring_in, check_in
 from common.checkout import ROOT, check_is_checkout
@@ -43,7 +43,7 @@ from common.publish.export import export
 from common.report.results import Results, read_results, results_of
 from common.report.scores import write_scores
 from common.spec import ProfileName
-from common.stopping import to_its_end
+from common.stopping import signal_code, to_its_end
 from common.store import accept, files_by_key, load_records, record_files, thin_records
 from common.train.packing import LARGEST, Limit, cpu_limit, form_packs, memory_limit
 
@@ -68,7 +68,10 @@ def main(*papers: Paper, broken: Sequence[UserError] = ()) -> None:
         complain(error)
     if broken and not papers:
         sys.exit(2)
-    options = parser(papers, COMMANDS).parse_args()
+    try:
+        options = parser(papers, COMMANDS).parse_args()
+    except KeyboardInterrupt:
+        sys.exit(signal_code())
 
     def run() -> int:
         check_is_checkout()
@@ -348,11 +351,11 @@ def bring_home(home: Home | None) -> None:
 def command_merge(papers: Sequence[Paper], options: argparse.Namespace) -> int:
     root = papers_root(papers)
 
-    def places(seeds: int) -> dict[str, Place]:
+    def places(seeds: int) -> dict[str, RecordPlace]:
         """Of a run that papers share, the first one's place."""
-        by_key: dict[str, Place] = {}
+        by_key: dict[str, RecordPlace] = {}
         for item in all_planned(papers, min(seeds, MOST_SEEDS)):
-            by_key.setdefault(item.spec.key, Place(item.folder, item.digest))
+            by_key.setdefault(item.spec.key, RecordPlace(item.folder, item.digest))
         return by_key
 
     @cache

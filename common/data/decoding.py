@@ -28,7 +28,7 @@ from common.data.feed import generator_for
 from common.data.large_sets import LargeSet
 from common.data.lists import LargeImages, prepare_command
 from common.data.pixels import eight_bit
-from common.data.shares import Order, Span, evaluation_share, stream_name
+from common.data.shares import EpochOrder, Span, evaluation_share, stream_name
 from common.errors import UserError
 
 # torchvision 0.29 says so at every image; where a later one has dropped its decoder, `read_image` needs Pillow's branch alone.
@@ -222,7 +222,7 @@ class TrainInput:
         files = _Files(images.root, images.train_paths, train_transform(facts), seed)
         self._loader = _Loader(files, facts.side, workers, pin)
 
-    def epoch(self, epoch: int, order: Order, spans: Sequence[Span]) -> Iterator[Batch]:
+    def epoch(self, epoch: int, order: EpochOrder, spans: Sequence[Span]) -> Iterator[Batch]:
         """The process's share of each span, in order; to go on within an epoch, leave out the first spans."""
         names = [stream_name(k) for k in range(len(order.index))]
         for span, images in zip(spans, self._loader.read(_Keys(epoch, order, spans, names)), strict=True):
@@ -236,7 +236,7 @@ class TrainInput:
 class _Keys(Sequence):
     """The keys of every span, made when a worker is due for them: a whole epoch of them would be large."""
 
-    def __init__(self, epoch: int, order: Order, spans: Sequence[Span], names: Sequence[str]):
+    def __init__(self, epoch: int, order: EpochOrder, spans: Sequence[Span], names: Sequence[str]):
         self.epoch, self.order, self.spans, self.names = epoch, order, spans, names
 
     def __len__(self) -> int:

@@ -59,7 +59,7 @@ class EpochDraws(NamedTuple):
             mine.copy_(its, non_blocking=True)
 
 
-Order = np.ndarray | str | None  # what a sampler returns: class probabilities, "again", "held out", or None for a shuffle
+SamplerOrder = np.ndarray | str | None  # what a sampler returns: class probabilities, "again", "held out", or None for a shuffle
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class DrawSpec:
     """How a run draws: what its sampler and its extra samplers say, whether its task turns the images, its mixup."""
 
     seed: int
-    order: Order
+    order: SamplerOrder
     turns: bool
-    extra_samplers: tuple[Order, ...] = ()
+    extra_samplers: tuple[SamplerOrder, ...] = ()
     mixup: float = 0.0
 
 
@@ -90,7 +90,7 @@ def draw_epoch(draw: DrawSpec, epoch: int, labels: Tensor, *, pad: int, flip: bo
     return result
 
 
-def draw_stream(seed: int, name: str, epoch: int, order: Order, labels: Tensor, *, pad: int, flip: bool,
+def draw_stream(seed: int, name: str, epoch: int, order: SamplerOrder, labels: Tensor, *, pad: int, flip: bool,
                 first: Tensor | None = None, held_out: int = 0) -> Tensor:
     """Images, crops and flips of one stream, int64 [ROWS, images]; `first` are the indices of the run's own stream."""
     n = len(labels)

@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.methods.method import Method
 
 
-class Order(NamedTuple):
+class EpochOrder(NamedTuple):
     """An epoch, the same on all processes; a position counts the images of the epoch from 0.
 
     index: training image at every position, of the run's own stream and of its extra samplers', int64 [streams, images].
@@ -47,7 +47,7 @@ class Span(NamedTuple):
         return self.last - self.first
 
 
-def draw_order(method: Method, seed: int, epoch: int, labels: Tensor, counts: np.ndarray, batch: int) -> Order:
+def draw_order(method: Method, seed: int, epoch: int, labels: Tensor, counts: np.ndarray, batch: int) -> EpochOrder:
     """The epoch of a run. labels: int64 [images] on the CPU; counts: training images per class; batch: the global one."""
     if method.meta.held_out:
         raise UserError(f"{method.label} learns from held-out images, which the large sets do not have; train it on a small set.")
@@ -58,7 +58,7 @@ def draw_order(method: Method, seed: int, epoch: int, labels: Tensor, counts: np
     others = [draw_stream(seed, stream_name(k), epoch, order, labels, first=own[INDEX], **plain)[INDEX]
               for k, order in enumerate(samplers, 1)]
     blend = draw_blend(draw, epoch, len(labels), batch) if method.mixup else torch.zeros(0, dtype=torch.float64)
-    return Order(torch.stack([own[INDEX], *others]), own[PARTNER], own[TURN], blend)
+    return EpochOrder(torch.stack([own[INDEX], *others]), own[PARTNER], own[TURN], blend)
 
 
 def stream_name(k: int) -> str:

@@ -15,7 +15,7 @@ from common.paper import Paper
 from common.report.claims import Outcome
 from common.report.compare import Cell
 from common.report.layout import METRICS
-from common.report.order import Order
+from common.report.order import ColumnOrder
 from common.report.text import mean_text, signed
 from common.report.verdict import APART, NEAR
 
@@ -39,7 +39,7 @@ class Answer:
     claims: tuple[str, ...]
 
 
-def answer_of(paper: Paper, cells: Sequence[Cell], tested: Iterable[Order], outcomes: Iterable[Outcome]) -> Answer:
+def answer_of(paper: Paper, cells: Sequence[Cell], tested: Iterable[ColumnOrder], outcomes: Iterable[Outcome]) -> Answer:
     """cells: all cells of the published protocol; tested: `orders`, of this paper or of more; outcomes: of its claims."""
     numbers = numbers_once(cells)
     own = headline(paper, cells)
@@ -94,7 +94,7 @@ def _first_of_each(items: Iterable[Any], name: Callable[[Any], object], order: C
     return tuple(min(same, key=order) for same in grouped.values())
 
 
-def column_taus(tested: Iterable[Order]) -> tuple[float, ...]:
+def column_taus(tested: Iterable[ColumnOrder]) -> tuple[float, ...]:
     """Kendall's tau of each column of a table in which enough methods have runs; of two variants the median."""
     columns: dict[tuple[str, ...], list[float]] = {}
     for one in tested:

@@ -13,7 +13,7 @@ METRICS = {"top1_error": "Top-1 error", "top1_accuracy": "Top-1 accuracy", "top5
            "per_class_accuracy": "Accuracy per class", "top1_error_change_abs": "Change of the top-1 error"}
 
 
-class Place(NamedTuple):
+class TableColumn(NamedTuple):
     """A column of a laid out table: our column, the published one in whose place it is shown, group of classes, metric."""
 
     column: str
@@ -36,10 +36,10 @@ class GridRow:
 class Grid:
     """The table as the paper lays it out, quick stand-ins last."""
 
-    columns: tuple[Place, ...]
+    columns: tuple[TableColumn, ...]
     rows: tuple[GridRow, ...]
 
-    def header(self, place: Place, name: str) -> str:
+    def header(self, place: TableColumn, name: str) -> str:
         """What stands above a column: `name`, and what else tells it from the others."""
         says_metric = len({other.metric for other in self.columns}) > 1
         parts = [name, place.group, METRICS.get(place.metric, place.metric) if says_metric else ""]
@@ -60,7 +60,7 @@ def grid(cells: list[Cell]) -> Grid:
     """Lay cells out as the paper does. Rows of one name in one place (an ablation's settings) are told apart by their order."""
     columns = sorted(dict.fromkeys(map(_place, cells)), key=lambda place: place.column != place.stands_for)
     variants: dict[tuple, list[str]] = {}
-    places: dict[tuple, dict[tuple[str, Place], Cell]] = {}
+    places: dict[tuple, dict[tuple[str, TableColumn], Cell]] = {}
     for cell in cells:
         settings = variants.setdefault((cell.row, cell.method, cell.stands_for, cell.group, cell.metric), [])
         if cell.variant not in settings:
@@ -79,11 +79,11 @@ def grid(cells: list[Cell]) -> Grid:
     return Grid(tuple(columns), tuple(rows))
 
 
-def _place(cell: Cell) -> Place:
-    return Place(cell.column, cell.stands_for, cell.group, cell.metric)
+def _place(cell: Cell) -> TableColumn:
+    return TableColumn(cell.column, cell.stands_for, cell.group, cell.metric)
 
 
-def _other_reading(by_place: Mapping[tuple[str, Place], Cell], place: Place) -> Cell | None:
+def _other_reading(by_place: Mapping[tuple[str, TableColumn], Cell], place: TableColumn) -> Cell | None:
     """What stands in for a reading that a column does not have: the cell that says why, or the only reading there is."""
     return next((cell for (_, other), cell in by_place.items() if other == place), None)
 
@@ -102,5 +102,5 @@ def cell_text(cell: Cell | None, row: GridRow, best: bool = False) -> str:
     return f"{setting}quick {text}" if cell.quick else f"{setting}{cell.shown} → {text}"
 
 
-def column_words(place: Place | Cell) -> str:
+def column_words(place: TableColumn | Cell) -> str:
     return place.column if place.column == place.stands_for else f"quick: {place.column} (in place of {place.stands_for})"

@@ -27,7 +27,7 @@ RULE = (
 
 
 @dataclass(frozen=True)
-class Place:
+class OrderedRow:
     """A method in both orders: its row of the table, the printed number (as text too) and ours in the printed metric, runs
     behind ours, and its rank in either (1 is the best)."""
 
@@ -42,7 +42,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Order:
+class ColumnOrder:
     """One printed column (of a table; for one group of classes and metric) in one reading.
 
     tau: None where it cannot be computed, and `why` says so in a sentence. interval: over seeds, None where a method has a
@@ -63,7 +63,7 @@ class Order:
     note: str
     pairs: int
     agree: int
-    places: tuple[Place, ...]
+    places: tuple[OrderedRow, ...]
     left_out: tuple[str, ...]
 
     @property
@@ -71,7 +71,7 @@ class Order:
         return len(self.places)
 
 
-def orders(results: Iterable[Results]) -> tuple[Order, ...]:
+def orders(results: Iterable[Results]) -> tuple[ColumnOrder, ...]:
     """One for every reading of every printed column of `ENOUGH` methods or more, as the papers and their tables stand."""
     all_orders = []
     for one in results:
@@ -95,7 +95,7 @@ def _readings(column: Sequence[Cell]) -> list[str]:
     return sorted({cell.reading for cell in column} - {""}, key=lambda reading: reading != "written") or [""]
 
 
-def _order(paper: Paper, column: Sequence[Cell], reading: str) -> Order:
+def _order(paper: Paper, column: Sequence[Cell], reading: str) -> ColumnOrder:
     """A column's rows in this reading, or in the only one that a row has, as in the test of a claim."""
     rows: dict[tuple[str, ...], list[Cell]] = {}
     for cell in column:
@@ -104,7 +104,7 @@ def _order(paper: Paper, column: Sequence[Cell], reading: str) -> Order:
     there = [cell for cell in in_reading if cell.n]
     tau, interval, why = _compare(there, column[0], len(in_reading))
     ranks = zip(_ranks(there, [cell.published for cell in there]), _ranks(there, [cell.mean for cell in there]), strict=True)
-    places = tuple(Place(_label(cell), cell.printed, cell.published, cell.mean, cell.n, theirs, ours, cell.keys)
+    places = tuple(OrderedRow(_label(cell), cell.printed, cell.published, cell.mean, cell.n, theirs, ours, cell.keys)
                    for cell, (theirs, ours) in zip(there, ranks, strict=True))
     pairs = [(a, b) for i, a in enumerate(there) for b in there[:i]]
     agree = sum((a.published - b.published) * (a.mean - b.mean) > 0 for a, b in pairs)
@@ -113,7 +113,7 @@ def _order(paper: Paper, column: Sequence[Cell], reading: str) -> Order:
     apart = [_label(cell) for cell in there if cell.verdict == APART]
     notes += [f"{APART} with their source: {', '.join(apart)}"] if apart else []
     left_out = tuple(f"{_label(cell)}: {cell.state}" for cell in in_reading if not cell.n)
-    return Order(paper.name, *_printed_column(column[0]), reading, tau, interval, why, "; ".join(notes), len(pairs), agree,
+    return ColumnOrder(paper.name, *_printed_column(column[0]), reading, tau, interval, why, "; ".join(notes), len(pairs), agree,
                  places, left_out)
 
 

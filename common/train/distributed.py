@@ -23,7 +23,7 @@ COLLECTIVE_TIMEOUT = timedelta(hours=2)  # for what rank 0 does alone, as readin
 
 
 @dataclass(frozen=True)
-class Processes:
+class Ranks:
     """This process and how many there are. rank 0 is the one that writes."""
 
     rank: int = 0
@@ -35,10 +35,10 @@ class Processes:
         return self.rank == 0
 
 
-def join() -> Processes:
+def join() -> Ranks:
     """The processes that torchrun started (over nccl for CUDA and gloo for CPUs), or this one alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Processes()
+        return Ranks()
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if local < torch.cuda.device_count():  # a process too many is told so when it chooses its device
         torch.cuda.set_device(local)
@@ -46,7 +46,7 @@ def join() -> Processes:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         dist.init_process_group(backend, store=rendezvous_store(), rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT)
-    return Processes(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+    return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def rendezvous_store() -> dist.Store:
@@ -74,7 +74,7 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def on_all_ranks(processes: Processes, work: Callable[[], T]) -> T:
+def on_all_ranks(processes: Ranks, work: Callable[[], T]) -> T:
     """`work()` on every process. Where it is a UserError anywhere, all end: one raises it, the others leave quietly."""
     result, refusal = None, None
     try:
@@ -95,7 +95,7 @@ def on_all_ranks(processes: Processes, work: Callable[[], T]) -> T:
     raise SystemExit(2)
 
 
-def broadcast_from_rank0(processes: Processes, work: Callable[[], T]) -> T:
+def broadcast_from_rank0(processes: Ranks, work: Callable[[], T]) -> T:
     """`work()` on rank 0 alone; its result, pickled, on all. A UserError there ends all."""
     result = on_all_ranks(processes, lambda: work() if processes.first else None)
     if processes.world == 1:
@@ -105,7 +105,7 @@ def broadcast_from_rank0(processes: Processes, work: Callable[[], T]) -> T:
     return held[0]
 
 
-def broadcast_tensors(processes: Processes, tensors: Sequence[Tensor]) -> None:
+def broadcast_tensors(processes: Ranks, tensors: Sequence[Tensor]) -> None:
     """Every process gets rank 0's values, in place."""
     for tensor in tensors if processes.world > 1 else ():
         whole = tensor if tensor.is_contiguous() else tensor.contiguous()
@@ -114,7 +114,7 @@ def broadcast_tensors(processes: Processes, tensors: Sequence[Tensor]) -> None:
             tensor.copy_(whole)
 
 
-def add_up(processes: Processes, tensors: Sequence[Tensor]) -> None:
+def add_up(processes: Ranks, tensors: Sequence[Tensor]) -> None:
     """The sum over all processes, in place, on each."""
     for tensor in tensors if processes.world > 1 else ():
         dist.all_reduce(tensor)
@@ -125,7 +125,7 @@ def shares(size: int, world: int) -> list[int]:
     return [size * (rank + 1) // world - size * rank // world for rank in range(world)]
 
 
-def gather(processes: Processes, mine: Tensor, size: int) -> Tensor:
+def gather(processes: Ranks, mine: Tensor, size: int) -> Tensor:
     """The shares of all processes one after another along the first axis, `size` in all; without a gradient to the others."""
     if processes.world == 1:
         return mine

@@ -26,7 +26,7 @@ from common.plan import Run
 from common.train.ahead import Ahead
 from common.train.checks import check_members
 from common.train.device import Device, use_device
-from common.train.distributed import Processes
+from common.train.distributed import Ranks
 from common.train.graph import capture
 from common.train.groups import Group
 from common.train.meta import Whole, learn_weights
@@ -43,7 +43,7 @@ class ResidentSteps:
     members: runs of one column, one protocol and one shape; equal methods must stand together.
     """
 
-    processes, pausable = Processes(), False
+    processes, pausable = Ranks(), False
     ahead: Ahead | None = None  # where a GPU works while the next epoch is drawn
 
     def __init__(self, members: Sequence[Run], images: Images, device: Device):

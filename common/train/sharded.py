@@ -28,7 +28,7 @@ from common.models.imagenet import LargeNetwork, draw_weights, exclude_from_batc
 from common.plan import Run
 from common.train.checks import check_members
 from common.train.device import Device, use_device
-from common.train.distributed import Processes, broadcast_tensors, gather, shares, sum_gradients
+from common.train.distributed import Ranks, broadcast_tensors, gather, shares, sum_gradients
 from common.train.pack import Pack
 from common.train.tally import Tally
 
@@ -61,7 +61,7 @@ class ShardedSteps:
 
     path, pausable = "eager", True
 
-    def __init__(self, member: Run, images: LargeImages, device: Device, processes: Processes, folder: Path,
+    def __init__(self, member: Run, images: LargeImages, device: Device, processes: Ranks, folder: Path,
                  per_device: int | None = None, workers: int = WORKERS):
         check_method(member)
         check_members([member], images.counts)

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from common.train.distributed import Processes
+from common.train.distributed import Ranks
 from common.train.pack import Pack
 from common.train.tally import Tally
 
@@ -18,7 +18,7 @@ class Steps(Protocol):
     """
 
     pack: Pack
-    processes: Processes
+    processes: Ranks
     path: str
     threads: int
     pausable: bool

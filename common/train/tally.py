@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.metrics import BINS, class_summary, summary
-from common.train.distributed import Processes, add_up
+from common.train.distributed import Ranks, add_up
 
 TOP = 5
 
@@ -82,7 +82,7 @@ class Tally:
         for mine, part in zip(self.answers, kept, strict=True):
             mine[:, at] = part.int()
 
-    def add_up(self, processes: Processes) -> None:
+    def add_up(self, processes: Ranks) -> None:
         """The counts of all processes, on each: hits are whole numbers, so the accuracy does not depend on how many there are."""
         add_up(processes, [*self.counts.tensors, self.bins, self.norms, self.labels, *self.answers])
 

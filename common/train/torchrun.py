@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.plan import Run, missing_runs
 from common.store import drop_twins, record_files
 from common.train.device import Device, choose_device
-from common.train.distributed import Processes, broadcast_from_rank0, join, leave, on_all_ranks
+from common.train.distributed import Ranks, broadcast_from_rank0, join, leave, on_all_ranks
 from common.train.loop import train_on
 from common.train.sharded import WORKERS, ShardedSteps
 from common.train.state import Workspace
@@ -53,7 +53,7 @@ def train_large(planned: Sequence[Run], data: Path, work: Workspace, options: La
     return done
 
 
-def train_missing(processes: Processes, planned: Sequence[Run], data: Path, work: Workspace, options: LargeOptions,
+def train_missing(processes: Ranks, planned: Sequence[Run], data: Path, work: Workspace, options: LargeOptions,
                   observer: Observer) -> bool:
     """The runs of all processes, one after another. Returns False if the deadline came first."""
     device = on_all_ranks(processes, lambda: local_device(options, processes))
@@ -71,13 +71,13 @@ def train_missing(processes: Processes, planned: Sequence[Run], data: Path, work
     return True
 
 
-def begin(member: Run, data: Path, device: Device, processes: Processes, options: LargeOptions) -> ShardedSteps:
+def begin(member: Run, data: Path, device: Device, processes: Ranks, options: LargeOptions) -> ShardedSteps:
     """The run as it is before its first batch. What is missing is a UserError, before any process waits for another."""
     images = load_large(member.spec.column.dataset, data)
     return ShardedSteps(member, images, device, processes, data, options.per_device, options.workers)
 
 
-def local_device(options: LargeOptions, processes: Processes) -> Device:
+def local_device(options: LargeOptions, processes: Ranks) -> Device:
     """The device of this process: under torchrun on CUDA, each has the GPU of its number."""
     name = options.device
     if processes.world > 1 and name and name.startswith("cuda:"):

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from common.campaign.merging import Place, merge
+from common.campaign.merging import RecordPlace, merge
 from common.methods.losses import softmax_cross_entropy
 from common.methods.method import Method
 from common.plan import missing_runs
@@ -150,7 +150,7 @@ def test_three_thousand_records_are_merged_in_one_go(tmp_path):
     items = [planned(method, tmp_path / "there", seed) for method in METHODS[:3] for seed in range(1000)]
     for item in items:
         save_quickly(item)
-    places = {m.spec.key: Place(tmp_path / "here" / m.folder.relative_to(tmp_path / "there"), m.digest) for m in items}
+    places = {m.spec.key: RecordPlace(tmp_path / "here" / m.folder.relative_to(tmp_path / "there"), m.digest) for m in items}
     merged = merge([tmp_path / "there"], lambda seeds: places, tmp_path / "here")
     assert (merged.new, merged.refused) == (3000, [])
 

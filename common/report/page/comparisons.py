@@ -11,7 +11,7 @@ from common.paper import Paper
 from common.report import boards, order, same_cell
 from common.report.answer import column_taus
 from common.report.boards import Board, Entrant
-from common.report.order import Order
+from common.report.order import ColumnOrder
 from common.report.page import pairs
 from common.report.page.filters import short, slug
 from common.report.paired import NO_HITS, Hits
@@ -38,7 +38,7 @@ class OnePerColumn(NamedTuple):
     is_paired: bool  # whether any row is compared with the first on the same images
 
 
-def comparisons(results: Sequence[Results], entrants: Sequence[Entrant], tested: Sequence[Order]) -> dict[str, Any]:
+def comparisons(results: Sequence[Results], entrants: Sequence[Entrant], tested: Sequence[ColumnOrder]) -> dict[str, Any]:
     """Everything across papers for the templates, under the published protocol. entrants: all methods of it; tested: all
     orders."""
     hits = results[0].hits
@@ -144,9 +144,9 @@ def by_size(per_column: Sequence[OnePerColumn]) -> list[OnePerColumn]:
 # ---------------------------------------------------------------- order
 
 
-def order_answer(tested: Sequence[Order]) -> str:
+def order_answer(tested: Sequence[ColumnOrder]) -> str:
     """The one sentence that "Numbers or order?" comes down to."""
-    columns: dict[tuple[str, ...], list[Order]] = {}
+    columns: dict[tuple[str, ...], list[ColumnOrder]] = {}
     for one in tested:
         if one.tau is not None:
             columns.setdefault((one.paper, one.table, one.column, one.metric, one.group), []).append(one)

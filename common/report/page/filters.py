@@ -13,7 +13,7 @@ from common.report.claims import Outcome
 from common.report.compare import Cell
 from common.report.intervals import Interval, prediction_interval, within_percent
 from common.report.layout import METRICS
-from common.report.order import Order
+from common.report.order import ColumnOrder
 from common.report.same_cell import Print
 from common.report.text import mean_text, number, signed
 from common.report.verdict import APART, NEAR, VERDICTS
@@ -208,13 +208,13 @@ def behind_texts(behind: Behind | None) -> dict[str, tuple[str, str]]:
             "p": (f"{behind.p:.3g}", f"{behind.p:.6g}"), "only": (f"{test.wins} / {test.losses}", str(test.wins))}
 
 
-def where(one: Order) -> str:
+def where(one: ColumnOrder) -> str:
     """The column of a table whose order is looked at."""
     metric = METRICS.get(one.metric, one.metric) if one.metric != "top1_accuracy" else ""
     return ", ".join(part for part in (f"{short(one.paper)} Table {one.table}", one.column, one.group, metric) if part)
 
 
-def strip(one: Order) -> tuple[float, float, float]:
+def strip(one: ColumnOrder) -> tuple[float, float, float]:
     """Low end, tau and high end on a scale of 0 to 100."""
     low, high = one.interval or (one.tau, one.tau)
     return 50 * (1 + low), 50 * (1 + one.tau), 50 * (1 + high)

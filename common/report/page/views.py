@@ -9,7 +9,7 @@ from common.report.answer import Answer, answer_of, cell_word, claim_word, sente
 from common.report.claims import Claim, Outcome, evaluate
 from common.report.compare import Cell, cells, minutes
 from common.report.layout import METRICS, Grid, grid, pieces
-from common.report.order import Order
+from common.report.order import ColumnOrder
 from common.report.page.filters import CELL_WORDS, CLAIM_WORDS, Count, address, counts
 from common.report.results import Records, Results
 from common.report.tables import behind, claim_test
@@ -80,7 +80,7 @@ class PaperPart(NamedTuple):
     keys: tuple[str, ...]
 
 
-def paper_part(results: Results, tested: Sequence[Order]) -> PaperPart:
+def paper_part(results: Results, tested: Sequence[ColumnOrder]) -> PaperPart:
     """Everything of a paper under the published protocol. tested: its orders."""
     paper, records, all_cells, outcomes = results.paper, results.records, cells(results), evaluate(results)
     answer = answer_of(paper, all_cells, tested, outcomes)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.campaign.merging import Place, merge, pack_records
+from common.campaign.merging import RecordPlace, merge, pack_records
 from common.errors import UserError
 from common.methods.digest import ENGINE
 from common.plan import plan
@@ -31,7 +31,7 @@ def runs(paper):
 
 @pytest.fixture
 def places(runs):
-    return {m.spec.key: Place(m.folder, m.digest) for m in runs}
+    return {m.spec.key: RecordPlace(m.folder, m.digest) for m in runs}
 
 
 def root(paper) -> Path:

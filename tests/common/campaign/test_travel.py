@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.campaign.merging import Place, merge
+from common.campaign.merging import RecordPlace, merge
 from common.campaign.travel import SUMS, Home, bring_in
 from common.errors import UserError
 from common.methods.method import Method, Start
@@ -110,7 +110,7 @@ def test_merge_brings_all_of_it_home(finished, paper, tmp_path):
     here = replace(paper, folder=toy_paper(tmp_path / "here" / "papers" / "toy").folder)
     root, mine = here.folder.parent, plan(here, "paper", columns=("cifar10-lt-100",))
     place = {link.spec.key: link.folder for m in mine for link in m.chain}
-    places = {link.spec.key: Place(link.folder, link.digest) for m in mine for link in m.chain}
+    places = {link.spec.key: RecordPlace(link.folder, link.digest) for m in mine for link in m.chain}
     totals, parts = {}, (home.target, tmp_path / "out-2.tar")
     merged = merge(parts, lambda seeds: places, root)
     assert (merged.new, merged.known, merged.refused) == (3, 0, [])

@@ -9,7 +9,7 @@ from common.paper import Paper
 from common.report.answer import answer_of, claims_words, column_taus, numbers_once, sentence_of, sentence_of_all, within
 from common.report.claims import evaluate
 from common.report.compare import Cell, cells
-from common.report.order import Order
+from common.report.order import ColumnOrder
 from common.report.results import Results
 from tests.common.report.test_claims import BETTER
 from tests.common.report.test_tables import ERRORS
@@ -50,7 +50,7 @@ def test_within_leaves_out_what_is_not_comparable() -> None:
 
 
 def test_two_variants_of_a_column_are_one_tau() -> None:
-    one = Order("toy", "1", "c", "top1_error", "", "written", 0.2, None, "", "", 3, 2, (), ())
+    one = ColumnOrder("toy", "1", "c", "top1_error", "", "written", 0.2, None, "", "", 3, 2, (), ())
     several = [one, replace(one, table="2", tau=None)]
     several += [replace(one, reading="released", tau=0.6), replace(one, column="d", tau=1.0)]
     assert column_taus(several) == (pytest.approx(0.4), 1.0)

@@ -9,14 +9,14 @@ from scipy.stats import kendalltau
 
 from common.paper import Paper
 from common.report.intervals import Interval
-from common.report.order import Order, orders, tau_b
+from common.report.order import ColumnOrder, orders, tau_b
 from common.report.results import results_of
 from tests.records import PUBLISHED, toy_paper, toy_records
 
 RUNS = {"ce": (30.0, 30.2), "rival": (20.0, 20.2), "own": (21.0, 21.2)}
 
 
-def found(paper: Paper, errors: dict, **more) -> dict[tuple[str, str, str], Order]:
+def found(paper: Paper, errors: dict, **more) -> dict[tuple[str, str, str], ColumnOrder]:
     return {(o.table, o.column, o.reading): o for o in orders(results_of([paper], toy_records(paper, errors, **more), "paper"))}
 
 

@@ -8,7 +8,7 @@ import pytest
 from common.paper import Paper
 from common.report import boards
 from common.report.intervals import Interval
-from common.report.order import Order, Place
+from common.report.order import ColumnOrder, OrderedRow
 from common.report.page.comparisons import boards_of_columns, by_size, departs, order_answer
 from common.report.page.filters import accuracy_text, behind_texts, span, strip, where, whose
 from common.report.results import results_of
@@ -117,9 +117,9 @@ def test_the_column_of_the_largest_board_comes_first(paper: Paper) -> None:
 
 
 def test_order_is_summed_up_and_drawn_to_scale() -> None:
-    place = Place("A", "45.4", 45.4, 44.123, 2, 1, 2, ())
-    one = Order("toy_paper", "1", "cifar10-lt-100", "top1_error", "", "written", 0.5, Interval(-0.2, 1.0), "", "", 6, 4, (place,),
-                ("X: no run yet",))
+    place = OrderedRow("A", "45.4", 45.4, 44.123, 2, 1, 2, ())
+    one = ColumnOrder("toy_paper", "1", "cifar10-lt-100", "top1_error", "", "written", 0.5, Interval(-0.2, 1.0), "",
+                      "", 6, 4, (place,), ("X: no run yet",))
     two = replace(one, column="cifar10-lt-10", tau=0.9, interval=Interval(0.4, 1.0))
     released = replace(one, tau=0.7, interval=Interval(0.1, 1.0), reading="released")  # in the column of `one`: median 0.6
     without = replace(one, tau=None, interval=None, why="only one method has runs")

@@ -16,7 +16,7 @@ from common.methods.method import Method, run_spec
 from common.plan import Run
 from common.spec import Column, LargeProtocol
 from common.train.device import Device
-from common.train.distributed import Processes, broadcast_tensors
+from common.train.distributed import Ranks, broadcast_tensors
 from common.train.sharded import ShardedSteps
 from papers.catalog import PAPERS
 
@@ -88,7 +88,7 @@ def cases() -> dict[str, Case]:
     }
 
 
-def train_steps(case: Case, data: Path, processes: Processes, per_device: int | None) -> dict[str, Tensor]:
+def train_steps(case: Case, data: Path, processes: Ranks, per_device: int | None) -> dict[str, Tensor]:
     """The state after the last two batches of an epoch, which may be smaller, and the sum of their losses."""
     planned, images = member(case.method, data, case.protocol), load_large(COLUMN.dataset, data)
     steps = ShardedSteps(planned, images, DEVICE, processes, data, per_device, workers=0)

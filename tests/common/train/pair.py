@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from common.train.distributed import Processes, join
+from common.train.distributed import Ranks, join
 from common.train.sharded import ShardedSteps
 from common.train.state import Workspace
 from common.train.torchrun import LargeOptions, train_large
@@ -21,7 +21,7 @@ from tests.common.train.large_toys import CE, LONGER, cases, member, quiet, trai
 OPTIONS = LargeOptions(device="cpu", precision="float32", workers=0)
 
 
-def train_cases(data: Path, folder: Path, processes: Processes) -> None:
+def train_cases(data: Path, folder: Path, processes: Ranks) -> None:
     found = {name: train_steps(case, data, processes, case.per_device[0]) for name, case in cases().items()}
     if processes.first:
         torch.save(found, folder / "cases.pt")

@@ -19,7 +19,7 @@ from common.models.imagenet import LargeNetwork
 from common.plan import Run
 from common.store import FIELDS, load_records
 from common.train import distributed, torchrun
-from common.train.distributed import Processes
+from common.train.distributed import Ranks
 from common.train.sharded import ShardedSteps, check_method
 from common.train.state import Workspace
 from common.train.tally import Tally
@@ -35,7 +35,7 @@ TESTED = SECOND.only_tested()
 
 def run_of(method: Method, data, folder, protocol=PROTOCOL, **more) -> ShardedSteps:
     images = load_large(COLUMN.dataset, data)
-    return ShardedSteps(member(method, folder, protocol), images, DEVICE, Processes(), data, workers=0, **more)
+    return ShardedSteps(member(method, folder, protocol), images, DEVICE, Ranks(), data, workers=0, **more)
 
 
 def chain(folder) -> list[Run]:
@@ -70,7 +70,7 @@ def test_a_record_says_what_any_table_needs(both, miniature):
     record = load_records(both / "whole")[planned.spec.key]
     assert set(record) == {*FIELDS, "top5"}
     images = load_large(COLUMN.dataset, miniature)
-    steps = ShardedSteps(planned, images, dataclasses.replace(DEVICE, precision="float32"), Processes(), miniature, workers=0)
+    steps = ShardedSteps(planned, images, dataclasses.replace(DEVICE, precision="float32"), Ranks(), miniature, workers=0)
     steps.pack.load_run_state(0, load_file(planned.checkpoint))
     tally, = steps.evaluate()
     assert record["accuracy"]["last"] == round(float(tally.accuracy()), 4)
@@ -121,7 +121,7 @@ def test_the_last_block_is_drawn_anew_and_trained_alone(miniature, tmp_path):
     save_file(state, tmp_path / "weights" / "resnet10w8.safetensors")
     last = dataclasses.replace(LONGER, trains="last", pretrained=True)
     planned = member(CE, tmp_path, last)
-    steps = ShardedSteps(planned, load_large(COLUMN.dataset, miniature), DEVICE, Processes(), tmp_path, workers=0)
+    steps = ShardedSteps(planned, load_large(COLUMN.dataset, miniature), DEVICE, Ranks(), tmp_path, workers=0)
     assert steps.weights_from.startswith("resnet10w8.safetensors ")
     before = {name: tensor.clone() for name, tensor in steps.pack.net.state_dict().items()}
     same = {name for name in before if before[name].equal(trained.state_dict()[name].double())}
@@ -177,7 +177,7 @@ def test_what_a_user_did_wrong_is_one_sentence(miniature, tmp_path, monkeypatch)
     with pytest.raises(UserError, match="cuda:5 was asked for, but"):
         train_large([planned], miniature, work, LargeOptions(device="cuda:5"), quiet)
     with pytest.raises(UserError, match="--device cuda:1 is one GPU, but torchrun started 4 processes"):
-        torchrun.local_device(LargeOptions(device="cuda:1"), Processes(1, 4, 1))
+        torchrun.local_device(LargeOptions(device="cuda:1"), Ranks(1, 4, 1))
     pretrained = member(CE, tmp_path, dataclasses.replace(LONGER, pretrained=True))
     monkeypatch.setattr("common.train.sharded.load_imagenet", no_weights)
     with pytest.raises(UserError, match="no weights"):
@@ -196,11 +196,11 @@ def test_a_refusal_on_one_process_ends_all(monkeypatch):
 
     monkeypatch.setattr(distributed.dist, "all_gather_object", gather)
     with pytest.raises(SystemExit) as ended:
-        distributed.on_all_ranks(Processes(0, 2), lambda: None)
+        distributed.on_all_ranks(Ranks(0, 2), lambda: None)
     assert ended.value.code == 2
 
     def refuse():
         raise UserError("no data")
 
     with pytest.raises(UserError, match="no data"):
-        distributed.on_all_ranks(Processes(1, 2), refuse)
+        distributed.on_all_ranks(Ranks(1, 2), refuse)

@@ -8,7 +8,7 @@ import torch
 from common.data.lists import load_large
 from common.store import load_records
 from common.train.device import Device
-from common.train.distributed import Processes
+from common.train.distributed import Ranks
 from common.train.loop import train_epoch
 from common.train.sharded import ShardedSteps
 from common.train.state import Workspace
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU he
 
 def mean_losses(method, data, device: Device, protocol=PROTOCOL) -> torch.Tensor:
     """The mean loss of an epoch's first batches."""
-    steps = ShardedSteps(member(method, data, protocol), load_large(COLUMN.dataset, data), device, Processes(), data, workers=0)
+    steps = ShardedSteps(member(method, data, protocol), load_large(COLUMN.dataset, data), device, Ranks(), data, workers=0)
     steps.get_ready()
     return train_epoch(steps, 0)
 

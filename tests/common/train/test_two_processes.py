@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.train.distributed import Processes
+from common.train.distributed import Ranks
 from tests.common.train.large_toys import cases, train_steps
 
 COUNTS = {"hits", "tested", "near"}
@@ -17,7 +17,7 @@ def two(both) -> dict[str, dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("name", cases())
 def test_two_processes_train_as_one(name, two, miniature):
     case = cases()[name]
-    one = train_steps(case, miniature, Processes(), case.per_device[1])
+    one = train_steps(case, miniature, Ranks(), case.per_device[1])
     assert set(one) == set(two[name])
     for key, tensor in one.items():
         if case.protocol.batch_norm == "device" and case.protocol.trains == "all" and "running" in key:
