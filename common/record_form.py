@@ -79,6 +79,19 @@ OFTEN: Mapping[str, Check] = {  # checked where they are
 }
 
 
+def unequal(record: Mapping[str, Any]) -> str:
+    """The first list of a finished record that is not as long as what it belongs to; "" where all are."""
+    classes, norms, curves = len(record["counts"]), record["norms"], record["curves"]
+    lengths = {
+        "per_class_accuracy": len(record["per_class_accuracy"]) == classes,
+        "confusion": {len(record["confusion"]), *map(len, record["confusion"])} in ({0}, {classes}),  # none of a large set
+        "norms.classifier": len(norms["classifier"]) == classes,
+        "norms.feature": len(norms["feature"]) == len(norms["feature_epochs"]) and {classes} >= set(map(len, norms["feature"])),
+        "curves.tested": len(curves["tested"]) == len(curves["test_accuracy"]),
+    }
+    return next((name for name, fits in lengths.items() if not fits), "")
+
+
 def misfit(record: Mapping[str, Any]) -> str:
     """The first field of a record that does not hold what it must, as a half-sentence; "" where all do."""
     for wanted, is_due in ((ALWAYS, True), (DONE, record["status"] == "done"), (OFTEN, False)):
@@ -89,6 +102,8 @@ def misfit(record: Mapping[str, Any]) -> str:
                 return f"its field {name} is missing"
             if (is_due or (not is_due and wanted is OFTEN and last in fields)) and not check(fields[last]):
                 return f"its field {name} does not hold what it must"
+    if record["status"] == "done" and (name := unequal(record)):
+        return f"its field {name} is longer or shorter than it must be"
     if set(record["predictions"]) not in (set(), {"file", "digest"}):
         return "its field predictions does not name a file and a digest"
     return ""

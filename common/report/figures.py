@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.report.embedding import embedding
 from common.report.groups import class_groups, group_names, majority
-from common.report.intervals import spread
+from common.report.intervals import mean_of, spread
 from common.report.plots import Panel, class_counts_figure, curves
 from common.report.results import MethodRuns, Results
 from common.report.sources import NotYet, find_column, find_runs, seed_words, source_words
@@ -91,7 +91,10 @@ def _per_class_frame(methods: Sequence[MethodRuns], names: Sequence[str], member
     rows = []
     for runs in methods:
         for k, (name, classes) in enumerate(zip(names, members, strict=True)):
-            errors = tuple(100 - sum(r["per_class_accuracy"][i] for i in classes) / len(classes) for r in runs.done)
+            accuracies = [mean_of([r["per_class_accuracy"][i] for i in classes]) for r in runs.done]
+            if None in accuracies:  # a class without a test image
+                continue
+            errors = tuple(100 - accuracy for accuracy in accuracies)
             mean, sd = spread(errors)
             rows.append({"method": runs.method.name, "reading": runs.method.reading, "label": runs.method.label, "class": name,
                          "classes": ";".join(map(str, classes)), "training_images": images[k],
@@ -187,13 +190,16 @@ def _norm_frame(drawn: Iterable[tuple[Column, MethodRuns]]) -> "DataFrame":
     rows = []
     for column, runs in drawn:
         epochs = runs.done[0]["norms"]["feature_epochs"]
+        done = [record for record in runs.done if record["norms"]["feature_epochs"] == epochs]
         for i, epoch in enumerate(epochs):
             for k, images in enumerate(runs.done[0]["counts"]):
-                norms = tuple(record["norms"]["feature"][i][k] for record in runs.done)
+                norms = tuple(record["norms"]["feature"][i][k] for record in done)
+                if None in norms:
+                    continue
                 mean, sd = spread(norms)
                 rows.append({"column": column.name, "label": runs.method.label, "epoch": epoch + 1, "class": k,
                              "training_images": images, "norm": mean, "sd": sd, "seeds": len(norms), "last": i == len(epochs) - 1,
-                             "keys": ";".join(record["key"] for record in runs.done)})
+                             "keys": ";".join(record["key"] for record in done)})
     return DataFrame(rows)
 
 

@@ -1,12 +1,12 @@
 """Groups of classes under the names that papers give them, and what a record says of each."""
 
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from common.metrics import FEW, MANY
+from common.report.intervals import mean_of
 
 SHOTS = {"head": "many", "medium": "medium", "tail": "few"}  # by training images: over 100, 20 to 100, under 20
 TENTHS = ("head1", "head2", "head3", "mid1", "mid2", "mid3", "mid4", "tail1", "tail2", "tail3")
@@ -32,7 +32,7 @@ def group_accuracy(record: Mapping[str, Any], group: str, epoch: str = "last") -
     if group in SHOTS:
         return record["groups"][SHOTS[group]]
     classes = classes_of(record, group)
-    return statistics.fmean(record["per_class_accuracy"][i] for i in classes) if classes else None
+    return mean_of([record["per_class_accuracy"][i] for i in classes])
 
 
 def classes_of(record: Mapping[str, Any], group: str) -> list[int]:

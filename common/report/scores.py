@@ -5,7 +5,6 @@ so that `dvc metrics diff` shows what has changed and nothing else.
 """
 
 import json
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -89,8 +88,8 @@ def _is_drawn(paper: Paper, runs: MethodRuns) -> bool:
 
 
 def _curve(column: Column, runs: MethodRuns) -> list[tuple[Any, ...]]:
-    """Means over seeds. Classes of equal size stand in the order of their numbers."""
+    """Means over seeds. Classes of equal size stand in the order of their numbers; one without a test image is left out."""
     counts = runs.done[0]["counts"]
     order = sorted(range(len(counts)), key=lambda one: -counts[one])
-    means = [statistics.fmean(record["per_class_accuracy"][one] for record in runs.done) for one in order]
-    return [(column.name, runs.method.label, rank, f"{mean:.4f}") for rank, mean in enumerate(means, 1)]
+    means = [mean_of([record["per_class_accuracy"][one] for record in runs.done]) for one in order]
+    return [(column.name, runs.method.label, rank, f"{mean:.4f}") for rank, mean in enumerate(means, 1) if mean is not None]

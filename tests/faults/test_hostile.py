@@ -120,6 +120,16 @@ def test_a_record_cannot_name_predictions_elsewhere(name, done):
         check_record(seal({**record, "predictions": {**record["predictions"], "file": name}}), "here")
 
 
+@pytest.mark.parametrize("name", ["per_class_accuracy", "confusion", "norms.classifier", "norms.feature", "curves.tested"])
+def test_a_sealed_record_whose_lists_do_not_fit_each_other_is_refused(name, done):
+    record = json.loads(a_record(done).read_text())
+    *outer, last = name.split(".")
+    fields = record[outer[0]] if outer else record
+    fields[last] = fields[last][:-1]
+    with pytest.raises(UserError, match=f"its field {name} is longer or shorter than it must be"):
+        check_record(seal(record), "here")
+
+
 @pytest.mark.parametrize("line", ["../outside.jpg 0", "train/../../outside.jpg 0", "/etc/outside.jpg 0", "..\\outside.jpg 0"])
 def test_a_list_cannot_point_outside_of_its_folder(line, tmp_path):
     (tmp_path / "list.txt").write_text(f"train/a.jpg 0\n{line}\n")

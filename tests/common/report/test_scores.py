@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from common.report.compare import cells
+from common.report.figures import per_class_error
 from common.report.results import Results
 from common.report.scores import metrics, write_scores
 from tests.records import toy_paper, toy_records
@@ -60,3 +61,13 @@ def test_the_files_are_the_same_for_the_same_records(paper):
     assert ranks == list(range(1, 11))
     printed = {(line["row"], line["published"]) for line in csv.DictReader(first["agreement.csv"].decode().splitlines())}
     assert ("ERM", "29.6") in printed
+
+
+def test_a_class_without_a_test_image_has_no_place_in_the_curve_and_stops_nothing(paper):
+    records = {key: record | {"per_class_accuracy": [None, *record["per_class_accuracy"][1:]]}
+               for key, record in toy_records(paper, ERRORS).items()}
+    results = Results(paper, records, "paper")
+    lines = list(csv.DictReader((write_scores(results) / "per_class.csv").read_text().splitlines()))
+    ranks = [int(line["class"]) for line in lines if (line["column"], line["method"]) == ("cifar10-lt-100", "ce@written")]
+    assert ranks == list(range(2, 11))
+    assert set(per_class_error(results, "cifar10-lt-100", ("ce",)).data["class"]) == {f"C{i}" for i in range(1, 10)}
