@@ -33,7 +33,7 @@ def state(size: int) -> bytes:
     """An archive of this size, as a state is one."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("data.pkl", bytes(size))
+        archive.writestr(zipfile.ZipInfo("data.pkl"), bytes(size))  # of 1980, not of this second
     return buffer.getvalue()
 
 
