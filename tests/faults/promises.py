@@ -27,6 +27,8 @@ PROMISES = (  # what is changed, on a CPU, on CUDA, what shows it on a CPU, what
     ("the same command twice", "same bits", "same bits", "tests/faults/trials.py", NOT_SHOWN),
     ("two trainings at once in one folder", "same bits", "same bits",
      "tests/faults/test_faults.py::test_two_trainings_in_one_folder_end_with_the_bits_of_one", NOT_SHOWN),
+    ("two campaigns at once on one machine", "same bits", "same bits",
+     "tests/faults/test_faults.py::test_two_campaigns_on_one_machine_end_with_the_bits_of_one_alone", NOT_SHOWN),
     ("a neighbour in the pack diverges", "same bits", "same bits",
      "tests/faults/test_stress.py::test_a_run_that_is_not_a_number_changes_no_bit_of_the_others", NOT_SHOWN),
     ("another size of pack", "same to rounding", "same to rounding", "tests/common/train/test_kinds.py", NOT_SHOWN),
