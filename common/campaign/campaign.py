@@ -207,10 +207,15 @@ def print_packs(console: Console, title: str, planned: Sequence[Offer]) -> None:
     table = Table("column", "runs", "why", "printed numbers", "expected", title=title, title_justify="left")
     for o in planned[:SHOWN]:
         time_needed = "unknown" if o.seconds is None else clock(o.seconds) + ("" if o.fits else ", goes on next time")
-        table.add_row(o.pack[0].spec.column.name, str(len(o.pack)), o.worth.reason, str(o.worth.numbers), time_needed)
+        table.add_row(o.pack[0].spec.column.name, runs_of(o.pack), o.worth.reason, str(o.worth.numbers), time_needed)
     console.print(table)
     if len(planned) > SHOWN:
         console.print("and more packs.")
+
+
+def runs_of(pack: Sequence[Run]) -> str:
+    """A pack in a table of packs: its one run by name, as `train --method` takes it, or how many there are."""
+    return str(len(pack)) if len(pack) > 1 else escape(f"{pack[0].method.label} seed {pack[0].spec.seed}")
 
 
 def print_done(console: Console, ended: Sequence["Trained"]) -> None:
@@ -220,7 +225,7 @@ def print_done(console: Console, ended: Sequence["Trained"]) -> None:
              "slow": "too slow; begun smaller", "failed": "failed; tried again plainer or smaller"}
     for trained in ended:
         result = words.get(trained.result, trained.result)
-        table.add_row(trained.pack[0].spec.column.name, str(len(trained.pack)), result, clock(trained.seconds))
+        table.add_row(trained.pack[0].spec.column.name, runs_of(trained.pack), result, clock(trained.seconds))
     if ended:
         console.print(table)
     for trained in (t for t in ended if t.result == "set aside"):

@@ -115,8 +115,10 @@ def fit(offered: Sequence[Offer], left: float, costs: Costs) -> Offer | None:
     """The first offer that ends within `left` seconds; one that does not is made smaller, the most worthy of it kept.
 
     If not even one run of anything fits, the first offer of which at least an epoch does: it goes on next time. Where
-    nothing is known of an offer, it is taken.
+    nothing is known of an offer, it is taken. Without a limit of time everything fits, what is unknown too.
     """
+    if left == float("inf"):
+        return next(iter(offered), None)
     for offer in offered:
         if smaller := _shrink(offer, left, costs):
             return smaller

@@ -116,19 +116,20 @@ def command_plan(papers: Sequence[Paper], options: argparse.Namespace) -> None:
 
 def _expected(papers: Sequence[Paper], missing: Sequence[Run]) -> str:
     """How long, on every device that has trained or been measured with such networks; of large sets, where that is said."""
-    if not missing:
-        return ""
-    if any(m.spec.column.dataset in LARGE for m in missing):
-        return "`table` writes the GPU-hours of large sets into tables/<profile>/large.md; name other columns without them."
+    small = [m for m in missing if m.spec.column.dataset not in LARGE]
     estimates, folders = [], (RESULTS, RESULTS / SPEEDS, WORK / "probes")
-    for place, speed in sorted(speeds(thin_records(papers_root(papers), WORK / "records.json"), *folders).items()):
+    known = speeds(thin_records(papers_root(papers), WORK / "records.json"), *folders) if small else {}
+    for place, speed in sorted(known.items()):
         limit = (lambda item: LARGEST) if speed.compiled else cpu_limit
-        seconds, unknown = needs(missing, lambda runs, limit=limit: form_packs(runs, limit), Costs(speed))
-        if not unknown:
-            estimates.append(f"{clock(seconds)} on {place}")
-    if not estimates:
-        return "No device has trained such networks here yet, so the time is unknown."
-    return f"Expected: {'; '.join(estimates)}."
+        seconds, unknown = needs(small, lambda runs, limit=limit: form_packs(runs, limit), Costs(speed))
+        if unknown < len(small):
+            rest = f" for {len(small) - unknown} of them, the others unknown" if unknown else ""
+            estimates.append(f"{clock(seconds)} on {place}{rest}")
+    sentences = [f"Expected: {'; '.join(estimates)}."] if estimates else [
+        "No device has trained such networks here yet, so the time is unknown."] if small else []
+    if large := len(missing) - len(small):
+        sentences.append(f"{large} of them are of large sets, whose GPU-hours `table` writes into tables/<profile>/large.md.")
+    return " ".join(sentences)
 
 
 def command_train(papers: Sequence[Paper], options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """The columns of large sets of all papers: a row for every printed number, the settings that the texts print, the pipelines."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -134,11 +135,20 @@ def test_large_columns_are_planned_only_where_they_are_named_and_a_set_names_all
     assert kps == {"imagenet-lt-resnet50", "imagenet-lt-resnext50"}
 
 
-def test_plan_says_where_the_hours_of_a_large_column_are():
-    done = subprocess.run([sys.executable, "-m", "papers", "plan", "--profile", "paper", "--column", "imagenet-lt-resnet50"],
-                          cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "GPU-hours of large sets into tables/<profile>/large.md" in " ".join(done.stdout.split())
+def test_plan_says_where_the_hours_of_a_large_column_are_beside_those_of_small_ones():
+    def said(*columns: str) -> str:
+        named = [word for column in columns for word in ("--column", column)]
+        done = subprocess.run([sys.executable, "-m", "papers", "plan", "--profile", "paper", *named], cwd=ROOT,
+                              capture_output=True, text=True, timeout=100)
+        assert (done.returncode, done.stderr) == (0, "")
+        return " ".join(done.stdout.split())
+
+    large, both = said("imagenet-lt-resnet50"), said("imagenet-lt-resnet50", "cifar10-lt-100")
+    for text in (large, both):
+        assert re.search(r"\d+ of them are of large sets, whose GPU-hours `table` writes into tables/<profile>/large.md", text)
+    assert "Expected: " not in large
+    assert "unknown" not in large
+    assert re.search(r"Expected: [\d.]+ \w+ on |the time is unknown", both)
 
 
 # ---------------------------------------------------------------- pipelines

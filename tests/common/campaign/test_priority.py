@@ -136,6 +136,15 @@ def test_where_no_run_fits_the_first_is_begun_if_an_epoch_does(papers):
     assert fit(found, 1.0, unknown) == found[0]
 
 
+def test_without_a_limit_of_time_what_nobody_knows_keeps_its_place(papers):
+    runs, worth = wanted(papers[:1], "paper")
+    best = offers(runs, worth, form(2), PER_RUN)[0].pack
+    partly = Fixed(lambda pack: None if all(m in best for m in pack) else 10.0)
+    found = offers(runs, worth, form(2), partly)
+    assert fit(found, float("inf"), partly).pack == best
+    assert fit(found, 1000.0, partly).pack != best  # nobody knows what would fit after it
+
+
 def test_runs_of_no_epochs_are_offered_and_planned_like_others(papers):
     """They are tested only: what they cost is little, and nothing is divided by it."""
     def methods(column, protocols):
