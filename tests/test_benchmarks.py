@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cores, first_run, kernels, measuring, packs
+from benchmarks import cores, first_run, kernels, measuring, packs, paths
 from benchmarks.textbook import PlainResNet, step_bytes
 from common.campaign.priority import fit, offers
 from common.cost import Costs, speed_of
@@ -207,3 +207,19 @@ def test_the_table_of_cores_compares_ways_under_the_same_load(monkeypatch):
         (200, 1), (500, 2.5), (500, 2.5), (20, 1), (50, 2.5), (200, 10)]
     last = rows["a process a core, C++ step", 1]
     assert (last["processes"], last["threads"], last["low"], last["high"]) == (2, 1, 100, 300)
+
+
+def test_two_paths_are_compared_seed_by_seed(monkeypatch):
+    """The difference is that of equal seeds: a large spread between seeds, which both paths share, is no part of its error."""
+    losses = {("native", 0): 1.0, ("eager", 0): 1.1, ("native", 1): 2.0, ("eager", 1): 2.3}
+    monkeypatch.setattr(paths, "train", lambda seed, path, images, epochs: (
+        [losses[path, seed]] * epochs, [10 * losses[path, seed]] * epochs))
+    first, second = paths.measure(2, 2, None)
+    assert (first["epoch"], second["epoch"], first["native"]["loss"]) == (1, 2, [1.0, 2.0])
+    assert paths.difference(first, "loss") == pytest.approx((-0.2, 0.1))
+    assert paths.difference(first, "accuracy") == pytest.approx((-2.0, 1.0))
+    result = {"device": "d", "torch": "2", "data": "real", "seeds": 2, "commit": "c", "rows": [first]}
+    assert "| 1 | 1.5000 | 1.7000 | -0.2000 ± 0.1000 | 15.00 | 17.00 | -2.00 ± 1.00 |" in paths.page(result)
+    text = measuring.README.read_text()
+    for file in paths.FOLDER.glob("*.json"):
+        assert paths.page(json.loads(file.read_text())).strip() in text, f"{file.name}: run python benchmarks/paths.py --readme"
