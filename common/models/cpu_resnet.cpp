@@ -91,7 +91,8 @@ struct Scratch {  // of one thread
   Buffer v, m, du, in, dy, dx;
 };
 struct Net {
-  int capacity, channels, batch = 0, widest = 0, passes = 0;
+  int capacity, channels, copies;  // copies: means of each channel, 1 or those of SHIFTS
+  int batch = 0, widest = 0, passes = 0;
   std::vector<std::unique_ptr<Conv>> convs;
   std::vector<Block> blocks;
   std::vector<Buffer> x;       // x[b] is the input of block b, the last one the output of the network
@@ -576,10 +577,18 @@ static void backward_strided(Net& n, int b, const float* d_first, const float* d
 
 // ---------- The network
 
+// What features are means of: the last map and, for a "shifted" network, its shifts over a border of zeros, in the order of
+// `SHIFTS` in common/models/pooling.py. A pixel is seen by those that do not move it out.
+constexpr int SHIFTS[9][2] = {{0, 0}, {-1, -1}, {-1, 0}, {-1, 1}, {0, -1}, {0, 1}, {1, -1}, {1, 0}, {1, 1}};
+INLINE bool sees(int copy, int y, int x, int side) {
+  y -= SHIFTS[copy][0], x -= SHIFTS[copy][1];
+  return 0 <= y && y < side && 0 <= x && x < side;
+}
+
 extern "C" int width() { return W; }
 extern "C" void destroy(Net* n) { delete n; }
-extern "C" Net* create(int capacity, int channels, int side, int width, int blocks, int stages, int projection) {
-  Net* n = new Net{capacity, channels};
+extern "C" Net* create(int capacity, int channels, int side, int width, int blocks, int stages, int projection, int copies) {
+  Net* n = new Net{capacity, channels, copies};
   auto conv = [&](int ci, int co, int side, int taps, int stride) {
     n->convs.push_back(std::make_unique<Conv>(capacity, ci, co, side, taps, stride));
     const Conv& c = *n->convs.back();
@@ -613,7 +622,7 @@ extern "C" Net* create(int capacity, int channels, int side, int width, int bloc
   return n;
 }
 // images: [batch][side][side][channels]; pointers: of each convolution its weights [co][taps][taps][ci], gamma, beta, running
-// mean and variance; features: [batch][co]
+// mean and variance; features: [batch][copies][co]
 extern "C" void forward(Net* n, int threads, int batch, const float* images, float* const* pointers, int train, float* features) {
   n->batch = batch, n->passes = 0;
   while ((int)n->scratch.size() > threads) n->scratch.pop_back();
@@ -651,13 +660,15 @@ extern "C" void forward(Net* n, int threads, int batch, const float* images, flo
   const Conv& c = n->before(last);
   for_groups(*n, 1, [&](Scratch& s, int image, int) {
     const float* in = block_input(*n, last, image, s.in);
-    for (int o = 0; o < c.blocks(); o++) {
-      V sum = {};
-      const float* x = in + o * (c.side + 2) * (c.side + 2) * W;
-      for (int e = 0; e < (c.side + 2) * (c.side + 2); e++) sum += at(x + e * W);  // the border is zero
-      sum /= (float)(c.side * c.side);
-      memcpy(features + (size_t)image * c.co + o * W, &sum, sizeof sum);
-    }
+    for (int copy = 0; copy < n->copies; copy++)
+      for (int o = 0; o < c.blocks(); o++) {
+        V sum = {};
+        for (int y = 0; y < c.side; y++)
+          for (int x = 0; x < c.side; x++)
+            if (sees(copy, y, x, c.side)) sum += at(in + ((o * (c.side + 2) + y + 1) * (c.side + 2) + x + 1) * W);
+        sum /= (float)(c.side * c.side);
+        memcpy(features + ((size_t)image * n->copies + copy) * c.co + o * W, &sum, sizeof sum);
+      }
   });
 }
 // gradients: of each convolution those of its weights, gamma and beta
@@ -682,10 +693,18 @@ extern "C" void backward(Net* n, const float* dfeatures, float* const* gradients
   for_groups(*n, 1, [&](Scratch&, int image, int) {
     memset(n->sum(image), 0, 4 * (n->sum(1) - n->sum(0)));
     for (int o = 0; o < end.blocks(); o++) {
-      V r[16], g;
-      memcpy(&g, dfeatures + (size_t)image * end.co + o * W, sizeof g);
-      for (V& each : r) each = g / (float)(end.side * end.side);
-      for (Tile t; t.image == 0; t.next(end.side)) to_input(last, image, t, o, r, d);
+      V g[9];
+      for (int copy = 0; copy < n->copies; copy++)
+        memcpy(g + copy, dfeatures + ((size_t)image * n->copies + copy) * end.co + o * W, sizeof(V));
+      for (Tile t; t.image == 0; t.next(end.side)) {
+        V r[16] = {};
+        for (int e = 0; e < 16; e++) {
+          for (int copy = 0; copy < n->copies; copy++)
+            if (sees(copy, t.y + e / 4, t.x + e % 4, end.side)) r[e] += g[copy];
+          r[e] /= (float)(end.side * end.side);
+        }
+        to_input(last, image, t, o, r, d);
+      }
     }
   });
   finish(last);

@@ -78,7 +78,7 @@ def library() -> ctypes.CDLL | None:
         lib = ctypes.CDLL(str(file))
     except Exception as error:  # no compiler, no ninja, no place: whatever the build raises
         return _none(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
-    lib.create.restype, lib.create.argtypes = ctypes.c_void_p, [ctypes.c_int] * 7
+    lib.create.restype, lib.create.argtypes = ctypes.c_void_p, [ctypes.c_int] * 8
     lib.destroy.restype, lib.destroy.argtypes = None, [ctypes.c_void_p]
     pointer, number = ctypes.c_void_p, ctypes.c_int
     lib.forward.restype, lib.forward.argtypes = None, [pointer, number, number, pointer, pointer, number, pointer]
@@ -104,13 +104,13 @@ def fits(net: nn.Module, shape: object, side: int) -> bool:
     if type(net) is not PackedResNet or not isinstance(shape, Residual) or net.runs > 1:
         return False
     last = side >> (shape.stages - 1)
-    return (net.tail.adapter is None and net.copies == 1 and shape.width % LANES == 0
+    return (net.tail.adapter is None and shape.width % LANES == 0
             and last % 4 == 0 and last << (shape.stages - 1) == side)
 
 
 class CpuStep:
-    """Images [batch, channels, side, side] -> features [1, batch, width], of a network that `fits`; one forward pass is kept
-    for one backward pass. most: images at a time; more are tested in parts."""
+    """Images [batch, channels, side, side] -> features [1, batch, copies * width], of a network that `fits`; one forward pass is
+    kept for one backward pass. most: images at a time; more are tested in parts."""
 
     def __init__(self, net: PackedResNet, shape: Residual, channels: int, side: int, most: int):
         self.net, self.most = net, most
@@ -119,7 +119,8 @@ class CpuStep:
             self.layers += [(block.conv1, block.bn1), (block.conv2, block.bn2)]
             self.layers += [tuple(block.projection)] if block.projection is not None else []
         self.library, self.calls, self.parameters = library(), 0, []
-        self.handle = self.library.create(most, channels, side, shape.width, shape.blocks, shape.stages, shape.projection)
+        self.handle = self.library.create(most, channels, side, shape.width, shape.blocks, shape.stages, shape.projection,
+                                          net.copies)
         weakref.finalize(self, self.library.destroy, self.handle)
 
     def __call__(self, images: Tensor, stream: int | None = None) -> Tensor:
@@ -130,9 +131,9 @@ class CpuStep:
         return torch.cat([self.forward(part) for part in images.split(self.most)]).unsqueeze(0)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features [batch, width]; in training mode with the batch's statistics, which move the running ones."""
+        """Features [batch, copies * width]; in training mode with the batch's statistics, which move the running ones."""
         images = images.detach().permute(0, 2, 3, 1).contiguous()
-        features = torch.empty(len(images), self.net.width)
+        features = torch.empty(len(images), self.net.copies * self.net.width)
         self.parameters = [t for conv, norm in self.layers for t in (  # the backward pass reads them too
             _by_output(conv.weight), norm.weight, norm.bias, norm.running_mean, norm.running_var)]
         self.calls += 1

@@ -1,11 +1,11 @@
 // Runs the C++ step on arrays of exactly the size that it may touch; built with -fsanitize=address,undefined, which ends it at
 // the first read or write beside them. `make asan`.
-#include "../../common/models/cpu_resnet.cpp"
+#include "../../../common/models/cpu_resnet.cpp"
 
 #include <stdio.h>
 
-static void run(int capacity, int channels, int side, int width, int blocks, int stages, int projection) {
-  Net* n = create(capacity, channels, side, width, blocks, stages, projection);
+static void run(int capacity, int channels, int side, int width, int blocks, int stages, int projection, int copies = 1) {
+  Net* n = create(capacity, channels, side, width, blocks, stages, projection, copies);
   std::vector<std::vector<float>> kept;
   std::vector<float*> pointers, gradients;
   auto array = [&](size_t size, float value) {
@@ -22,7 +22,7 @@ static void run(int capacity, int channels, int side, int width, int blocks, int
   int last = n->convs.back()->co;
   for (int threads : {1, 3, 2})
     for (int batch : {capacity, 1, capacity - 1}) {
-      float *images = array((size_t)batch * side * side * channels, 0.5f), *features = array((size_t)batch * last, 0);
+      float *images = array((size_t)batch * side * side * channels, 0.5f), *features = array((size_t)batch * copies * last, 0);
       forward(n, threads, batch, images, pointers.data(), 1, features);
       backward(n, features, gradients.data());
       forward(n, threads, batch, images, pointers.data(), 0, features);
@@ -38,4 +38,5 @@ int main() {
   run(9, 1, 8, 32, 1, 2, 1);
   run(3, 3, 8, 48, 2, 1, 0);
   run(3, 3, 32, 64, 1, 4, 1);
+  run(5, 3, 16, 16, 1, 3, 0, 9);
 }
