@@ -78,7 +78,7 @@ def page(results: Mapping[str, Any]) -> str:
         f"Commands are killed with SIGKILL at every write, rename and fsync and at random moments: {made} of {planned} trials "
         f"were made, of commit {' and '.join(results['commits']) or 'none'}. After each, every file is whole or as it was, and "
         "the next start ends as if nothing had happened: the same bits, every record once. *Found* are the trials in which that "
-        "was not so; what they showed has been mended since and is in the list below. SIGTERM and Ctrl-C end "
+        "was not so, all mended since (below). SIGTERM and Ctrl-C end "
         "a training within seconds (`GRACE` in `common/stopping.py`) after the end of its epoch (on large sets of its batch), "
         "which is saved; a longer epoch is begun again from the last saved state.",
         markdown_table(["command", "trials", "killed at (moment: a random one)", "found"], rows).strip(),
