@@ -83,7 +83,8 @@ def main(*papers: Paper, broken: Sequence[UserError] = ()) -> None:
 
 
 def profile_of(papers: Sequence[Paper], options: argparse.Namespace) -> ProfileName:
-    return resolve_profile(papers, options.profile, getattr(options, "column", []), DATA, console)
+    named = getattr(options, "column", None) or getattr(options, "columns", ())  # as campaign calls them
+    return resolve_profile(papers, options.profile, named, DATA, console)
 
 
 def planned_runs(papers: Sequence[Paper], options: argparse.Namespace) -> tuple[ProfileName, list[Run]]:

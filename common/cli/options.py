@@ -24,19 +24,20 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     state = _add(commands, "status", actions, "how many runs of each paper have a record", selection)
     _add_all(state, "the seeds of every method and column")
     state.add_argument("--variants", action="store_true", help="as --all, and also the points of grids and the switches")
-    state.add_argument("--stale", action="store_true", help="the records that other code than today's has made, with the digests "
-                       "that `accept` takes")
-    same = _add(commands, "accept", actions, "let records of one digest count for another, as a change alters no number")
+    state.add_argument("--stale", action="store_true", help="the records that other code than today's made, with the digests for "
+                       "`accept`")
+    same = _add(commands, "accept", actions, "let records of one digest count for another, where a change alters no number")
     same.add_argument("old", metavar="OLD", help="digest of the records, 16 hexadecimal digits (`status --stale`)")
     same.add_argument("new", metavar="NEW", help="digest of today's code")
     same.add_argument("--because", required=True, metavar="REASON", help="why both compute the same numbers, for the readers")
     tables = _add(commands, "table", actions, "write the tables and claims beside the published numbers", published)
     _add_all(tables, "the tables and claims")
     _add(commands, "figures", actions, "draw the figures from records", profile)
-    report = _add(commands, "report", actions, "report/index.html, tables, figures/, results/index.json, and the READMEs' tables",
-                  published)
+    report = _add(commands, "report", actions, "write report/index.html, tables, figures/, results/index.json and the "
+                  "READMEs' tables", published)
     _add_all(report, "the tables and claims, and of every figure what was written or is missing")
-    whole = _add(commands, "reproduce", actions, "prepare, train, figures, tables: what make calls", selection)
+    whole = _add(commands, "reproduce", actions, "prepare data, train, draw, write tables: what make reproduce-PAPER calls",
+                 selection)
     _add_variants(whole)
     _add_training(whole)
     following = _add(commands, "pipeline", actions, "write dvc.yaml from the papers, and dvc.lock from the records that are here")
@@ -52,7 +53,8 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
                           "folders, or single records")
     outgoing = _add(commands, "pack-records", actions, "put all records, or the selected, into one tar", selection)
     outgoing.add_argument("target", type=Path, help="the tar to write, for example records.tar")
-    exporting = _add(commands, "export", actions, "weights with model cards, index lists as Croissant, a crate of all", selection)
+    exporting = _add(commands, "export", actions, "write weights with model cards, index lists (Croissant), an RO-Crate",
+                     selection)
     exporting.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder for each run goes in here, croissant/ "
                            "with the index lists, and ro-crate-metadata.json")
     exporting.add_argument("--part", dest="parts", action="append", choices=("models", "lists", "crate"), help="only this part "
@@ -79,7 +81,7 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
 def _profile(is_published: bool = False) -> argparse.ArgumentParser:
     """is_published: the published protocol is meant on every machine, where nothing else is asked for."""
     shared = argparse.ArgumentParser(add_help=False)
-    otherwise = "paper" if is_published else "paper where there are a GPU and the data"
+    otherwise = "paper" if is_published else "that of a named column, else paper where there are a GPU and the data"
     shared.add_argument("--profile", choices=("quick", "paper"), default="paper" if is_published else None,
                         help="quick: scikit-learn's digits, minutes on two CPU cores; paper: the published protocol (default: "
                         f"{otherwise})")
@@ -87,20 +89,20 @@ def _profile(is_published: bool = False) -> argparse.ArgumentParser:
 
 
 def _add_all(command: argparse.ArgumentParser, what: str) -> None:
-    command.add_argument("--all", action="store_true", help=f"print {what}, where else each paper has a line")
+    command.add_argument("--all", action="store_true", help=f"print {what}, not only a line a paper")
 
 
 def _add_variants(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--variants", action="store_true", help="of a method named by --method also its settings and switches, "
-                         "not its plain row in every reading alone")
+    command.add_argument("--variants", action="store_true", help="with --method: also the method's other settings and switches, "
+                         "not only its plain rows")
 
 
 def _selection() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False, parents=[_profile()])
     shared.add_argument("--column", action="append", default=[], metavar="NAME", help="only this column, for example "
                         "cifar10-lt-100 (repeatable)")
-    shared.add_argument("--method", action="append", default=[], metavar="NAME", help="only this method: ldam-drw in "
-                        "all its readings, or one row as in ldam-drw@released (repeatable)")
+    shared.add_argument("--method", action="append", default=[], metavar="NAME", help="only this method: ldam-drw, "
+                        "written and released, or one of them as in ldam-drw@released (repeatable)")
     shared.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 (default: as params.yaml says)")
     return shared
 
@@ -114,7 +116,8 @@ def _add_training(command: argparse.ArgumentParser) -> None:
                          help="default: bfloat16 on CUDA, float32 on CPU")
     command.add_argument("--no-compile", dest="compile", action="store_false", default=None, help="do not compile on CUDA")
     command.add_argument("--no-graph", dest="graph", action="store_false", help="do not capture a step as a CUDA graph")
-    command.add_argument("--pack", type=_positive, metavar="M", help="at most M runs side by side (results do not change)")
+    command.add_argument("--pack", type=_positive, metavar="M", help="at most M runs side by side (the same sums, in "
+                         "another order)")
     command.add_argument("--minutes", type=_duration, metavar="T",
                          help="pause after T minutes (exit code 3, under torchrun 0); the same command goes on")
     command.add_argument("--per-device", type=_positive, metavar="N", help="large sets: at most N images at once on a device; a "

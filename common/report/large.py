@@ -12,7 +12,7 @@ Each row is trained by itself, with as many processes as the machine has GPUs; t
 number of them. Without torchrun the same command is one process.
 
 """
-COMMAND = "torchrun --standalone --nproc-per-node=gpu --max-restarts=3 -m papers.{paper}.replicate train"
+COMMAND = ".venv/bin/torchrun --standalone --nproc-per-node=gpu --max-restarts=3 -m papers.{paper}.replicate train"
 
 
 def large_markdown(results: Results) -> str:
@@ -31,7 +31,8 @@ def large_markdown(results: Results) -> str:
             rows.append([column.name, method.label, protocol_words(protocol) + (f"; after {first.name}" if first else ""),
                          f"{hours(paper, column, method, speeds):,.2g}", command])
     sets = dict.fromkeys(c.dataset for c in columns)
-    needed = "".join(f"- {name}: {LARGE[name].archive}; `python -m papers prepare {name} --from FOLDER`\n" for name in sets)
+    needed = "".join(f"- {name}: {LARGE[name].archive}; `.venv/bin/python -m papers prepare {name} --from FOLDER`\n"
+                     for name in sets)
     assumed = "" if speeds else ", which is assumed: none has been measured"
     how = (f"GPU-hours of a run, the stages that it starts from included, at {speed.images_per_second:,.0f} images of "
            f"{speed.backbone} a second on {speed.device}{assumed}.\n\n")

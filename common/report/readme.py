@@ -48,7 +48,7 @@ def front_table(results: Sequence[Results]) -> str:
 
 def _front_row(answer: Answer) -> list[str]:
     near, there = within(answer.numbers)
-    waiting = sum(not cell.n for cell in answer.numbers)
+    waiting = sum(cell_word(cell) in ("no run yet", "not run") for cell in answer.numbers)  # as in `sentence_of_all`
     return [
         answer.title, headline_place(answer),
         _by_variant((cell, _ours(cell)) for cell in answer.heads),
@@ -108,7 +108,7 @@ def results_block(results: Results) -> str:
         f"Claims by verdict (each reading counted): {claims_tally(outcomes)}."
         + (f" Follow from these and are not counted: {more}." if more else ""),
         behind(all_cells, results.records),
-        "Verdict rules, best-epoch numbers and p values stand in the tables that `make tables` writes.",
+        "Verdict rules, what each † means, best-epoch numbers and p values stand in the tables that `make tables` writes.",
     ]
     return "\n\n".join(parts)
 

@@ -126,8 +126,8 @@ def waiting(results: Results, waterfall: Waterfall) -> str:
     if not waterfall.waits:
         return ""
     first = waterfall.waits[0].partition(" ")[0]
-    command = (f"python -m papers.{results.paper.name}.replicate train --profile paper --column {waterfall.column.name} "
-               f"--method '{first}'")
+    command = (f".venv/bin/python -m papers.{results.paper.name}.replicate train --profile paper "
+               f"--column {waterfall.column.name} --method '{first}'")
     return (f"waits for runs of {', '.join(waterfall.waits)} on {waterfall.column.name}. A campaign takes steps among the "
             f"ablations; `{command}` trains one now")
 

@@ -76,11 +76,12 @@ def page(results: Mapping[str, Any]) -> str:
         markdown_table(["what changes", "on a CPU", "on CUDA"], shown).strip(),
         "## What is never lost",
         f"Commands are killed with SIGKILL at every write, rename and fsync and at random moments: {made} of {planned} trials "
-        f"are in the figures, made of {' and '.join(results['commits']) or 'no commit'}. After each, every file is whole or as "
-        "it was, and the next start ends as if nothing had happened: the same bits, every record once. SIGTERM and Ctrl-C end "
+        f"were made, of commit {' and '.join(results['commits']) or 'none'}. After each, every file is whole or as it was, and "
+        "the next start ends as if nothing had happened: the same bits, every record once. *Found* are the trials in which that "
+        "was not so, all mended since (below). SIGTERM and Ctrl-C end "
         "a training within seconds (`GRACE` in `common/stopping.py`) after the end of its epoch (on large sets of its batch), "
         "which is saved; a longer epoch is begun again from the last saved state.",
-        markdown_table(["command", "trials", "killed at", "found"], rows).strip(),
+        markdown_table(["command", "trials", "killed at (moment: a random one)", "found"], rows).strip(),
         "## What damaged files do",
         "Files are damaged by Hypothesis, the same way every time. Each command ends as ever where the damage does not matter, "
         "else in one sentence, with exit code 2 and nothing changed (`merge` takes what is good).",

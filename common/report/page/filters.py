@@ -23,6 +23,7 @@ CELL_WORDS = (*VERDICTS, "stale", "diverged", "no run yet", "not run", "not deci
 CLAIM_WORDS = ("holds", "undecided", "fails", "not run", "not decidable")
 SIGNS = {"reproduced": "=", "near": "≈", "better": "▲", "worse": "▼", APART: "≠", "diverged": "✗",
          "holds": "✓", "undecided": "?", "fails": "✗"}
+LETTERS = {r"\alpha": "α", r"\beta": "β", r"\gamma": "γ", r"\delta^-": "δ⁻", r"\rho": "ρ"}
 TONES = {"reproduced": "reproduced", "near": "near", "undecided": "near", "better": "better", "worse": "worse", APART: "apart",
          "diverged": "off", "holds": "reproduced", "fails": "off"}
 
@@ -77,6 +78,28 @@ def span(interval: Interval | None) -> str:
 def width(interval: Interval | None) -> str:
     """What a column of intervals is sorted by."""
     return "" if interval is None else f"{interval.high - interval.low:.6g}"
+
+
+def letters(quote: str) -> str:
+    r"""A quote with its few TeX symbols as letters.
+
+    >>> letters(r"$\beta > 1.0$ and $\delta^-$")
+    'β > 1.0 and δ⁻'
+    """
+    for symbol, letter in LETTERS.items():
+        quote = quote.replace(symbol, letter)
+    return re.sub(r"\$([^$]*)\$", r"\1", quote)
+
+
+def coded(text: str) -> Any:
+    """HTML of a sentence, with what stands between backticks as code; all else in it is escaped.
+
+    >>> str(coded("`a < b` & c"))
+    '<code>a &lt; b</code> &amp; c'
+    """
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 # ---------------------------------------------------------------- a cell
@@ -227,7 +250,7 @@ def accuracy_text(one: Print) -> str:
 
 FILTERS: Mapping[str, Any] = {
     f.__name__: f for f in (
-        tone, sign, thousands, short, figure, span, width, slug, address, table_name, about, beside, notes, best_text, best_delta,
-        best_tone, rank, words_of, p_values, lead, planned_by, whose, behind_texts, where, strip, accuracy_text, mean_text,
-        number, signed, cell_word, claim_word)
+        tone, sign, thousands, short, figure, span, width, letters, coded, slug, address, table_name, about, beside, notes,
+        best_text, best_delta, best_tone, rank, words_of, p_values, lead, planned_by, whose, behind_texts, where, strip,
+        accuracy_text, mean_text, number, signed, cell_word, claim_word)
 }

@@ -114,7 +114,8 @@
   function command(way, runs) {
     if (!way.command) return [html("p", {}, "No paper here plans this run any more, so there is no command that makes it again.")];
     const seeds = runs.length ? 1 + Math.max(...runs.map((run) => run.seed)) : 3;
-    const text = html("pre", {}, way.command + seeds);
+    const again = runs.length && !way.command.includes("torchrun") ? " --retrain" : "";  // which trains no run twice
+    const text = html("pre", {}, way.command + seeds + again);
     const copy = html("button", { type: "button", class: "plain" }, "Copy");
     copy.addEventListener("click", async () => {
       try { await navigator.clipboard.writeText(text.textContent); copy.textContent = "Copied"; }

@@ -39,7 +39,7 @@ LIMIT = 7_000_000  # bytes: in a mail, which takes 10 MB, they grow by a third
 LEVELS: tuple[tuple[int, Share], ...] = ((60, "all"), (30, "all"), (12, "all"), (30, "main"), (12, "main"), (12, "none"))
 DIFFERENCES = "Differences between paper, released code and this code"
 HABITS = (
-    "The headline of a run is the accuracy of its last epoch on the untouched test set. The best test epoch is chosen on the "
+    "The accuracy of a run is that of its last epoch on the untouched test set. The best test epoch is chosen on the "
     "test images themselves, as most published long-tailed numbers are; it is shown for orientation and has no verdict.",
     "A method has up to two variants: written is the paper's text taken literally, released what its authors' code does. Both "
     "are trained. Where a number is counted once, it is the written one that counts if it has runs, else the released one.",

@@ -1,6 +1,9 @@
 """What `plan` says of the time that is needed."""
 
+from argparse import Namespace
 from dataclasses import replace
+
+import pytest
 
 from common.cli import main
 from common.cost import Speed
@@ -27,3 +30,11 @@ def test_a_device_that_knows_some_of_the_networks_says_how_many(tmp_path, monkey
     monkeypatch.setattr(main, "speeds", lambda records, *folders: {"other": devices["other"]})
     assert main._expected([paper], runs) == "No device has trained such networks here yet, so the time is unknown."
     assert main._expected([paper], []) == ""
+
+
+@pytest.mark.parametrize("option", ["column", "columns"])  # of train and its like, and of campaign
+def test_a_named_column_says_which_profile_is_meant(tmp_path, option):
+    """Without a GPU, too."""
+    paper = toy_paper(tmp_path)
+    for profile, columns in paper.columns.items():
+        assert main.profile_of([paper], Namespace(profile=None, **{option: [columns[0].name]})) == profile

@@ -275,7 +275,7 @@ def test_every_run_of_the_papers_has_a_command() -> None:
         names = tuple(column.name for column in paper.columns["paper"])
         for item in plan(paper, "paper", columns=names, seeds=1):
             line, start = found[item.spec.key], item.start
-            assert line.startswith("torchrun" if item.spec.column.name in paper.large else ".venv/bin/python")
+            assert line.startswith(".venv/bin/torchrun" if item.spec.column.name in paper.large else ".venv/bin/python")
             assert line.endswith(" --seeds ")
             while start:
                 starts += start.method.task != "classes"
@@ -285,7 +285,7 @@ def test_every_run_of_the_papers_has_a_command() -> None:
     gcl = next(paper for paper in PAPERS if paper.name == "gcl")
     [item] = plan(gcl, "paper", columns=("imagenet-lt-resnet50",), methods=("gcl@written",), seeds=1)
     assert found[item.spec.key] == (
-        "torchrun --standalone --nproc-per-node=gpu --max-restarts=3 -m papers.gcl.replicate train "
+        ".venv/bin/torchrun --standalone --nproc-per-node=gpu --max-restarts=3 -m papers.gcl.replicate train "
         "--column imagenet-lt-resnet50 --method gcl@written --seeds ")
 
 

@@ -116,9 +116,9 @@ def test_a_cell_says_where_it_comes_from(tab: "sync_api.Page") -> None:
     links = dict(tab.eval_on_selector_all("#opened .sources a", "all => all.map(a => [a.textContent, a.getAttribute('href')])"))
     assert links[f"#{CELL}"] == f"#{CELL}"
     assert "../papers/mm/published.csv" in links.values()
-    assert "../papers/mm/tables/table-1.csv" in links.values()
+    assert "../papers/mm/tables/paper/table-1.csv" in links.values()
     assert any(name.startswith("papers/mm/replicate.py, line ") for name in links)
-    assert "mm-drw@written --seeds 4" in tab.locator("#opened pre").first.inner_text()
+    assert "mm-drw@written --seeds 4 --retrain" in tab.locator("#opened pre").first.inner_text()
     tab.keyboard.press("Escape")
 
 

@@ -9,6 +9,7 @@ from common.paper import Paper
 from common.report.readme import fill, front_table, results_block, tally
 from common.report.results import Results, results_of
 from tests.common.report.test_claims import BETTER
+from tests.common.report.test_compare import add_rows
 from tests.common.report.test_tables import ERRORS, table_rows
 from tests.records import toy_paper, toy_records
 
@@ -63,6 +64,14 @@ def test_front_table_before_the_first_run(paper: Paper) -> None:
     assert found["verdict"] == "none yet"
     assert (found["numbers within 1.5 points"], found["claims"]) == ("no runs", "0 held, 0 failed, 0 undecided, 1 not run")
     assert all(row)
+
+
+def test_what_no_run_can_answer_is_not_called_not_run(paper: Paper) -> None:
+    add_rows(paper, {"metric": "top5_accuracy"})
+    sentence, _, table = front_table(results_of([paper], toy_records(paper, {"ce": (30.0,)}), "paper")).partition("\n\n")
+    [header, _, row] = table_rows(table)
+    assert sentence.endswith("10 of 13 reported numbers not run; 1 not decidable.")
+    assert dict(zip(header, row, strict=True))["not run"] == "10 of 13"
 
 
 def test_results_block_holds_every_table_and_the_counts(paper: Paper) -> None:
