@@ -240,7 +240,8 @@ def print_rest(campaign: Campaign) -> None:
     """The device-hours that all papers still need."""
     whole = missing_runs(campaign.selection.all, record_files(campaign.paths.root))
     seconds, unknown = needs(whole, campaign.form, campaign.costs)
-    unseen = f" and {unknown} runs on networks that this device has not been seen to train" if unknown else ""
+    unseen = (f", and unknown time for {unknown} of {len(whole)} trainings (first stages among them), on networks that this "
+              "device has not been seen to train") if unknown else ""
     lacking, where = campaign.lacking(campaign.selection.all), place_name(campaign.place["device"], campaign.place["precision"])
     campaign.console.print(f"All papers: {lacking} of {len(campaign.selection.all)} runs are missing; they need "
                            f"{seconds / 3600:.3g} device-hours of {where}{unseen}.")

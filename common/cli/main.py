@@ -151,6 +151,9 @@ def train_runs(papers: Sequence[Paper], planned: Sequence[Run], options: argpars
     if large := [m for m in planned if m.spec.column.dataset in LARGE]:
         if len(large) < len(planned):
             raise UserError(f"{large[0].spec.column.dataset} is trained by itself, under torchrun; name its columns alone.")
+        if getattr(options, "retrain", False):
+            raise UserError(f"--retrain is for small sets; to train {large[0].label} again, move its record out of "
+                            f"{large[0].folder}.")
         return train_large_runs(large, options, observer)
     if WORLD > 1:
         raise UserError("torchrun is for ImageNet, ImageNet-LT, iNaturalist 2018 and Places-LT; several GPUs train the "

@@ -155,11 +155,12 @@ def within(numbers: Iterable[Cell]) -> tuple[int, int]:
     return sum(gap <= NEAR + 1e-9 for gap in gaps), len(gaps)
 
 
-def within_words(numbers: Iterable[Cell]) -> str:
-    near, there = within(numbers)
+def within_words(numbers: Sequence[Cell]) -> str:
+    (near, there), undecided = within(numbers), sum(cell.verdict == "undecided" for cell in numbers)
     if not there:
         return "no number has runs of ours"
-    return f"{100 * near / there:.0f} % of {there} number{'s' if there > 1 else ''} with runs within {NEAR:g} points"
+    few = f" ({undecided} undecided)" if undecided else ""
+    return f"{100 * near / there:.0f} % of {there} number{'s' if there > 1 else ''} with runs within {NEAR:g} points{few}"
 
 
 def claims_words(claims: Sequence[str]) -> str:

@@ -72,7 +72,15 @@ def test_a_plan_says_what_would_be_trained(small):
     (("merge", "README.md"), "not a whole tar of records"),
 ])
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, said, small):
-    done = run(*arguments, cwd=small)
+    refused(run(*arguments, cwd=small), said)
+
+
+def test_a_record_of_a_large_set_is_not_passed_over_where_it_is_to_be_trained_again(small):
+    arguments = ("train", "--profile", "paper", "--column", "imagenet-lt-resnext50", "--retrain")
+    refused(run(*arguments, cwd=small, module="papers.two_head.replicate"), "--retrain is for small sets")
+
+
+def refused(done: subprocess.CompletedProcess, said: str) -> None:
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr

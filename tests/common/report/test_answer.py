@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from common.paper import Paper
-from common.report.answer import answer_of, claims_words, column_taus, numbers_once, sentence_of, sentence_of_all, within
+from common.report.answer import (
+    answer_of,
+    claims_words,
+    column_taus,
+    numbers_once,
+    sentence_of,
+    sentence_of_all,
+    within,
+    within_words,
+)
 from common.report.claims import evaluate
 from common.report.compare import Cell, cells
 from common.report.order import ColumnOrder
@@ -47,6 +56,12 @@ def test_every_printed_number_of_the_papers_counts_once() -> None:
 def test_within_leaves_out_what_is_not_comparable() -> None:
     found = [cell("", "near", delta=1.5), cell("", "worse", delta=-1.51), cell("", "not comparable", delta=0.1), cell("", None)]
     assert within(found) == (1, 2)
+
+
+def test_numbers_that_lie_near_without_a_verdict_are_said() -> None:
+    found = [cell("", "near", delta=1.5), cell("", "undecided", delta=0.1), cell("", "undecided", delta=-3.0), cell("", None)]
+    assert within_words(found) == "67 % of 3 numbers with runs within 1.5 points (2 undecided)"
+    assert within_words(found[:1]) == "100 % of 1 number with runs within 1.5 points"
 
 
 def test_two_variants_of_a_column_are_one_tau() -> None:
