@@ -72,7 +72,7 @@ report: $(STAMP) ## report/index.html, tables, figures, and the generated parts 
 	@$(RUN) -m papers report $(ARGS)
 
 status: $(STAMP) ## how many runs of each paper have a record (ARGS=--all: the seeds of every method and column)
-	@$(RUN) -m papers status --profile $(or $(PROFILE),paper) $(ARGS)
+	@$(RUN) -m papers status $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 campaign: $(STAMP) ## train what is worth most and fits in MINUTES, over all papers (ARGS='--dry-run' shows the plan)
 	@$(RUN) -m papers campaign $(if $(PROFILE),--profile $(PROFILE)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)

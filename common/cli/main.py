@@ -215,6 +215,8 @@ def most_side_by_side(options: argparse.Namespace, place: Mapping[str, Any]) -> 
 
 
 def command_status(papers: Sequence[Paper], options: argparse.Namespace) -> None:
+    if not options.column:
+        options.profile = options.profile or "paper"  # as `table` and `report`: what is there, whatever this machine could train
     profile, planned = planned_runs(papers, options)  # refuses a column or method that no paper has
     if options.stale:
         return print_stale(console, planned, papers_root(papers))

@@ -12,7 +12,7 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     what = papers[0].title if len(papers) == 1 else "all papers: " + ", ".join(p.name for p in papers)
     top = argparse.ArgumentParser(description=f"Replication of {what}.", epilog="See the README for the whole story.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    selection, profile, published = _selection(), _profile(), _profile(is_published=True)
+    selection, profile, published = _selection(_profile()), _profile(), _profile("paper", "paper")
     _add_variants(_add(commands, "plan", actions, "what would be trained, how many runs, and for how long", selection))
     training = _add(commands, "train", actions, "train every run that has no record; goes on where it stopped", selection)
     _add_variants(training)
@@ -21,7 +21,8 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
                           "records are kept in .work/retired")
     training.add_argument("--prepare", action="store_true", help="where a run is missing, prepare its dataset first")
     training.add_argument("--summary", type=Path, metavar="FILE", help="also write a CSV of the selected runs and their results")
-    state = _add(commands, "status", actions, "how many runs of each paper have a record", selection)
+    state = _add(commands, "status", actions, "how many runs of each paper have a record",
+                 _selection(_profile(otherwise="that of a named column, else paper")))
     _add_all(state, "the seeds of every method and column")
     state.add_argument("--variants", action="store_true", help="as --all, and also the points of grids and the switches")
     state.add_argument("--stale", action="store_true", help="the records that other code than today's made, with the digests for "
@@ -78,11 +79,11 @@ def parser(papers: Sequence[Paper], actions: Mapping[str, Callable]) -> argparse
     return top
 
 
-def _profile(is_published: bool = False) -> argparse.ArgumentParser:
-    """is_published: the published protocol is meant on every machine, where nothing else is asked for."""
+def _profile(default: str | None = None, otherwise: str = "that of a named column, else paper where there are a GPU and the data"
+             ) -> argparse.ArgumentParser:
+    """otherwise: what is meant where no profile is asked for, in words."""
     shared = argparse.ArgumentParser(add_help=False)
-    otherwise = "paper" if is_published else "that of a named column, else paper where there are a GPU and the data"
-    shared.add_argument("--profile", choices=("quick", "paper"), default="paper" if is_published else None,
+    shared.add_argument("--profile", choices=("quick", "paper"), default=default,
                         help="quick: scikit-learn's digits, minutes on two CPU cores; paper: the published protocol (default: "
                         f"{otherwise})")
     return shared
@@ -97,8 +98,8 @@ def _add_variants(command: argparse.ArgumentParser) -> None:
                          "not only its plain rows")
 
 
-def _selection() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False, parents=[_profile()])
+def _selection(profile: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False, parents=[profile])
     shared.add_argument("--column", action="append", default=[], metavar="NAME", help="only this column, for example "
                         "cifar10-lt-100 (repeatable)")
     shared.add_argument("--method", action="append", default=[], metavar="NAME", help="only this method: ldam-drw, "

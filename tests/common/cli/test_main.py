@@ -123,6 +123,8 @@ def test_the_quick_profile_end_to_end(small):
     again = run("reproduce", "--profile", "quick", cwd=small)
     assert "nothing to train" in again.stdout
     assert (tables / "table-1.md").read_text() == first
+    assert "mm, profile paper: " in run("status", cwd=small).stdout
+    assert "mm, profile quick: " in run("status", "--column", "digits-lt-20", cwd=small).stdout
     line = run("status", "--profile", "quick", cwd=small)
     assert "38 of 38 runs on 2 columns have a record, and 11 of 11 of grids and switches; --all shows them" in line.stdout
     assert line.stdout.count("\n") == 1
