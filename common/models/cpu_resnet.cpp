@@ -91,21 +91,25 @@ struct Scratch {  // of one thread
   Buffer v, m, du, in, dy, dx;
 };
 struct Net {
-  int capacity, channels, copies;  // copies: means of each channel, 1 or those of SHIFTS
+  int capacity, channels, copies, branches;  // copies: means of each channel, 1 or those of SHIFTS; branches: see `source`
   int batch = 0, widest = 0, passes = 0;
   std::vector<std::unique_ptr<Conv>> convs;
   std::vector<Block> blocks;
-  std::vector<Buffer> x;       // x[b] is the input of block b, the last one the output of the network
+  std::vector<Buffer> x;       // x[0] comes from the first convolution, x[b + 1] from block b
   Buffer images, d[2], inner;  // padded images [image][side + 2][side + 2][channels]; gradients
+  Buffer aside;                // the gradient of the branches' input from the second one
   Buffer sums, u;              // [image][3][widest channels]; the weights as `multiply` wants them
   std::vector<Scratch> scratch;
   size_t sizes[6] = {};        // floats of a scratch's buffers
   Conv& stem() { return *convs[0]; }
   float* sum(int image) { return sums + (size_t)image * 3 * widest; }
-  const Conv& before(int b) { return b ? *blocks[b - 1].second : stem(); }  // whose output a block's input is made of
-  float* input(int b, int image) {
-    const Conv& c = before(b);
-    return x[b] + image * c.padded();
+  int ends() { return blocks.size() - branches; }                 // the first block that nothing follows
+  int source(int b) { return std::min(b, ends()); }               // whose x block b reads: two branches read the same
+  const Conv& before(int k) { return k ? *blocks[k - 1].second : stem(); }  // whose output x[k] is made of
+  float* map(int k, int image) { return x[k] + image * before(k).padded(); }
+  float* input(int b, int image) { return map(source(b), image); }
+  size_t feature(int b, int image, int copy) {
+    return (((size_t)image * copies + copy) * branches + b - ends()) * blocks[b].second->co;
   }
 };
 
@@ -394,16 +398,16 @@ template <class Move> INLINE void every_second(int ci, int co, int side, float* 
              *(Eight*)(small + ((k / W * pitch + i + border) * pitch + j + border) * W + k % W));
       }
 }
-// Reads y (and its projection's) of the block before b and that block's input; writes the input of block b, and to `to` for now.
-static float* block_input(Net& n, int b, int image, float* to) {
-  const Conv& c = n.before(b);
-  float *keep = n.input(b, image), *from = b ? n.input(b - 1, image) : nullptr;
-  const Conv* p = b ? n.blocks[b - 1].shortcut : nullptr;
-  if (b == 0) activate(c, image, to, keep, same);
+// Reads y (and its projection's) of the block before x[k] and that block's input; writes x[k], and to `to` for now.
+static float* make_map(Net& n, int k, int image, float* to) {
+  const Conv& c = n.before(k);
+  float *keep = n.map(k, image), *from = k ? n.input(k - 1, image) : nullptr;
+  const Conv* p = k ? n.blocks[k - 1].shortcut : nullptr;
+  if (k == 0) activate(c, image, to, keep, same);
   else if (p) {
     const float *y = p->map(image), *scale = p->scale, *shift = p->shift;
     activate(c, image, to, keep, [=](V r, int o, size_t e, size_t) { return r + at(scale + o) * at(y + e) + at(shift + o); });
-  } else if (n.blocks[b - 1].first->stride == 1) {
+  } else if (n.blocks[k - 1].first->stride == 1) {
     activate(c, image, to, keep, [=](V r, int, size_t, size_t padded) { return r + at(from + padded); });
   } else {
     memset(to, 0, 4 * c.padded());
@@ -587,8 +591,9 @@ INLINE bool sees(int copy, int y, int x, int side) {
 
 extern "C" int width() { return W; }
 extern "C" void destroy(Net* n) { delete n; }
-extern "C" Net* create(int capacity, int channels, int side, int width, int blocks, int stages, int projection, int copies) {
-  Net* n = new Net{capacity, channels, copies};
+extern "C" Net* create(int capacity, int channels, int side, int width, int blocks, int stages, int projection, int copies,
+                       int branches) {
+  Net* n = new Net{capacity, channels, copies, branches};
   auto conv = [&](int ci, int co, int side, int taps, int stride) {
     n->convs.push_back(std::make_unique<Conv>(capacity, ci, co, side, taps, stride));
     const Conv& c = *n->convs.back();
@@ -609,6 +614,11 @@ extern "C" Net* create(int capacity, int channels, int side, int width, int bloc
       Conv *first = conv(c_in, c_out, side, 3, stride), *second = conv(c_out, c_out, side, 3, 1);
       n->blocks.push_back({first, second, projection && c_in != c_out ? conv(c_in, c_out, side, 1, stride) : nullptr});
     }
+  if (branches == 2) {
+    Conv *first = conv(c_in, c_in, side, 3, 1), *second = conv(c_in, c_in, side, 3, 1);
+    n->blocks.push_back({first, second, nullptr});
+    n->aside = Buffer((size_t)capacity * c_in * side * side);
+  }
   size_t largest = 0;
   for (size_t b = 0; b <= n->blocks.size(); b++) {
     const Conv& c = n->before(b);
@@ -622,7 +632,7 @@ extern "C" Net* create(int capacity, int channels, int side, int width, int bloc
   return n;
 }
 // images: [batch][side][side][channels]; pointers: of each convolution its weights [co][taps][taps][ci], gamma, beta, running
-// mean and variance; features: [batch][copies][co]
+// mean and variance; features: [batch][copies][branches][co]
 extern "C" void forward(Net* n, int threads, int batch, const float* images, float* const* pointers, int train, float* features) {
   n->batch = batch, n->passes = 0;
   while ((int)n->scratch.size() > threads) n->scratch.pop_back();
@@ -647,7 +657,7 @@ extern "C" void forward(Net* n, int threads, int batch, const float* images, flo
   for (size_t b = 0; b < n->blocks.size(); b++) {
     Block& k = n->blocks[b];
     forward_conv(*n, *k.first, train, [&](Scratch& s, int image, int place) {
-      return block_input(*n, b, image, s.in + place * k.first->padded_input());
+      return make_map(*n, n->source(b), image, s.in + place * k.first->padded_input());
     });
     forward_conv(*n, *k.second, train, [&](Scratch& s, int image, int place) {
       float* to = s.in + place * k.first->padded();
@@ -656,19 +666,20 @@ extern "C" void forward(Net* n, int threads, int batch, const float* images, flo
     });
     if (k.shortcut) forward_conv(*n, *k.shortcut, train, [&](Scratch&, int image, int) { return n->input(b, image); });
   }
-  int last = n->blocks.size();
-  const Conv& c = n->before(last);
   for_groups(*n, 1, [&](Scratch& s, int image, int) {
-    const float* in = block_input(*n, last, image, s.in);
-    for (int copy = 0; copy < n->copies; copy++)
-      for (int o = 0; o < c.blocks(); o++) {
-        V sum = {};
-        for (int y = 0; y < c.side; y++)
-          for (int x = 0; x < c.side; x++)
-            if (sees(copy, y, x, c.side)) sum += at(in + ((o * (c.side + 2) + y + 1) * (c.side + 2) + x + 1) * W);
-        sum /= (float)(c.side * c.side);
-        memcpy(features + ((size_t)image * n->copies + copy) * c.co + o * W, &sum, sizeof sum);
-      }
+    for (int b = n->ends(); b < (int)n->blocks.size(); b++) {
+      const Conv& c = *n->blocks[b].second;
+      const float* in = make_map(*n, b + 1, image, s.in);
+      for (int copy = 0; copy < n->copies; copy++)
+        for (int o = 0; o < c.blocks(); o++) {
+          V sum = {};
+          for (int y = 0; y < c.side; y++)
+            for (int x = 0; x < c.side; x++)
+              if (sees(copy, y, x, c.side)) sum += at(in + ((o * (c.side + 2) + y + 1) * (c.side + 2) + x + 1) * W);
+          sum /= (float)(c.side * c.side);
+          memcpy(features + n->feature(b, image, copy) + o * W, &sum, sizeof sum);
+        }
+    }
   });
 }
 // gradients: of each convolution those of its weights, gamma and beta
@@ -678,37 +689,40 @@ extern "C" void backward(Net* n, const float* dfeatures, float* const* gradients
     while (n->convs[k].get() != c) k++;
     return gradients + 3 * k;
   };
-  auto finish = [&](int b) {  // the batch normalisations whose sum is the input of block b
-    Conv& c = (Conv&)n->before(b);
+  auto finish = [&](int k) {  // the batch normalisations whose sum is x[k]
+    Conv& c = (Conv&)n->before(k);
     finish_norm(*n, c, 1, place(&c)[1], place(&c)[2]);
-    if (Conv* p = b ? n->blocks[b - 1].shortcut : nullptr) finish_norm(*n, *p, 2, place(p)[1], place(p)[2]);
+    if (Conv* p = k ? n->blocks[k - 1].shortcut : nullptr) finish_norm(*n, *p, 2, place(p)[1], place(p)[2]);
   };
-  auto to_input = [&](int b, int image, Tile t, int o, const V* r, float* d) {
-    through_relu(*n, n->before(b), b ? n->blocks[b - 1].shortcut : nullptr, n->input(b, image), image, t, o, r, d);
+  auto to_map = [&](int k, int image, Tile t, int o, const V* r, float* d) {
+    through_relu(*n, n->before(k), k ? n->blocks[k - 1].shortcut : nullptr, n->map(k, image), image, t, o, r, d);
   };
   n->passes = 0;
-  int last = n->blocks.size();
   float *d = n->d[0], *next = n->d[1];
-  const Conv& end = n->before(last);
-  for_groups(*n, 1, [&](Scratch&, int image, int) {
-    memset(n->sum(image), 0, 4 * (n->sum(1) - n->sum(0)));
-    for (int o = 0; o < end.blocks(); o++) {
-      V g[9];
-      for (int copy = 0; copy < n->copies; copy++)
-        memcpy(g + copy, dfeatures + ((size_t)image * n->copies + copy) * end.co + o * W, sizeof(V));
-      for (Tile t; t.image == 0; t.next(end.side)) {
-        V r[16] = {};
-        for (int e = 0; e < 16; e++) {
-          for (int copy = 0; copy < n->copies; copy++)
-            if (sees(copy, t.y + e / 4, t.x + e % 4, end.side)) r[e] += g[copy];
-          r[e] /= (float)(end.side * end.side);
+  auto begin = [&](int b) {  // from the features that block b gives
+    const Conv& end = *n->blocks[b].second;
+    for_groups(*n, 1, [&](Scratch&, int image, int) {
+      memset(n->sum(image), 0, 4 * (n->sum(1) - n->sum(0)));
+      for (int o = 0; o < end.blocks(); o++) {
+        V g[9];
+        for (int copy = 0; copy < n->copies; copy++)
+          memcpy(g + copy, dfeatures + n->feature(b, image, copy) + o * W, sizeof(V));
+        for (Tile t; t.image == 0; t.next(end.side)) {
+          V r[16] = {};
+          for (int e = 0; e < 16; e++) {
+            for (int copy = 0; copy < n->copies; copy++)
+              if (sees(copy, t.y + e / 4, t.x + e % 4, end.side)) r[e] += g[copy];
+            r[e] /= (float)(end.side * end.side);
+          }
+          to_map(b + 1, image, t, o, r, d);
         }
-        to_input(last, image, t, o, r, d);
       }
-    }
-  });
-  finish(last);
-  for (int b = last - 1; b >= 0; b--) {
+    });
+    finish(b + 1);
+  };
+  for (int b = n->blocks.size() - 1; b >= 0; b--) {
+    if (b >= n->ends()) begin(b);
+    bool second_branch = b > n->ends(), first_branch = n->branches == 2 && b == n->ends();
     Block& k = n->blocks[b];
     Conv &first = *k.first, &second = *k.second;
     backward_conv(*n, second, d, nullptr, nullptr, place(&second)[0],
@@ -724,17 +738,23 @@ extern "C" void backward(Net* n, const float* dfeatures, float* const* gradients
     if (first.stride == 2) {
       float* dweights[] = {place(&first)[0], k.shortcut ? place(k.shortcut)[0] : nullptr};
       backward_strided(*n, b, n->inner, d, dweights,
-                       [&](int image, Tile t, int o, const V* r) { to_input(b, image, t, o, r, next); });
+                       [&](int image, Tile t, int o, const V* r) { to_map(b, image, t, o, r, next); });
     } else {
-      backward_conv(*n, first, n->inner, d, n->before(b).y, place(&first)[0],
+      backward_conv(*n, first, n->inner, d, n->before(n->source(b)).y, place(&first)[0],
                     [&](Scratch&, int image, int) { return n->input(b, image); },
                     [&](int image, Tile t, int o, const V* r) {
         V sum[16];
-        const float* more = d + ((size_t)image * first.blocks() + o) * first.side * first.side * W;
-        UNROLL for (int e = 0; e < 16; e++) sum[e] = r[e] + at(more + ((t.y + e / 4) * first.side + t.x + e % 4) * W);
-        to_input(b, image, t, o, sum, next);
+        size_t start = ((size_t)image * first.blocks() + o) * first.side * first.side;
+        UNROLL for (int e = 0; e < 16; e++) {
+          size_t k = (start + (t.y + e / 4) * first.side + t.x + e % 4) * W;
+          sum[e] = r[e] + at(d + k);
+          if (first_branch) sum[e] += at(n->aside + k);
+          if (second_branch) at(n->aside + k) = sum[e];
+        }
+        if (!second_branch) to_map(n->source(b), image, t, o, sum, next);
       });
     }
+    if (second_branch) continue;
     finish(b);
     std::swap(d, next);
   }

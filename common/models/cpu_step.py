@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from common.checkout import ROOT
-from common.models.resnet import PackedResNet
+from common.models.resnet import PackedBilateral, PackedResNet
 from common.models.sizes import Residual
 
 SOURCE = Path(__file__).with_name("cpu_resnet.cpp")
@@ -78,7 +78,7 @@ def library() -> ctypes.CDLL | None:
         lib = ctypes.CDLL(str(file))
     except Exception as error:  # no compiler, no ninja, no place: whatever the build raises
         return _none(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
-    lib.create.restype, lib.create.argtypes = ctypes.c_void_p, [ctypes.c_int] * 8
+    lib.create.restype, lib.create.argtypes = ctypes.c_void_p, [ctypes.c_int] * 9
     lib.destroy.restype, lib.destroy.argtypes = None, [ctypes.c_void_p]
     pointer, number = ctypes.c_void_p, ctypes.c_int
     lib.forward.restype, lib.forward.argtypes = None, [pointer, number, number, pointer, pointer, number, pointer]
@@ -100,8 +100,11 @@ def cpu_step(net: nn.Module, shape: object, channels: int, side: int, most: int)
 
 
 def fits(net: nn.Module, shape: object, side: int) -> bool:
-    """Whether the C++ step knows this network, of one run and on images of that many pixels a side."""
-    if type(net) is not PackedResNet or not isinstance(shape, Residual) or net.runs > 1:
+    """Whether the C++ step knows this network, of one run and on images of that many pixels a side; one with two branches as far
+    as all images go through both."""
+    if type(net) not in (PackedResNet, PackedBilateral) or not isinstance(shape, Residual) or net.runs > 1:
+        return False
+    if type(net) is PackedBilateral and shape.blocks == 1:  # its branches would halve the side
         return False
     last = side >> (shape.stages - 1)
     return (net.tail.adapter is None and shape.width % LANES == 0
@@ -115,16 +118,19 @@ class CpuStep:
     def __init__(self, net: PackedResNet, shape: Residual, channels: int, side: int, most: int):
         self.net, self.most = net, most
         self.layers: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = [(net.conv, net.bn)]
-        for block in net.blocks:
+        branches = net.branches if isinstance(net, PackedBilateral) else ()
+        for block in (*net.blocks, *branches):
             self.layers += [(block.conv1, block.bn1), (block.conv2, block.bn2)]
             self.layers += [tuple(block.projection)] if block.projection is not None else []
         self.library, self.calls, self.parameters = library(), 0, []
         self.handle = self.library.create(most, channels, side, shape.width, shape.blocks, shape.stages, shape.projection,
-                                          net.copies)
+                                          net.copies, max(1, len(branches)))
         weakref.finalize(self, self.library.destroy, self.handle)
 
     def __call__(self, images: Tensor, stream: int | None = None) -> Tensor:
-        """`stream` is of no account, as in `PackedResNet`."""
+        """`stream` is of no account, as in `PackedResNet`; where it is (`PackedBilateral`), another one than None is refused."""
+        if stream is not None and isinstance(self.net, PackedBilateral):
+            raise ValueError("The C++ step sends images through both branches.")
         if self.net.training:
             parameters = [p for conv, norm in self.layers for p in (conv.weight, norm.weight, norm.bias)]
             return _Step.apply(self, images, *parameters).unsqueeze(0)

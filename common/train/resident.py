@@ -82,7 +82,7 @@ class ResidentSteps:
         """The network's passes in C++, where they know it: of a single run that trains all of it, in float32 on the CPU."""
         pack, facts = self.pack, self.feed.facts
         known = (pack.device == Device("cpu", "float32", False) and pack.runs == pack.streams == 1 and not pack.shape.meta.rate
-                 and pack.protocol.trains == "all")
+                 and pack.protocol.trains == "all" and pack.shape.net.kind != "bilateral")
         return cpu_step(pack.net, BACKBONES[self.column.backbone], facts.channels, facts.side,
                         min(pack.protocol.batch_size, pack.size)) if known else None
 

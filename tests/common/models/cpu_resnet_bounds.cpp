@@ -4,8 +4,9 @@
 
 #include <stdio.h>
 
-static void run(int capacity, int channels, int side, int width, int blocks, int stages, int projection, int copies = 1) {
-  Net* n = create(capacity, channels, side, width, blocks, stages, projection, copies);
+static void run(int capacity, int channels, int side, int width, int blocks, int stages, int projection, int copies = 1,
+                int branches = 1) {
+  Net* n = create(capacity, channels, side, width, blocks, stages, projection, copies, branches);
   std::vector<std::vector<float>> kept;
   std::vector<float*> pointers, gradients;
   auto array = [&](size_t size, float value) {
@@ -22,14 +23,14 @@ static void run(int capacity, int channels, int side, int width, int blocks, int
   int last = n->convs.back()->co;
   for (int threads : {1, 3, 2})
     for (int batch : {capacity, 1, capacity - 1}) {
-      float *images = array((size_t)batch * side * side * channels, 0.5f), *features = array((size_t)batch * copies * last, 0);
+      float *images = array((size_t)batch * side * side * channels, 0.5f), *features = array((size_t)batch * copies * branches * last, 0);
       forward(n, threads, batch, images, pointers.data(), 1, features);
       backward(n, features, gradients.data());
       forward(n, threads, batch, images, pointers.data(), 0, features);
     }
   destroy(n);
-  printf("%d images of %dx%dx%d, width %d, %d x %d blocks%s: in bounds\n", capacity, side, side, channels, width, stages, blocks,
-         projection ? " with projections" : "");
+  printf("%d images of %dx%dx%d, width %d, %d x %d blocks%s%s%s: in bounds\n", capacity, side, side, channels, width, stages, blocks,
+         projection ? " with projections" : "", copies > 1 ? " with shifts" : "", branches > 1 ? " with two branches" : "");
 }
 
 int main() {
@@ -39,4 +40,5 @@ int main() {
   run(3, 3, 8, 48, 2, 1, 0);
   run(3, 3, 32, 64, 1, 4, 1);
   run(5, 3, 16, 16, 1, 3, 0, 9);
+  run(5, 3, 16, 16, 2, 3, 0, 1, 2);
 }

@@ -14,12 +14,12 @@ from torch import nn
 from common.models import cpu_step
 from common.models.backbones import backbone
 from common.models.cpu_step import CpuStep, fits
-from common.models.resnet import PackedResNet, initialise
+from common.models.resnet import PackedBilateral, PackedResNet, initialise
 from common.models.sizes import BACKBONES, Residual
 
 needs_library = pytest.mark.skipif(cpu_step.library() is None, reason="the C++ step cannot be built here")
 SHAPES = [  # shape, side, channels, images, threads
-    (Residual(1, 16), 16, 3, 5, 1),  # the first, fourth and sixth are also tried without AVX-512, and with shifted means
+    (Residual(1, 16), 16, 3, 5, 1),
     (Residual(1, 16, stages=2), 8, 1, 7, 1),
     (Residual(1, 16, stages=1), 16, 3, 3, 2),
     (Residual(2, 32), 32, 3, 2, 1),
@@ -27,6 +27,8 @@ SHAPES = [  # shape, side, channels, images, threads
     (Residual(2, 16, stages=3, projection=True), 16, 3, 6, 1),
     (Residual(1, 64, stages=4, projection=True), 32, 3, 3, 1),
 ]
+CASES = [*((*shape, "plain") for shape in SHAPES), *((*SHAPES[k], "shifted") for k in (0, 3, 5)),
+         *((*SHAPES[k], "two-branch") for k in (3, 5)), (Residual(2, 16, stages=1), 8, 1, 9, 2, "two-branch")]
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +38,10 @@ def threads_as_before():  # no test's parameter may have this name: it would tak
     torch.set_num_threads(before)
 
 
-def network(shape: Residual, channels: int, seed: int = 0, shifted: bool = False) -> PackedResNet:
-    net, generator = PackedResNet(shape, 1, channels, shifted=shifted), torch.Generator().manual_seed(seed)
+def network(shape: Residual, channels: int, seed: int = 0, kind: str = "plain") -> PackedResNet:
+    two_branches = kind == "two-branch"
+    net = PackedBilateral(shape, 1, channels) if two_branches else PackedResNet(shape, 1, channels, shifted=kind == "shifted")
+    generator = torch.Generator().manual_seed(seed)
     initialise(net, [generator])
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -58,14 +62,13 @@ def error(mine: torch.Tensor, right: torch.Tensor) -> float:
 
 
 @needs_library
-@pytest.mark.parametrize(("shape", "side", "channels", "images", "threads", "shifted"),
-                         [(*case, False) for case in SHAPES] + [(*SHAPES[case], True) for case in (0, 3, 5)])
-def test_features_statistics_and_every_layers_gradients_are_those_of_float64(shape, side, channels, images, threads, shifted):
+@pytest.mark.parametrize(("shape", "side", "channels", "images", "threads", "kind"), CASES)
+def test_features_statistics_and_every_layers_gradients_are_those_of_float64(shape, side, channels, images, threads, kind):
     """Median of five draws: where a ReLU's input is a rounding error from zero, a gradient may be another one."""
     torch.set_num_threads(threads)
     errors: dict[str, list[float]] = {}
     for seed in range(5):
-        net = network(shape, channels, seed, shifted)
+        net = network(shape, channels, seed, kind)
         right = copy.deepcopy(net).double()
         x, g = batch(net, images, channels, side, seed)
         step = CpuStep(net, shape, channels, side, images)
@@ -89,9 +92,8 @@ def test_a_processor_without_avx512_gets_the_same(monkeypatch):
     cpu_step.library.cache_clear()
     try:
         assert cpu_step.library().width() == 8
-        for case in (SHAPES[0], SHAPES[3], SHAPES[5]):
-            for shifted in (False, True):
-                test_features_statistics_and_every_layers_gradients_are_those_of_float64(*case, shifted)
+        for case in (CASES[0], *CASES[3:6:2], *CASES[-5:]):
+            test_features_statistics_and_every_layers_gradients_are_those_of_float64(*case)
     finally:
         cpu_step.library.cache_clear()
 
@@ -154,6 +156,15 @@ def test_a_forward_pass_between_a_step_and_its_backward_pass_is_said():
 
 
 @needs_library
+def test_images_of_one_branch_alone_are_refused():
+    shape = Residual(2, 16)
+    net = network(shape, 3, kind="two-branch")
+    x, _ = batch(net, 4, 3, 16)
+    with pytest.raises(ValueError, match="both branches"):
+        CpuStep(net, shape, 3, 16, 4)(x, 1)
+
+
+@needs_library
 def test_a_channels_first_weight_and_strange_strides_are_read_right():
     shape = Residual(1, 16, stages=1)
     net = network(shape, 3)
@@ -181,7 +192,7 @@ def test_the_program_that_make_asan_builds_is_of_todays_source():
 
 
 @pytest.mark.parametrize(("name", "runs", "options", "side"), [
-    ("resnet8", 1, {}, 8), ("resnet32", 2, {}, 32), ("resnet32", 1, {"network": "bilateral"}, 32),
+    ("resnet8", 1, {}, 8), ("resnet32", 2, {}, 32), ("resnet8", 1, {"network": "two-branch"}, 32),
     ("resnet32", 1, {"adapter": 8}, 32), ("resnet32", 1, {}, 28),
     ("vgg13", 1, {}, 32), ("mobilenetv2", 1, {}, 32),
 ])
@@ -190,7 +201,8 @@ def test_networks_that_it_does_not_know_are_left_to_torch(name, runs, options, s
 
 
 def test_residual_networks_of_the_papers_fit():
-    assert fits(backbone("resnet32", 1, 3, side=32, network="shifted"), BACKBONES["resnet32"], 32)
+    for network in ("shifted", "two-branch"):
+        assert fits(backbone("resnet32", 1, 3, network=network), BACKBONES["resnet32"], 32)
     assert all(fits(backbone(name, 1, 3), BACKBONES[name], 32) for name in ("resnet20", "resnet32", "resnet56", "resnet18"))
 
 
