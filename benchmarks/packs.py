@@ -217,10 +217,10 @@ def measure_pack(runs: int, images: Images, device: Device, effort: Effort, at: 
     return result
 
 
-def measure_paths(images: Images, device: Device, effort: Effort, at: torch.device) -> dict[str, float] | None:
+def measure_paths(member: Run, images: Images, device: Device, effort: Effort, at: torch.device) -> dict[str, float] | None:
     """How often faster a pack of one steps in C++ than by torch's own operations: of steps by turns, the median of the ratios,
     the lowest and the highest. None where it has no C++ step."""
-    native, eager = (ResidentSteps(members(1), images, device) for _ in range(2))
+    native, eager = (ResidentSteps([member], images, device) for _ in range(2))
     if native.path == "eager":
         return None
     eager.go_eager()
@@ -348,7 +348,7 @@ def benchmark(device: Device, effort: Effort, images: Images, data: str, out: Pa
         result["rows"] = with_ratios(rows, result["floors"])
         print(sentence(result["rows"][-1]), flush=True)
         save(out, result)
-    if paths := measure_paths(images, device, effort, at):
+    if paths := measure_paths(members(1)[0], images, device, effort, at):
         result["paths"] = paths
         save(out, result)
     if len(rows) > 1:
