@@ -118,8 +118,10 @@ class Campaign:
         return form_packs(runs, lambda m: min(self.paths.limit(m), most(m)))
 
     def offer(self, ready: Sequence[Run], costs: Costs, most: Limit = unlimited) -> list[Offer]:
-        """What could be begun now."""
-        return offers(ready, self.selection.worth, partial(self.form, most=most), costs)
+        """What could be begun now. A run that has its record is there for its weights."""
+        have, worth = record_files(self.paths.root), self.selection.worth
+        again = {m.spec.key: worth[m.spec.key].as_start or worth[m.spec.key] for m in ready if m.identity in have}
+        return offers(ready, {**worth, **again}, partial(self.form, most=most), costs)
 
     def left(self) -> float:
         """Seconds until the deadline."""

@@ -23,10 +23,12 @@ class Worth:
     on further draws of a subset), 6 what a method says comes last; lower comes first.
 
     numbers: how many printed numbers, of all papers, it stands beside.
+    as_start: what it is worth to those that start from it, where it has its record and only its weights are missing.
     """
 
     tier: int
     numbers: int
+    as_start: "Worth | None" = None
 
     @property
     def reason(self) -> str:
@@ -44,6 +46,7 @@ def wanted(papers: Sequence[Paper], profile: ProfileName, columns: Sequence[str]
     """
     runs: list[Run] = []
     worth: dict[str, Worth] = {}
+    starts: dict[str, Worth] = {}
     for paper in papers:
         printed = _printed(paper, profile)
         mine = tuple(c.name for c in paper.columns[profile] if (c.name in columns if columns else c.name not in paper.large))
@@ -53,9 +56,10 @@ def wanted(papers: Sequence[Paper], profile: ProfileName, columns: Sequence[str]
             item_worth = _worth(paper, item, printed)
             runs.append(item)
             for link in item.chain:
-                before = worth.get(link.spec.key, Worth(item_worth.tier, 0))
-                worth[link.spec.key] = Worth(min(before.tier, item_worth.tier), before.numbers + item_worth.numbers)
-    return list(merged(runs).values()), worth
+                for found in (worth,) if link is item else (worth, starts):
+                    before = found.get(link.spec.key, Worth(item_worth.tier, 0))
+                    found[link.spec.key] = Worth(min(before.tier, item_worth.tier), before.numbers + item_worth.numbers)
+    return list(merged(runs).values()), {key: replace(value, as_start=starts.get(key)) for key, value in worth.items()}
 
 
 def _printed(paper: Paper, profile: ProfileName) -> dict[tuple[str, str, str], list[str]]:

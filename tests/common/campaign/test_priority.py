@@ -76,7 +76,20 @@ def test_a_start_is_worth_what_needs_it(papers):
     runs, worth = wanted([paper], "paper", seeds=1)
     own = next(m for m in runs if m.method.name == "own")
     assert own.start.spec.key not in {m.spec.key for m in runs}
-    assert worth[own.start.spec.key] == worth[own.spec.key]
+    assert worth[own.start.spec.key].as_start == replace(worth[own.start.spec.key], as_start=None) == worth[own.spec.key]
+
+
+def test_a_run_that_is_wanted_for_its_weights_alone_is_worth_what_needs_them(papers):
+    """Cross-entropy has its record, and a method that is printed in no table starts from its weights."""
+    def methods(column, protocols):
+        first = Method("ce", "written", some_loss)
+        return first, Method("another", "written", some_loss, start=Start(first), reduction="batch")
+
+    runs, worth = wanted([replace(papers[0], methods=methods)], "paper", seeds=1)
+    first, second = (next(m for m in runs if m.method.name == name) for name in ("ce", "another"))
+    assert worth[first.spec.key].numbers > worth[second.spec.key].numbers
+    assert worth[first.spec.key].tier < worth[second.spec.key].tier
+    assert worth[first.spec.key].as_start == worth[second.spec.key]
 
 
 def test_a_pack_is_the_best_runs_of_a_setting_filled_up_with_lower_tiers(papers):
