@@ -1,5 +1,6 @@
 """What a person sees in the terminal while and after runs train. No torch."""
 
+import os
 import sys
 import threading
 import time
@@ -24,12 +25,21 @@ HOUR = 3600.0  # the same for a campaign on a CPU, which goes on for days
 BLOCK = 3  # columns side by side in a terminal of 80 characters
 
 
+class Terminal(Console):
+    """Where commands print. What they train and write does not end because nobody listens any more (`train | head`)."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on without words; Rich's own way ends the process with exit code 1, with half of the files written."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def pack_observer(every: float = MINUTE, so_far: Callable[[], str] = lambda: ""
                   ) -> Callable[[Sequence[Run]], AbstractContextManager[Callable[["Epoch"], None]]]:
     """What tells a person about packs in training: a bar each with epoch, loss, worst and best accuracy and time left, and
     a line when it ends; where there is no terminal, also a line every so many seconds, with what is done `so_far`."""
     bars = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"),
-                    TimeRemainingColumn(compact=True), transient=True, disable=not sys.stdout.isatty())
+                    TimeRemainingColumn(compact=True), transient=True, disable=not sys.stdout.isatty(), console=Terminal())
     return partial(_observe, bars, every, so_far)
 
 

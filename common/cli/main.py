@@ -13,7 +13,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -24,7 +23,7 @@ from common.campaign.travel import Home, begin_home, bring_in, check_in
 from common.checkout import ROOT, check_is_checkout
 from common.cli.answers import command_answer
 from common.cli.authors import author_commands
-from common.cli.console import HOUR, MINUTE, pack_observer, print_count, print_status
+from common.cli.console import HOUR, MINUTE, Terminal, pack_observer, print_count, print_status
 from common.cli.devices import choose_devices, find_engine, local_engine
 from common.cli.doctor import examine
 from common.cli.options import parser
@@ -54,7 +53,7 @@ LARGE_SAVE = 600.0  # seconds between resume states of a large run, whose files 
 
 RANK, WORLD = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))  # torchrun's
 
-console = Console(highlight=False, soft_wrap=True, quiet=RANK > 0)
+console = Terminal(highlight=False, soft_wrap=True, quiet=RANK > 0)
 
 
 def main(*papers: Paper, broken: Sequence[UserError] = ()) -> None:

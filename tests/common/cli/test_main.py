@@ -1,6 +1,7 @@
 """The command line as a user meets it: help, dry runs, refusals with exit code 2, the quick profile end to end in small."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -338,6 +339,21 @@ def test_what_is_about_all_papers_waits_for_the_broken_one(command, wrong):
     assert done.stderr.startswith(said_of(wrong))
     assert "needs every paper" in done.stderr
     assert (done.stdout, (wrong / "results" / "index.json").read_bytes()) == ("", index)
+
+
+def test_what_is_written_does_not_depend_on_who_listens(small):
+    """`table | head -1`: the tables of the last paper are written, though its line has no reader."""
+    last = small / "papers" / "gcl" / "tables" / "paper" / "claims.csv"
+    last.unlink(missing_ok=True)
+    end, mouth = os.pipe()
+    os.close(end)
+    try:
+        done = subprocess.run([sys.executable, "-m", "papers", "table"], cwd=small, stdout=mouth, stderr=subprocess.PIPE,
+                              text=True, timeout=300)
+    finally:
+        os.close(mouth)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert last.exists()
 
 
 def test_without_any_paper_nothing_runs(tmp_path):
