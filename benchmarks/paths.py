@@ -114,7 +114,7 @@ def page(result: dict[str, Any]) -> str:
     faster = [[name, f"{g['ratio']:.2f} ({g['low']:.2f} to {g['high']:.2f})"] for name, g in result["gains"].items()]
     pairs = next(iter(result["gains"].values()))["pairs"]
     second = markdown_table(("a step of", f"times as fast in C++: median (lowest to highest) of {pairs} pairs"), faster)
-    return f"{head}\n\n{markdown_table(HEADER, rows)}\n{second}"
+    return f"{head}\n\n{markdown_table(HEADER, rows)}\nSteps by turns, commit {result['gains_commit']}:\n\n{second}"
 
 
 def run(arguments: Sequence[str] | None) -> None:
@@ -133,13 +133,13 @@ def run(arguments: Sequence[str] | None) -> None:
     out = FOLDER / f"{file_stem(device_name(CPU))}.json"
     if options.gains and not out.exists():
         raise UserError(f"{out} is not here: without --gains, it is made.")
-    gains = measure_gains(images)
+    gains = {"gains": measure_gains(images), "gains_commit": commit()}
     if options.gains:
-        result = {**json.loads(out.read_text()), "gains": gains}
+        result = {**json.loads(out.read_text()), **gains}
     else:
         rows = measure(options.seeds, options.epochs, images)
         result = {"device": device_name(CPU), "torch": torch.__version__, "commit": commit(), "data": data,
-                  "seeds": options.seeds, "rows": rows, "gains": gains}
+                  "seeds": options.seeds, "rows": rows, **gains}
     FOLDER.mkdir(parents=True, exist_ok=True)
     save(out, result)
     print(f"\n{page(result)}\nStored in {out}.")

@@ -219,7 +219,9 @@ def test_two_paths_are_compared_seed_by_seed(monkeypatch):
     assert paths.difference(first, "loss") == pytest.approx((-0.2, 0.1))
     assert paths.difference(first, "accuracy") == pytest.approx((-2.0, 1.0))
     gains = {"A net": {"pairs": 7, "ratio": 2.456, "low": 2.3, "high": 2.5}}
-    result = {"device": "d", "torch": "2", "data": "real", "seeds": 2, "commit": "c", "rows": [first], "gains": gains}
+    result = {"device": "d", "torch": "2", "data": "real", "seeds": 2, "commit": "c", "rows": [first], "gains": gains,
+              "gains_commit": "d"}
+    assert "Steps by turns, commit d:" in paths.page(result)  # another code may have been timed than was trained
     assert "| A net | 2.46 (2.30 to 2.50) |" in paths.page(result)
     assert "| 1 | 1.5000 | 1.7000 | -0.2000 ± 0.1000 | 15.00 | 17.00 | -2.00 ± 1.00 |" in paths.page(result)
     text = measuring.README.read_text()
